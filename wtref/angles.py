@@ -1,0 +1,43 @@
+"""Two angles that tell how well feedback weights do backprop's work.
+
+matrix angle   between B and W^T, both flattened to one vector
+delta angle    between the delta_l that arrive through the B's, all the way down from the output,
+               and those that backprop would send through the W^T's on the same batch
+"""
+
+import math
+
+from wtref.backend import array_module, to_host
+
+
+def angle(u, v):
+    """The angle between two arrays of one shape, in degrees: 0 aligned, 90 unrelated, 180 opposed.
+
+    2 atan2(|u' - v'|, |u' + v'|) on unit vectors: exact for small angles too, where acos is not.
+    """
+    norm = array_module(u).linalg.norm
+    u, v = u / norm(u), v / norm(v)
+    return math.degrees(2 * math.atan2(to_host(norm(u - v)), to_host(norm(u + v))))
+
+
+def matrix_angles(network):
+    """{layer: degrees between B and W^T}, for every layer with feedback weights of that shape."""
+    synapses = [s for s in network.with_feedback if s.B.shape == s.W.T.shape]
+    return {s.name: angle(s.B, s.W.T) for s in synapses}
+
+
+def delta_angles(network, error):
+    """{layer: degrees between delta_l through the B's and through the W^T's}, output layer left out.
+
+    Call it after the forward pass and `rule.before_backward`: error (N, classes) is the delta at
+    the output.  It runs the backward pass twice, last with the rule's own B.
+    """
+    own = [(s.B, s.direct) for s in network.with_feedback]
+    for s in network.with_feedback:
+        s.B, s.direct = s.W.T, None
+    network.backward(error)
+    wanted = [s.delta for s in network.synapses[:-1]]
+    for s, (B, direct) in zip(network.with_feedback, own):
+        s.B, s.direct = B, direct
+    network.backward(error)
+    return {s.name: angle(s.delta, w) for s, w in zip(network.synapses, wanted)}

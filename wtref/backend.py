@@ -1,0 +1,99 @@
+"""Which arrays the program computes with: NumPy's on the CPU or CuPy's on a GPU.
+
+The rest of the program is written once, against `array_module(x)`; this is the only file that
+imports cupy.  Host randomness is drawn with NumPy and moved, so one seed means one run anywhere.
+"""
+
+import re
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+
+from wtref.errors import InputError, choose
+
+DTYPES = {"float32": np.float32, "float64": np.float64}
+_modules = {np.ndarray: np}
+
+
+def register(array_type, module):
+    """Let `array_module` answer `module` for arrays of `array_type`."""
+    _modules[array_type] = module
+
+
+def array_module(x):
+    """The module whose functions work on x: numpy, cupy, or one that was registered."""
+    return _modules[type(x)]
+
+
+def to_host(x):
+    """x as a NumPy array or scalar; the one place where arrays leave the device."""
+    return x.get() if hasattr(x, "get") else x
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where arrays live and how precise they are.
+
+    Attributes: name ("cpu" or "cuda:N"), xp (the array module), dtype (of every real number).
+    """
+
+    name: str
+    xp: ModuleType
+    dtype: type
+
+    def array(self, host):
+        """A host array of real numbers, copied to this device in its dtype."""
+        return self.xp.array(np.asarray(host, dtype=self.dtype))
+
+    def raw(self, host):
+        """A host array (bytes, labels, indices), copied to this device as it is."""
+        return self.xp.array(host)
+
+
+def open_device(name="auto", dtype="float32"):
+    """The device called auto, cpu, cuda or cuda:N.
+
+    Raises
+    ------
+    InputError
+        If the name is none of these, or CUDA is asked for and CuPy or a GPU is missing.
+    """
+    real = choose("dtype", dtype, DTYPES)
+    if name == "auto":
+        name = "cuda" if _cuda_obstacle() is None else "cpu"
+    if name == "cpu":
+        return Device("cpu", np, real)
+    match = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if match is None:
+        raise InputError(f"unknown device {name!r}; choose from: auto, cpu, cuda, cuda:N")
+    return _open_cuda(int(match[1] or 0), real)
+
+
+def _open_cuda(index, real):
+    obstacle = _cuda_obstacle()
+    if obstacle:
+        raise InputError(f"--device cuda: {obstacle}")
+    import cupy
+
+    count = cupy.cuda.runtime.getDeviceCount()
+    if index >= count:
+        raise InputError(f"--device cuda:{index}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
+    cupy.cuda.Device(index).use()
+    register(cupy.ndarray, cupy)
+    return Device(f"cuda:{index}", cupy, real)
+
+
+def _cuda_obstacle():
+    """Why CUDA cannot be used, in one line, or None when it can."""
+    try:
+        import cupy
+    except ImportError:
+        return "CuPy is not installed; pip install 'wtref[cuda12]' (or cuda13), or use --device cpu"
+    try:
+        if cupy.cuda.runtime.getDeviceCount() > 0:
+            return None
+        reason = "no device"
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        reason = str(error).split(":")[-1].strip()
+    return f"CuPy is installed but finds no GPU ({reason}); use --device cpu"

@@ -1,0 +1,25 @@
+"""The two ways a run can end that are not a bug in the program."""
+
+
+class InputError(ValueError):
+    """The user asked for something impossible.
+
+    The message is one line: what was wrong, what was found, what would be right.
+    The command line prints it to stderr and exits with code 2.
+    """
+
+
+class Diverged(ArithmeticError):
+    """The loss became NaN or infinite; the message names epoch, step and learning rate."""
+
+
+def choose(kind, name, choices):
+    """choices[name], or an InputError that lists what there is to choose from."""
+    check_choice(kind, name, choices)
+    return choices[name]
+
+
+def check_choice(kind, name, choices):
+    """Raise an InputError that lists the choices unless name is one of them."""
+    if name not in choices:
+        raise InputError(f"unknown {kind} {name!r}; choose from: {', '.join(choices)}")

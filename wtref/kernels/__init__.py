@@ -1,0 +1,5 @@
+"""The array primitives under the layers."""
+
+from wtref.kernels.plain import gather, output_size, scatter
+
+__all__ = ["gather", "output_size", "scatter"]

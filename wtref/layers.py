@@ -1,0 +1,277 @@
+"""How signals travel: activities forward, errors back.
+
+Every layer has `forward(y, train)` and `backward(delta)`, to be read against each other.  Forward
+keeps what backward needs; backward takes the error at the layer's output and returns the error at
+its input.  No layer knows which learning rule it serves: it multiplies by W on the way up and by
+B on the way down, and leaves in its synapses the products that the rules learn from.
+
+Activities are (N, features) or channels-last images (N, H, W, C).
+"""
+
+import math
+
+from wtref.activations import ReLU, Sigmoid, Tanh  # noqa: F401  (part of this module's vocabulary)
+from wtref.backend import array_module
+from wtref.errors import InputError
+from wtref.kernels import gather, output_size, scatter
+from wtref.synapses import Synapses
+
+
+class Linear:
+    """y_{l+1} = W y_l + b: the matrix part of eq (1), on rows."""
+
+    def __init__(self, name, n_in, n_out):
+        std = sign_scale = 1 / math.sqrt(n_in)
+        self.synapses = Synapses(name, n_in, n_out, bias=True, std=std, sign_scale=sign_scale)
+
+    def forward(self, y, train=True):
+        """y (N, n_in) -> (N, n_out)."""
+        s, self.y = self.synapses, y
+        if y.shape[1:] != (s.n_in,):
+            raise InputError(f"{s.name}: takes {s.n_in} values, was given {_shape(y)}")
+        return y @ s.W.T + s.b  # (1)
+
+    def backward(self, delta):
+        """delta_{l+1} (N, n_out) -> the error at y_l, (N, n_in), or None where there is no B."""
+        s = self.synapses
+        s.delta = delta
+        s.outer = delta.T @ self.y  # delta_{l+1} y_l^T, what (4), (16) and (17) learn from
+        s.delta_sum = delta.sum(axis=0)
+        if s.B is None:
+            return None
+        return s.carried(delta) @ s.B.T  # (2), (3): B_{l+1} delta_{l+1}; phi' follows below
+
+
+class Conv2d:
+    """y_{l+1} = W y_l + b with y_l the patches of an image: eq (1) at every position.
+
+    W is (C_out, k_h k_w C_in), drawn with He's standard deviation sqrt(2 / (k_h k_w C_in)).
+    """
+
+    def __init__(self, name, c_in, c_out, kernel, stride=1, padding=0, bias=True):
+        """kernel, stride, padding: an int or a pair (vertical, horizontal)."""
+        self.kernel, self.stride, self.padding = _pair(kernel), _pair(stride), _pair(padding)
+        self.c_in, area = c_in, math.prod(self.kernel)
+        self.synapses = Synapses(
+            name, area * c_in, c_out, bias=bias,
+            std=math.sqrt(2 / (area * c_in)), sign_scale=math.sqrt(2 / (area * c_out)),
+        )  # fmt: skip
+
+    def forward(self, y, train=True):
+        """y (N, H, W, C_in) -> (N, H', W', C_out)."""
+        s, self.size = self.synapses, y.shape[1:3]
+        _check_fit(s.name, y, self.kernel, self.stride, self.padding, self.c_in)
+        self.patches = gather(y, self.kernel, self.stride, self.padding)
+        out = _rows(self.patches, s.n_in) @ s.W.T  # (1)
+        if s.b is not None:
+            out += s.b
+        return out.reshape(*self.patches.shape[:3], s.n_out)
+
+    def backward(self, delta):
+        """delta_{l+1} (N, H', W', C_out) -> the error at y_l, (N, H, W, C_in), or None."""
+        s = self.synapses
+        s.delta = delta
+        rows = _rows(delta, s.n_out)
+        s.outer = rows.T @ _rows(self.patches, s.n_in)  # sum over positions of delta_{l+1} y_l^T
+        s.delta_sum = rows.sum(axis=0)
+        if s.B is None:
+            return None
+        carried = s.carried(delta)
+        errors = _rows(carried, carried.shape[-1]) @ s.B.T  # (2), (3), patch by patch
+        return scatter(errors.reshape(self.patches.shape), self.size, self.stride, self.padding)
+
+
+class BatchNorm:
+    """gamma (y - mean) / sqrt(variance + epsilon) + beta, each channel over batch and positions.
+
+    One class for (N, C) and (N, H, W, C).  Training normalises with the batch's own mean and
+    variance and moves the running statistics towards them by `momentum` (variance unbiased, as in
+    PyTorch); evaluation normalises with the running statistics.  Errors return by ordinary
+    backprop under every rule: there is no weight matrix here.  (Ioffe and Szegedy, 2015.)
+    """
+
+    def __init__(self, name, channels, momentum=0.1, epsilon=1e-5):
+        self.name, self.channels = name, channels
+        self.momentum, self.epsilon = momentum, epsilon
+
+    def initialise(self, device, rng):
+        """gamma = 1, beta = 0, running mean 0 and variance 1."""
+        zeros = [0.0] * self.channels
+        ones = [1.0] * self.channels
+        self.gamma, self.beta = device.array(ones), device.array(zeros)
+        self.running_mean, self.running_var = device.array(zeros), device.array(ones)
+
+    def forward(self, y, train=True):
+        """y (..., C) -> (..., C)."""
+        rows = _rows(y, self.channels)
+        if train:
+            mean, centred = rows.mean(axis=0), rows - rows.mean(axis=0)
+            variance = (centred * centred).mean(axis=0)
+            self._track(mean, variance, len(rows))
+        else:
+            centred, variance = rows - self.running_mean, self.running_var
+        self.train = train
+        self.inverse_std = 1 / array_module(y).sqrt(variance + self.epsilon)
+        self.normal = centred * self.inverse_std
+        return (self.gamma * self.normal + self.beta).reshape(y.shape)
+
+    def backward(self, delta):
+        """delta (..., C) -> (..., C); leaves the gradients of gamma and beta."""
+        rows = _rows(delta, self.channels)
+        self.beta_gradient = rows.sum(axis=0)
+        self.gamma_gradient = (rows * self.normal).sum(axis=0)
+        if self.train:  # the batch's mean and variance depend on every row
+            shift, slope = self.beta_gradient / len(rows), self.gamma_gradient / len(rows)
+            rows = rows - shift - self.normal * slope
+        return (rows * (self.gamma * self.inverse_std)).reshape(delta.shape)
+
+    def learn(self, sgd):
+        """Plain gradient descent on gamma and beta; no weight decay."""
+        sgd.descend(self, "gamma", self.gamma_gradient, decay=False)
+        sgd.descend(self, "beta", self.beta_gradient, decay=False)
+
+    def arrays(self):
+        """The arrays that learning changes, by name."""
+        names = ("gamma", "beta", "running_mean", "running_var")
+        return {name: getattr(self, name) for name in names}
+
+    def _track(self, mean, variance, count):
+        unbiased = variance * (count / max(count - 1, 1))
+        self.running_mean += self.momentum * (mean - self.running_mean)
+        self.running_var += self.momentum * (unbiased - self.running_var)
+
+
+class MaxPool:
+    """The largest value of each window; its error goes back to the first place that held it."""
+
+    def __init__(self, name, kernel, stride=None, padding=0):
+        self.name, self.kernel, self.padding = name, _pair(kernel), _pair(padding)
+        self.stride = _pair(stride or kernel)
+
+    def forward(self, y, train=True):
+        """y (N, H, W, C) -> (N, H', W', C)."""
+        _check_fit(self.name, y, self.kernel, self.stride, self.padding)
+        self.size = y.shape[1:3]
+        patches = gather(y, self.kernel, self.stride, self.padding, fill=-math.inf)
+        n, rows, columns, *_, channels = self.shape = patches.shape
+        windows = patches.reshape(n, rows, columns, -1, channels)
+        self.winner = windows.argmax(axis=3)[:, :, :, None]
+        return windows.max(axis=3)
+
+    def backward(self, delta):
+        """delta (N, H', W', C) -> (N, H, W, C)."""
+        xp = array_module(delta)
+        places = xp.arange(math.prod(self.kernel))[:, None]
+        won = (self.winner == places) * delta[:, :, :, None]
+        return scatter(won.reshape(self.shape), self.size, self.stride, self.padding)
+
+
+class AvgPool:
+    """The mean of each window, padding counted in; each place gets an equal share of the error."""
+
+    def __init__(self, name, kernel, stride=None, padding=0):
+        self.name, self.kernel, self.padding = name, _pair(kernel), _pair(padding)
+        self.stride = _pair(stride or kernel)
+
+    def forward(self, y, train=True):
+        """y (N, H, W, C) -> (N, H', W', C)."""
+        _check_fit(self.name, y, self.kernel, self.stride, self.padding)
+        self.size = y.shape[1:3]
+        return gather(y, self.kernel, self.stride, self.padding).mean(axis=(3, 4))
+
+    def backward(self, delta):
+        """delta (N, H', W', C) -> (N, H, W, C)."""
+        share = (delta / math.prod(self.kernel))[:, :, :, None, None]
+        n, rows, columns, channels = delta.shape
+        shape = (n, rows, columns, *self.kernel, channels)
+        return scatter(array_module(delta).broadcast_to(share, shape), self.size, self.stride, self.padding)
+
+
+class GlobalAvgPool:
+    """The mean over all positions: (N, H, W, C) -> (N, C)."""
+
+    def forward(self, y, train=True):
+        self.shape = y.shape
+        return y.mean(axis=(1, 2))
+
+    def backward(self, delta):
+        _, height, width, _ = self.shape
+        share = delta[:, None, None, :] / (height * width)
+        return array_module(delta).broadcast_to(share, self.shape)
+
+
+class Flatten:
+    """(N, ...) -> (N, features)."""
+
+    def forward(self, y, train=True):
+        self.shape = y.shape
+        return y.reshape(len(y), -1)
+
+    def backward(self, delta):
+        return delta.reshape(self.shape)
+
+
+class Sequential:
+    """One layer after another; with no layers at all, the identity."""
+
+    def __init__(self, *layers):
+        self.layers = layers
+
+    def forward(self, y, train=True):
+        for layer in self.layers:
+            y = layer.forward(y, train)
+        return y
+
+    def backward(self, delta):
+        for layer in reversed(self.layers):
+            if delta is None:  # below the first weights there is nobody to tell
+                break
+            delta = layer.backward(delta)
+        return delta
+
+
+class Residual:
+    """after(body(y) + shortcut(y)); the error returns along both branches and adds up."""
+
+    def __init__(self, body, shortcut, after):
+        self.layers = (body, shortcut, after)
+
+    def forward(self, y, train=True):
+        body, shortcut, after = self.layers
+        return after.forward(body.forward(y, train) + shortcut.forward(y, train), train)
+
+    def backward(self, delta):
+        body, shortcut, after = self.layers
+        delta = after.backward(delta)
+        return body.backward(delta) + shortcut.backward(delta)
+
+
+def walk(layer):
+    """A layer and all layers inside it, in the order of the forward pass."""
+    yield layer
+    for inner in getattr(layer, "layers", ()):
+        yield from walk(inner)
+
+
+def _rows(x, width):
+    return x.reshape(-1, width)
+
+
+def _pair(value):
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _shape(y):
+    """The shape of one example, for messages: 28x28x1."""
+    return "x".join(str(n) for n in y.shape[1:])
+
+
+def _check_fit(name, y, kernel, stride, padding, channels=None):
+    if y.ndim != 4 or channels not in (None, y.shape[-1]):
+        raise InputError(f"{name}: takes images of {channels or 'any number of'} channels, was given {_shape(y)}")
+    if min(output_size(y.shape[1:3], kernel, stride, padding)) < 1:
+        size = "x".join(str(n) for n in kernel)
+        pad = "x".join(str(p) for p in padding)
+        raise InputError(
+            f"{name}: a {size} kernel does not fit its {_shape(y)} input (padding {pad}); use larger images"
+        )

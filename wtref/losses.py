@@ -1,0 +1,39 @@
+"""Losses: the number to lower, and delta at the output, where every rule's error begins."""
+
+from wtref.backend import array_module
+
+
+def softmax_cross_entropy(logits, labels):
+    """Mean over the batch of -log softmax(logits)[label].
+
+    Parameters: logits (N, classes); labels (N,), integers.
+    Returns: the loss, a 0-d array in nats; delta = (softmax - one-hot) / N, (N, classes).
+    """
+    xp = array_module(logits)
+    centred = logits - logits.max(axis=1, keepdims=True)
+    log_p = centred - xp.log(xp.exp(centred).sum(axis=1, keepdims=True))
+    target = one_hot(labels, logits)
+    loss = -(target * log_p).sum() / len(logits)
+    return loss, (xp.exp(log_p) - target) / len(logits)
+
+
+def sigmoid_cross_entropy(logits, labels):
+    """Mean over the batch of the binary cross-entropies of sigmoid(logits), summed over classes.
+
+    Parameters: logits (N, classes); labels (N,), integers.
+    Returns: the loss, a 0-d array in nats; delta = (sigmoid - one-hot) / N, (N, classes).
+    """
+    xp = array_module(logits)
+    target = one_hot(labels, logits)
+    softplus = xp.log1p(xp.exp(-abs(logits))) + xp.maximum(logits, 0)  # log(1 + exp(logits))
+    loss = (softplus - target * logits).sum() / len(logits)
+    return loss, (0.5 + 0.5 * xp.tanh(0.5 * logits) - target) / len(logits)
+
+
+def one_hot(labels, logits):
+    """1 at each label and 0 elsewhere, in the shape and dtype of logits (N, classes)."""
+    classes = array_module(logits).arange(logits.shape[1])
+    return (labels[:, None] == classes).astype(logits.dtype)
+
+
+LOSSES = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy}

@@ -1,0 +1,216 @@
+"""The networks, by name.
+
+All are built from units: weights, their batch norm and their activation, where the batch norm
+stands before the activation or after it (the paper's runs used both).
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+from wtref.activations import ACTIVATIONS
+from wtref.errors import check_choice, choose
+from wtref.layers import (
+    BatchNorm, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool, Residual, Sequential, walk,
+)  # fmt: skip
+
+
+class Network(Sequential):
+    """A stack of layers that knows its weights.
+
+    Attributes
+    ----------
+    synapses : every Synapses, in the order of the forward pass
+    with_feedback : the same without the first, which has no feedback path
+    norms : every BatchNorm
+    """
+
+    def __init__(self, *layers):
+        super().__init__(*layers)
+        parts = list(walk(self))
+        self.synapses = [part.synapses for part in parts if hasattr(part, "synapses")]
+        self.with_feedback = self.synapses[1:]
+        self.norms = [part for part in parts if isinstance(part, BatchNorm)]
+        for layer, s in enumerate(self.synapses):
+            s.layer = layer
+
+    def initialise(self, device, rng):
+        """Draw every W; set biases and batch norms to their starting values."""
+        for part in self.synapses + self.norms:
+            part.initialise(device, rng)
+
+    def arrays(self):
+        """Every array that training changes, as {"layer.array": array}."""
+        parts = self.synapses + self.norms
+        return {f"{part.name}.{name}": array for part in parts for name, array in part.arrays().items()}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What can be chosen about a network besides its name.
+
+    norm : batch norm "before" or "after" the activation, or "none"; None: "before" in residual
+        networks, "none" in the others
+    activation : "relu", "sigmoid" or "tanh"
+    hidden : sizes of an mlp's hidden layers
+    stem : of resnet18 and larger, "cifar" (3x3) or "imagenet" (7x7 stride 2, max-pool); None: the
+        second for images of 64 pixels or more
+    width : channels of a residual network's first stage; None: as published
+    """
+
+    norm: str | None = None
+    activation: str = "relu"
+    hidden: tuple = (500,)
+    stem: str | None = None
+    width: int | None = None
+
+
+def build(name, shape, classes, options=Options()):
+    """The network called `name` for images of shape (H, W, C), its arrays not yet drawn.
+
+    Raises
+    ------
+    InputError
+        For an unknown name or option.  An image too small shows at the first forward pass.
+    """
+    make = choose("model", ALIASES.get(name, name), MODELS)
+    return Network(*make(shape, classes, options))
+
+
+def mlp(shape, classes, options):
+    """Fully connected: hidden layers of the given sizes, then the classes."""
+    unit = _Unit(options, default_norm="none")
+    sizes = [shape[0] * shape[1] * shape[2], *options.hidden]
+    hidden = [
+        unit(Linear(f"hidden{i}", n_in, n_out), n_out)
+        for i, (n_in, n_out) in enumerate(zip(sizes, sizes[1:]), start=1)
+    ]
+    return Flatten(), *hidden, Linear("output", sizes[-1], classes)
+
+
+def lenet(shape, classes, options):
+    """LeNet-5's layers (LeCun et al., 1998), with max-pooling; 28x28x1 gives 61,706 parameters."""
+    height, width, channels = shape
+    unit = _Unit(options, default_norm="none")
+    features = 16 * ((height // 2 - 4) // 2) * ((width // 2 - 4) // 2)
+    return (
+        unit(Conv2d("conv1", channels, 6, 5, padding=2), 6),
+        MaxPool("pool1", 2),
+        unit(Conv2d("conv2", 6, 16, 5), 16),
+        MaxPool("pool2", 2),
+        Flatten(),
+        unit(Linear("hidden1", features, 120), 120),
+        unit(Linear("hidden2", 120, 84), 84),
+        Linear("output", 84, classes),
+    )
+
+
+def resnet(shape, classes, options, *, blocks, width, bottleneck=False):
+    """A residual network (He et al., 2016) whose stages double their channels and halve their size.
+
+    blocks : number of residual blocks in each stage;  width : channels of the first stage
+    """
+    unit = _Unit(options, default_norm="before")
+    width = options.width or width
+    stem = options.stem or ("imagenet" if len(blocks) == 4 and min(shape[:2]) >= 64 else "cifar")
+    layers = [choose("stem", stem, STEMS)(unit, shape[2], width)]
+    block = _bottleneck if bottleneck else _basic
+    channels = width
+    for stage, count in enumerate(blocks, start=1):
+        inner = width * 2 ** (stage - 1)
+        for i in range(1, count + 1):
+            stride = 2 if stage > 1 and i == 1 else 1
+            layers.append(block(unit, f"stage{stage}.block{i}", channels, inner, stride))
+            channels = 4 * inner if bottleneck else inner
+    return *layers, GlobalAvgPool(), Linear("output", channels, classes)
+
+
+def _cifar_stem(unit, channels, width):
+    return unit(Conv2d("stem", channels, width, 3, padding=1, bias=unit.bias), width)
+
+
+def _imagenet_stem(unit, channels, width):
+    conv = Conv2d("stem", channels, width, 7, stride=2, padding=3, bias=unit.bias)
+    return Sequential(unit(conv, width), MaxPool("stem.pool", 3, stride=2, padding=1))
+
+
+STEMS = {"cifar": _cifar_stem, "imagenet": _imagenet_stem}
+
+
+def _basic(unit, name, c_in, c_out, stride):
+    """Two 3x3 convolutions."""
+    body = Sequential(
+        unit(Conv2d(f"{name}.conv1", c_in, c_out, 3, stride, padding=1, bias=unit.bias), c_out),
+        unit.last(Conv2d(f"{name}.conv2", c_out, c_out, 3, padding=1, bias=unit.bias), c_out),
+    )
+    return _residual(unit, name, body, c_in, c_out, stride)
+
+
+def _bottleneck(unit, name, c_in, inner, stride):
+    """1x1, 3x3 (which carries the stride) and 1x1 convolutions; the last has 4 times the channels."""
+    c_out = 4 * inner
+    body = Sequential(
+        unit(Conv2d(f"{name}.conv1", c_in, inner, 1, bias=unit.bias), inner),
+        unit(Conv2d(f"{name}.conv2", inner, inner, 3, stride, padding=1, bias=unit.bias), inner),
+        unit.last(Conv2d(f"{name}.conv3", inner, c_out, 1, bias=unit.bias), c_out),
+    )
+    return _residual(unit, name, body, c_in, c_out, stride)
+
+
+def _residual(unit, name, body, c_in, c_out, stride):
+    if stride == 1 and c_in == c_out:
+        shortcut = Sequential()
+    else:
+        conv = Conv2d(f"{name}.shortcut", c_in, c_out, 1, stride, bias=unit.bias)
+        shortcut = unit.linear(conv, c_out)
+    return Residual(body, shortcut, unit.after_sum())
+
+
+class _Unit:
+    """Weights with their batch norm and activation, in the order the options ask for.
+
+    Before:  weights, norm, phi; a block's last phi waits until after the sum.
+    After:   weights, phi, norm; nothing follows the sum.
+    """
+
+    def __init__(self, options, default_norm):
+        self.norm = options.norm or default_norm
+        check_choice("norm", self.norm, NORMS)
+        self.activation = choose("activation", options.activation, ACTIVATIONS)
+        self.bias = self.norm != "before"  # right behind the weights, batch norm brings its own beta
+
+    def __call__(self, weights, channels):
+        return Sequential(weights, *self._tail(weights, channels, self.activation()))
+
+    def last(self, weights, channels):
+        """The last unit of a residual block."""
+        phi = self.activation() if self.norm == "after" else None
+        return Sequential(weights, *self._tail(weights, channels, phi))
+
+    def linear(self, weights, channels):
+        """Weights and batch norm alone."""
+        return Sequential(weights, *self._tail(weights, channels, None))
+
+    def after_sum(self):
+        return Sequential() if self.norm == "after" else self.activation()
+
+    def _tail(self, weights, channels, phi):
+        norm = BatchNorm(f"{weights.synapses.name}.norm", channels) if self.norm != "none" else None
+        order = (phi, norm) if self.norm == "after" else (norm, phi)
+        return [layer for layer in order if layer]
+
+
+NORMS = ("before", "after", "none")
+
+MODELS = {
+    "mlp": mlp,
+    "lenet": lenet,
+    "resnet8": partial(resnet, blocks=(1, 1, 1), width=16),
+    "resnet20": partial(resnet, blocks=(3, 3, 3), width=16),
+    "resnet56": partial(resnet, blocks=(9, 9, 9), width=16),
+    "resnet18": partial(resnet, blocks=(2, 2, 2, 2), width=64),
+    "resnet34": partial(resnet, blocks=(3, 4, 6, 3), width=64),
+    "resnet50": partial(resnet, blocks=(3, 4, 6, 3), width=64, bottleneck=True),
+    "resnet101": partial(resnet, blocks=(3, 4, 23, 3), width=64, bottleneck=True),
+    "resnet152": partial(resnet, blocks=(3, 8, 36, 3), width=64, bottleneck=True),
+}
+ALIASES = {"res18": "resnet18", "res34": "resnet34", "res50": "resnet50"}

@@ -1,0 +1,78 @@
+"""Stochastic gradient descent with momentum, and the schedules of its learning rate."""
+
+import math
+
+from wtref.backend import array_module
+from wtref.errors import choose
+
+
+class SGD:
+    """PyTorch's SGD, step by step:
+
+        g = gradient + weight_decay w;   v = momentum v + g;   w -= lr v
+
+    or, with Nesterov's momentum, w -= lr (g + momentum v).  The paper's eta is lr and its lambda
+    is lr * weight_decay: with momentum 0 the step is exactly eq (16), -eta gradient - lambda w.
+    Every array has a velocity of its own, so W and B obey the same linear recursion.
+    """
+
+    def __init__(self, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
+        self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
+        self.velocity = {}
+
+    def descend(self, owner, name, gradient, decay=True):
+        """One step of the array owner.name, in place, against `gradient` of the same shape."""
+        w = getattr(owner, name)
+        if decay and self.weight_decay:
+            gradient = gradient + self.weight_decay * w
+        if self.momentum:
+            v = self._velocity(f"{owner.name}.{name}", w)
+            v *= self.momentum
+            v += gradient
+            gradient = gradient + self.momentum * v if self.nesterov else v
+        w -= self.lr * gradient
+
+    def _velocity(self, key, w):
+        if key not in self.velocity:
+            self.velocity[key] = array_module(w).zeros_like(w)
+        return self.velocity[key]
+
+
+class Schedule:
+    """The learning rate at each step: a linear warm-up, then constant, step or cosine.
+
+    Parameters
+    ----------
+    kind : "constant", "step" (divided by 10 at each milestone) or "cosine" (down to 0)
+    lr : the rate after warm-up
+    steps : of the whole training
+    warmup : fraction of the steps over which the rate climbs from near 0 to lr
+    milestones : for "step", as fractions of the steps
+    """
+
+    def __init__(self, kind, lr, steps, warmup=0.0, milestones=(0.5, 0.75)):
+        self.shape = choose("schedule", kind, SCHEDULES)
+        self.lr, self.steps, self.milestones = lr, steps, milestones
+        self.warmup = round(warmup * steps)
+
+    def __call__(self, step):
+        """The learning rate of step 0, 1, ..., steps - 1."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        return self.lr * self.shape(self, step)
+
+
+def _constant(schedule, step):
+    return 1.0
+
+
+def _step(schedule, step):
+    return 0.1 ** sum(step >= m * schedule.steps for m in schedule.milestones)
+
+
+def _cosine(schedule, step):
+    done = (step - schedule.warmup) / max(schedule.steps - schedule.warmup, 1)
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+SCHEDULES = {"constant": _constant, "step": _step, "cosine": _cosine}
