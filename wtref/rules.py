@@ -150,7 +150,7 @@ class WeightMirror(Rule):
             raise InputError(f"mirror rows must be a power of two, found {rows}; try 512")
         self.noise = choose("mirror noise", noise, NOISES)()
         self.window = window or self.noise.window
-        self.keep_bounded = choose("mirror bound", bound, {"decay": _decay, "scaling": _scale})
+        self.keep_bounded = choose("mirror bound", bound, BOUNDS)
         self.phi = choose("activation", activation, ACTIVATIONS)() if activation else None
         self.rows, self.every, self.seed = rows, every, seed
         self.mirrored = {}  # steps of mirror mode so far, by layer
@@ -197,6 +197,7 @@ def _scale(s, lambda_B):
     s.B *= s.std * math.sqrt(s.B.size) / s.device.xp.linalg.norm(s.B)
 
 
+BOUNDS = {"decay": _decay, "scaling": _scale}
 RULES = {
     "bp": Backprop,
     "fa": FeedbackAlignment,

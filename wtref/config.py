@@ -1,0 +1,81 @@
+"""Everything that defines a run, in one plain record; the command line's flags are its fields."""
+
+from dataclasses import dataclass, field, fields
+
+from wtref.activations import ACTIVATIONS
+from wtref.datasets import DATA_DIR, DATASETS
+from wtref.errors import InputError, check_choice
+from wtref.losses import LOSSES
+from wtref.models import ALIASES, MODELS, NORMS, STEMS, Options
+from wtref.noise import NOISES
+from wtref.optim import SCHEDULES
+from wtref.rules import BOUNDS, RULES
+
+
+def _option(default, help, choices=None):
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run.  Raises InputError for a value that cannot be; each field's help says what it is."""
+
+    model: str = _option("resnet8", "network", [*MODELS, *ALIASES])
+    rule: str = _option("bp", "learning rule", RULES)
+    dataset: str = _option("digits", "data set", DATASETS)
+    data_dir: str = _option(str(DATA_DIR), "folder of the data sets")
+    epochs: int = _option(20, "passes over the training images")
+    batch_size: int = _option(32, "images per step")
+    lr: float = _option(0.1, "learning rate eta_W after warm-up")
+    momentum: float = _option(0.9, "momentum of W, b and, under KP, B")
+    nesterov: bool = _option(False, "Nesterov's form of momentum")
+    weight_decay: float = _option(5e-4, "decay of W and, under KP, B; the paper's lambda is lr times this")
+    schedule: str = _option("cosine", "learning rate over time", SCHEDULES)
+    warmup: float = _option(0.05, "fraction of the steps over which the learning rate climbs")
+    milestones: tuple[float, ...] = _option((0.5, 0.75), "where schedule step divides by 10, as fractions of the steps")
+    loss: str = _option("softmax", "softmax, or sigmoid with binary cross-entropy", LOSSES)
+    norm: str | None = _option(None, "batch norm before or after the activation; default: before in resnets", NORMS)
+    activation: str = _option("relu", "nonlinearity phi", ACTIVATIONS)
+    hidden: tuple[int, ...] = _option((500,), "sizes of an mlp's hidden layers")
+    stem: str | None = _option(None, "first layers of resnet18 and larger; default: by image size", STEMS)
+    seed: int = _option(0, "of everything random in the run")
+    device: str = _option("auto", "auto, cpu, cuda or cuda:N")
+    dtype: str = _option("float32", "precision", ["float32", "float64"])
+    mirror_noise: str = _option("decorrelated", "WM: noise of mirror mode", NOISES)
+    mirror_window: float | None = _option(None, "WM: noise rows that B remembers, per input cell; default: 4 or 100 by noise")
+    mirror_rows: int = _option(512, "WM: noise rows per mirror step, a power of two")
+    mirror_every: int = _option(1, "WM: training steps between mirror steps")
+    mirror_bound: str = _option("decay", "WM: matched decay, or synaptic scaling", BOUNDS)
+    mirror_activation: str | None = _option(None, "WM: activation that the noise passes through", ACTIVATIONS)
+
+    def __post_init__(self):
+        for spec in fields(self):
+            value, choices = getattr(self, spec.name), spec.metadata["choices"]
+            if choices is not None and value is not None:
+                check_choice(spec.name.replace("_", " "), value, choices)
+        for name in ("epochs", "batch_size", "mirror_every", "mirror_rows"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("hidden", min(self.hidden, default=0) >= 1, "one or more sizes of at least 1")
+        self._require("lr", self.lr > 0, "more than 0")
+        self._require("momentum", 0 <= self.momentum < 1, "from 0 up to but not including 1")
+        self._require("weight_decay", self.weight_decay >= 0, "at least 0")
+        self._require("warmup", 0 <= self.warmup < 1, "from 0 up to but not including 1")
+        self._require("mirror_window", self.mirror_window is None or self.mirror_window > 0, "more than 0")
+        self._require("seed", self.seed >= 0, "at least 0")
+
+    def _require(self, name, holds, right):
+        if not holds:
+            flag = name.replace("_", "-")
+            raise InputError(f"--{flag} must be {right}, found {getattr(self, name)}")
+
+    @property
+    def model_options(self):
+        return Options(norm=self.norm, activation=self.activation, hidden=self.hidden, stem=self.stem)
+
+    @property
+    def rule_options(self):
+        """The keyword arguments of the rule's class."""
+        if self.rule != "wm":
+            return {}
+        mirror = {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.name.startswith("mirror_")}
+        return {"seed": self.seed, **{name.removeprefix("mirror_"): value for name, value in mirror.items()}}

@@ -1,0 +1,49 @@
+"""What every data set offers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images (N, H, W, C) of small integers and labels (N,) in 0 .. classes - 1.
+
+    """
+
+    name: str
+    classes: int
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+    @property
+    def shape(self):
+        """(H, W, C) of one image."""
+        return self.train_images.shape[1:]
+
+    @property
+    def mean(self):
+        """Of the training images, per channel, in pixel values."""
+        return self.train_images.mean(axis=(0, 1, 2))
+
+    @property
+    def std(self):
+        """Of the training images, per channel, in pixel values; never 0."""
+        return self.train_images.std(axis=(0, 1, 2)) + 1e-8
+
+    def validation(self):
+        """The same without its test images: a fifth of the training images stands in for them."""
+        images, labels = self.train_images, self.train_labels
+        train, held_out = split_fifth(labels)
+        return Dataset(
+            self.name, self.classes, images[train], labels[train], images[held_out], labels[held_out]
+        )  # fmt: skip
+
+
+def split_fifth(labels):
+    """Two index arrays: four fifths of every class, and every fifth example of each class."""
+    by_class = np.argsort(labels, kind="stable")
+    held_out = np.sort(by_class[::5])
+    return np.setdiff1d(np.arange(len(labels)), held_out), held_out

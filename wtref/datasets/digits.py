@@ -1,0 +1,22 @@
+"""The embedded 8x8 handwritten digits (UCI optical digits, CC BY 4.0; see data/README.md)."""
+
+import zipfile
+
+import numpy as np
+
+from wtref.datasets.base import Dataset, split_fifth
+from wtref.errors import InputError
+
+
+def load_digits(data_dir):
+    """1,437 training and 360 test images (8, 8, 1) with values 0 to 16, ten classes."""
+    path = data_dir / "digits" / "digits.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            images, labels = file["images"][..., None], file["labels"]
+    except FileNotFoundError:
+        raise InputError(f"digits: {path} is missing; --data-dir must name the repository's data folder") from None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"digits: {path} is damaged ({error}); restore it from the repository") from None
+    train, test = split_fifth(labels)
+    return Dataset("digits", 10, images[train], labels[train], images[test], labels[test])
