@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields
 
 from wtref.activations import ACTIVATIONS
-from wtref.datasets import DATA_DIR, DATASETS
+from wtref.datasets import DATASETS
 from wtref.errors import InputError, check_choice
 from wtref.losses import LOSSES
 from wtref.models import ALIASES, MODELS, NORMS, STEMS, Options
@@ -23,7 +23,7 @@ class Config:
     model: str = _option("resnet8", "network", [*MODELS, *ALIASES])
     rule: str = _option("bp", "learning rule", RULES)
     dataset: str = _option("digits", "data set", DATASETS)
-    data_dir: str = _option(str(DATA_DIR), "folder of the data sets")
+    data_dir: str | None = _option(None, "folder of the data sets; default: the repository's data/")
     epochs: int = _option(20, "passes over the training images")
     batch_size: int = _option(32, "images per step")
     lr: float = _option(0.1, "learning rate eta_W after warm-up")

@@ -91,7 +91,8 @@ def lenet(shape, classes, options):
     """LeNet-5's layers (LeCun et al., 1998), with max-pooling; 28x28x1 gives 61,706 parameters."""
     height, width, channels = shape
     unit = _Unit(options, default_norm="none")
-    features = 16 * ((height // 2 - 4) // 2) * ((width // 2 - 4) // 2)
+    rows, columns = ((side // 2 - 4) // 2 for side in (height, width))
+    features = 16 * max(rows, 1) * max(columns, 1)  # where less is left, conv2 reports the misfit
     return (
         unit(Conv2d("conv1", channels, 6, 5, padding=2), 6),
         MaxPool("pool1", 2),

@@ -26,6 +26,9 @@ class Rule:
 
     transports_weights = False  # does the backward pass read W?  `run.py audit` finds out
 
+    def __init__(self):
+        self.state = {}  # plain values that a checkpoint must keep
+
     def connect(self, s, rng, classes):
         """rng: the run's generator for feedback weights; classes: the network's outputs."""
         s.B = s.draw_feedback(rng)
@@ -146,6 +149,7 @@ class WeightMirror(Rule):
     """
 
     def __init__(self, noise="decorrelated", window=None, rows=512, every=1, bound="decay", activation=None, seed=0):
+        super().__init__()
         if rows != power_of_two(rows):
             raise InputError(f"mirror rows must be a power of two, found {rows}; try 512")
         self.noise = choose("mirror noise", noise, NOISES)()
@@ -153,10 +157,9 @@ class WeightMirror(Rule):
         self.keep_bounded = choose("mirror bound", bound, BOUNDS)
         self.phi = choose("activation", activation, ACTIVATIONS)() if activation else None
         self.rows, self.every, self.seed = rows, every, seed
-        self.mirrored = {}  # steps of mirror mode so far, by layer
 
     def before_training(self, s):
-        while self.mirrored.get(s.name, 0) * self.rate(s) < 1:  # an initial stretch: one window
+        while self.state.get(s.name, 0) * self.rate(s) < 1:  # an initial stretch: one window
             self.mirror(s)
 
     def between_steps(self, s, step):
@@ -165,7 +168,7 @@ class WeightMirror(Rule):
 
     def mirror(self, s):
         """One step of mirror mode."""
-        t = self.mirrored[s.name] = self.mirrored.get(s.name, 0) + 1
+        t = self.state[s.name] = self.state.get(s.name, 0) + 1  # mirror steps of this layer so far
         a, M = max(self.rate(s), 1 / t), self.batch(s)  # the first window is a plain average
         y_l = self.noise.draw(s.device, (self.seed, s.layer, t - 1), M, s.n_in)  # sigma = 1
         y_next = self._fire(y_l @ s.W.T)

@@ -12,6 +12,8 @@ from wtref.losses import LOSSES
 from wtref.optim import SGD, Schedule
 from wtref.rules import RULES
 
+CHECK_EVERY = 20  # steps between looks at the loss: on a GPU each look waits for the device
+
 
 class Training:
     """One network, learning one data set by one rule.
@@ -52,6 +54,7 @@ class Training:
         while self.epoch < self.config.epochs:
             yield self.train_epoch()
 
+    @np.errstate(over="ignore", invalid="ignore")  # check_finite says it better
     def train_epoch(self):
         start = time.perf_counter()
         order = self.device.raw(self.order_rng.permutation(len(self.labels)))
@@ -62,7 +65,7 @@ class Training:
             loss, logits = self.train_step(self.prepare(self.images[batch]), self.labels[batch], measure=last)
             losses.append(loss)
             wrong = wrong + (logits.argmax(axis=1) != self.labels[batch]).sum()
-            if len(losses) % 20 == 0 or last:
+            if len(losses) % CHECK_EVERY == 0 or last:
                 self.check_finite(losses)
         seconds = time.perf_counter() - start
         self.epoch += 1
@@ -118,10 +121,36 @@ class Training:
         return (images.astype(self.device.dtype) - self.mean) / self.std
 
     def check_finite(self, losses):
-        """Raise Diverged if a loss of this epoch is NaN or infinite."""
-        for i, loss in enumerate(losses[-20:], start=max(len(losses) - 20, 0)):
-            if not np.isfinite(to_host(loss)):
+        """Raise Diverged if one of the latest losses of this epoch is NaN or infinite."""
+        for i in range(max(len(losses) - CHECK_EVERY, 0), len(losses)):
+            loss = float(to_host(losses[i]))
+            if not np.isfinite(loss):
+                lr = self.schedule(self.step - len(losses) + i)
                 raise Diverged(
-                    f"the loss became {float(to_host(loss))} in epoch {self.epoch + 1}, step {i + 1} of "
-                    f"{self.steps_per_epoch}, at learning rate {self.sgd.lr:g}; a smaller --lr may help"
+                    f"the loss became {loss} in epoch {self.epoch + 1}, step {i + 1} of {self.steps_per_epoch}, "
+                    f"at learning rate {lr:g}; a smaller --lr may help"
                 )
+
+    def state(self):
+        """All it takes to go on: arrays by name, and plain values for JSON."""
+        velocity = {f"velocity.{name}": v for name, v in self.sgd.velocity.items()}
+        generators = (self.feedback_rng, self.order_rng)
+        plain = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "generators": [rng.bit_generator.state for rng in generators],
+            "rule": self.rule.state,
+        }
+        return {**self.network.arrays(), **velocity}, plain
+
+    def restore(self, arrays, plain):
+        """Take over what `state` gave; arrays are the host's."""
+        for name, array in self.network.arrays().items():
+            array[...] = self.device.array(arrays[name])
+        for name in arrays:
+            if name.startswith("velocity."):
+                self.sgd.velocity[name.removeprefix("velocity.")] = self.device.array(arrays[name])
+        self.epoch, self.step = plain["epoch"], plain["step"]
+        for rng, state in zip((self.feedback_rng, self.order_rng), plain["generators"]):
+            rng.bit_generator.state = state
+        self.rule.state.update(plain["rule"])

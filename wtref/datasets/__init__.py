@@ -11,15 +11,15 @@ DATASETS = {"digits": load_digits, "synthetic": load_synthetic}
 DATA_DIR = Path(__file__).resolve().parents[2] / "data"
 
 
-def load(name, data_dir=DATA_DIR):
-    """The data set called `name`, looked for in data_dir.
+def load(name, data_dir=None):
+    """The data set called `name`, looked for in data_dir; None: the repository's data folder.
 
     Raises
     ------
     InputError
         For an unknown name, or if its files are missing or damaged.
     """
-    return choose("dataset", name, DATASETS)(Path(data_dir))
+    return choose("dataset", name, DATASETS)(Path(data_dir or DATA_DIR))
 
 
 __all__ = ["DATASETS", "DATA_DIR", "Dataset", "load"]

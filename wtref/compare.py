@@ -1,0 +1,105 @@
+"""The main job: one network, one recipe, several rules and seeds; a table, and pictures."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from dataclasses import asdict, replace
+from statistics import mean, stdev
+
+from wtref import datasets, figures, runs
+from wtref.backend import open_device
+from wtref.errors import InputError, check_choice
+from wtref.files import replacing
+from wtref.rules import RULES
+from wtref.training import Training
+
+WEIGHT_DECAY = 0.02  # (1 - lambda)^t must fall within the 900 steps of a run for KP to align
+
+
+def run(config, rules, seeds, jobs=None):
+    """Train config under each rule with seeds 0 .. seeds - 1, print and draw what came out.
+
+    Everything goes to a new folder runs/compare-DATASET-N/: metrics.jsonl with a line per rule, seed and epoch,
+    table.txt, and the pictures.  Returns the exit code.
+    """
+    for rule in rules:
+        check_choice("rule", rule, RULES)
+    if seeds < 1:
+        raise InputError(f"--seeds must be at least 1, found {seeds}")
+    configs = [replace(config, rule=rule, seed=seed) for seed in range(seeds) for rule in rules]
+    _open(configs[0])  # a data set, device or shape that cannot be is found here, before any work
+    folder = runs.RUNS / runs.free_name(f"compare-{config.dataset}")
+    folder.mkdir(parents=True)
+    print(f"{config.model} on {config.dataset}, {config.epochs} epochs: {', '.join(rules)} x {seeds} seeds")
+    try:
+        lines = _run_all(configs, _jobs(config, jobs, len(configs)), folder)
+    except KeyboardInterrupt:
+        print(f"\nwtref: interrupted; the finished runs are in {folder}/metrics.jsonl", file=sys.stderr)
+        return 130
+    text = table(lines, rules)
+    _write(folder / "table.txt", text + "\n")
+    _write(folder / "config.json", json.dumps(asdict(config), indent=2))
+    print(f"\n{text}\n\nmetrics: {folder}/metrics.jsonl")
+    for path in figures.draw_comparison(lines, folder):
+        print(f"picture: {path}")
+    return 0
+
+
+def table(lines, rules):
+    """Rule, accuracy, angles and time at the last epoch: mean (and standard deviation) over seeds."""
+    rows = ["rule   test accuracy %   matrix angle °   worst layer °   delta angle °   seconds"]
+    for rule in rules:
+        mine = [line for line in lines if line["rule"] == rule]
+        end = max(line["epoch"] for line in mine)
+        last = [line for line in mine if line["epoch"] == end]
+        accuracy = [100 - line["test_error"] for line in last]
+        spread = stdev(accuracy) if len(accuracy) > 1 else 0.0
+        matrix = [angle for line in last for angle in line["matrix_angles"].values()]
+        by_layer = [mean(line["matrix_angles"][name] for line in last) for name in last[0]["matrix_angles"]]
+        delta = mean(angle for line in last for angle in line["delta_angles"].values())
+        seconds = sum(line["seconds"] for line in mine) / len(last)
+        angles = f"{mean(matrix):11.1f} {max(by_layer):15.1f}" if matrix else f"{'-':>11} {'-':>15}"
+        rows.append(f"{rule:<6} {mean(accuracy):6.2f} ± {spread:4.2f} {angles} {delta:15.1f} {seconds:12.1f}")
+    return "\n".join(rows)
+
+
+def _run_all(configs, jobs, folder):
+    """All runs, `jobs` at a time; each is written down as it finishes."""
+    lines = []
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = str(max((os.cpu_count() or 1) // jobs, 1))  # read when a worker imports NumPy
+    with multiprocessing.get_context("spawn").Pool(jobs, initializer=_leave_ctrl_c_to_parent) as pool:
+        for done, (config, records) in enumerate(pool.imap_unordered(_train, configs), start=1):
+            lines += [{"rule": config.rule, "seed": config.seed, **record} for record in records]
+            _write(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+            accuracy, seconds = 100 - records[-1]["test_error"], sum(r["seconds"] for r in records)
+            progress = f"[{done:>{len(str(len(configs)))}}/{len(configs)}]"
+            print(f"{progress} {config.rule:<4} seed {config.seed}: {accuracy:.2f} % right, {seconds:.1f} s", flush=True)
+    return lines
+
+
+def _train(config):
+    return config, list(_open(config).epochs())
+
+
+def _open(config):
+    device = open_device(config.device, config.dtype)
+    return Training(config, device, datasets.load(config.dataset, config.data_dir))
+
+
+def _jobs(config, jobs, most):
+    if jobs is not None and jobs < 1:
+        raise InputError(f"--jobs must be at least 1, found {jobs}")
+    on_cpu = open_device(config.device, config.dtype).name == "cpu"
+    return min(jobs or (os.cpu_count() or 1 if on_cpu else 1), most)
+
+
+def _leave_ctrl_c_to_parent():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _write(path, text):
+    with replacing(path) as file:
+        file.write(text.encode())

@@ -1,0 +1,109 @@
+"""Pictures of runs: test error per epoch, and angles per layer and epoch.  Needs matplotlib."""
+
+import sys
+from statistics import mean
+
+COLOURS = {  # Okabe and Ito: told apart by colour-blind readers too; one colour per rule everywhere
+    "bp": "#000000", "fa": "#D55E00", "ss": "#E69F00", "wm": "#0072B2", "kp": "#009E73",
+    "usf": "#E69F00", "frsf": "#56B4E9", "brsf": "#8C6D31", "dfa": "#CC79A7",
+}  # fmt: skip
+
+
+def draw_comparison(lines, folder):
+    """Draw test-error.png and angles.png from metrics lines {rule, seed, epoch, ...} of several runs.
+
+    Returns the paths; none, and a line on stderr, where matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        print("no pictures: they need matplotlib, pip install 'wtref[plot]'", file=sys.stderr)
+        return []
+    matplotlib.use("Agg")
+    rules = list(dict.fromkeys(line["rule"] for line in lines))
+    pictures = {"test-error.png": _draw_errors(lines, rules)}
+    aligned = [rule for rule in rules if rule != "bp"]
+    if aligned:
+        pictures["angles.png"] = _draw_angles(lines, aligned)
+    for name, figure in pictures.items():
+        figure.savefig(folder / name, dpi=160)
+    return [folder / name for name in pictures]
+
+
+def _draw_errors(lines, rules):
+    """One curve per rule: the mean over seeds, in a band from the best seed to the worst."""
+    figure, (axes,) = _figure(1, 1, (7, 4.2))
+    axes = axes[0]
+    ends = {}
+    for rule in rules:
+        epochs, values = _by_epoch(lines, rule, lambda line: line["test_error"])
+        centre = [mean(v) for v in values]
+        axes.fill_between(epochs, [min(v) for v in values], [max(v) for v in values],
+                          color=COLOURS[rule], alpha=0.15, linewidth=0)  # fmt: skip
+        axes.plot(epochs, centre, color=COLOURS[rule], linewidth=1.8)
+        ends[rule] = centre[-1]
+    axes.set_yscale("log")
+    ticks = [0.5, 1, 2, 5, 10, 20, 50, 100]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel="epoch", ylabel="test error (%)", xlim=(1, epochs[-1]))
+    for rule, height in _spread_out(ends, factor=1.22).items():
+        axes.annotate(f"{rule} {ends[rule]:.1f} %", (epochs[-1], height), xytext=(6, 0), color=COLOURS[rule],
+                      textcoords="offset points", va="center", annotation_clip=False)  # fmt: skip
+    return figure
+
+
+def _draw_angles(lines, rules):
+    """Rows: matrix and delta angle; a column per rule; a curve per layer, mean over seeds."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+
+    figure, grid = _figure(2, len(rules), (2.3 * len(rules) + 1.2, 4.8))
+    colours = colormaps["viridis"]
+    for axes_row, kind in zip(grid, ("matrix", "delta")):
+        for axes, rule in zip(axes_row, rules):
+            mine = [line for line in lines if line["rule"] == rule]
+            names = list(mine[0][f"{kind}_angles"])
+            for depth, name in enumerate(names):
+                epochs, values = _by_epoch(mine, rule, lambda line: line[f"{kind}_angles"][name])
+                colour = colours(depth / max(len(names) - 1, 1))
+                axes.plot(epochs, [mean(v) for v in values], color=colour, linewidth=1.2)
+            if not names:
+                axes.text(0.5, 0.5, "no such matrix", transform=axes.transAxes, ha="center", color="grey")
+            axes.set(ylim=(0, 100), yticks=range(0, 101, 20))
+            axes.label_outer()
+        axes_row[0].set_ylabel(f"{kind} angle (degrees)")
+    for axes, rule in zip(grid[0], rules):
+        axes.set_title(rule, color=COLOURS[rule], fontweight="bold")
+    for axes in grid[-1]:
+        axes.set_xlabel("epoch")
+    bar = figure.colorbar(ScalarMappable(cmap=colours), ax=grid, ticks=[0, 1], fraction=0.03, pad=0.02)
+    bar.ax.set_yticklabels(["first", "last"])
+    bar.set_label("layer", labelpad=-16)
+    return figure
+
+
+def _figure(rows, columns, size):
+    from matplotlib import pyplot
+
+    figure, grid = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained",
+                                   sharex=True, sharey=True)  # fmt: skip
+    for axes in grid.flat:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25, linewidth=0.6)
+    return figure, grid
+
+
+def _by_epoch(lines, rule, value):
+    """The epochs of a rule, and for each the values of all seeds."""
+    mine = [line for line in lines if line["rule"] == rule]
+    epochs = sorted({line["epoch"] for line in mine})
+    return epochs, [[value(line) for line in mine if line["epoch"] == epoch] for epoch in epochs]
+
+
+def _spread_out(heights, factor):
+    """The same heights, in the same order, each at least `factor` times the one below."""
+    placed, floor = {}, 0.0
+    for name in sorted(heights, key=heights.get):
+        placed[name] = floor = max(heights[name], floor * factor)
+    return placed

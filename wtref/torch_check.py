@@ -1,0 +1,266 @@
+"""The same network in PyTorch, side by side: `run.py check`.
+
+Both sides start from the same W, b and B, see the same batches and, in mirror mode, the same
+noise; all the rest each computes for itself.  On PyTorch's side backprop is autograd, the feedback
+path is an autograd.Function (torch_networks.py), the optimizer is torch.optim.SGD, and each rule
+is written a second time, from the paper.  Only these two files import PyTorch, and only `check`
+imports them.
+"""
+
+import math
+from dataclasses import astuple, dataclass
+
+import numpy as np
+
+from wtref.backend import open_device, to_host
+from wtref.errors import InputError, check_choice
+from wtref.losses import softmax_cross_entropy
+from wtref.models import Options, build
+from wtref.noise import NOISES
+from wtref.optim import SGD
+from wtref.rules import RULES
+
+try:
+    import torch
+except ImportError:
+    raise InputError("check needs PyTorch, which is not installed: pip install 'wtref[test]'") from None
+
+from torch.nn.functional import cross_entropy
+
+from wtref import torch_networks
+
+MODELS = ("mlp", "lenet", "resnet18", "resnet50")
+CHECKED = ("bp", "fa", "ss", "wm", "kp", "dfa")
+LIMITS = {"float64": 1e-9, "float32": 1e-2}  # what every error of a Row has to stay below
+
+CLASSES = 10
+LR, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 0.01
+MIRROR = {"noise": "decorrelated", "window": 1, "rows": 128, "seed": 0}  # a short first stretch
+
+# An array far smaller than the largest of its kind is measured against this fraction of that one:
+# where the true value is zero (a bias just below a batch norm has no gradient), there is only
+# rounding to compare.
+FLOOR = 1e-3
+
+
+@dataclass(frozen=True)
+class Row:
+    """The largest relative errors of one model under one rule; None: nothing to compare.
+
+    In the first step: forward, the logits; delta_W, delta_b, delta_B, the gradients that the rule
+    learns from (in mirror mode B itself, which has none); norm_gradients, gamma's and beta's;
+    running, the running mean and variance.  After `steps` steps: after, every array and the
+    logits of evaluation.
+    """
+
+    model: str
+    rule: str
+    steps: int
+    forward: float
+    delta_W: float
+    delta_b: float
+    delta_B: float | None
+    norm_gradients: float | None
+    running: float | None
+    after: float
+
+    @property
+    def worst(self):
+        """The largest of the errors; NaN if one is."""
+        return _largest(astuple(self)[3:])
+
+
+def check(
+    models=MODELS, rules=CHECKED, device="cpu", dtype="float64", steps=10, options=Options(), progress=None
+):  # fmt: skip
+    """Compare every model under every rule with PyTorch.
+
+    Parameters: models and rules by name; device and dtype as `open_device` takes them; steps of
+    training; options of the models; progress, called with one line of text after each comparison.
+    Returns: a list of Rows.
+
+    Raises
+    ------
+    InputError
+        For an unknown name, or a rule that is not written a second time here.
+    """
+    for rule in rules:
+        check_choice("rule to check", rule, CHECKED)
+    device, rows = open_device(device, dtype), []
+    for model in models:
+        for rule in rules:
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                rows.append(_compare(model, rule, device, steps, options))
+            if progress:
+                progress(f"{model} {rule}: largest relative error {rows[-1].worst:.1e}")
+    return rows
+
+
+def table(rows):
+    """The rows as text, in columns."""
+    after = f"after {rows[0].steps} steps"
+    lines = [("model", "rule", "forward", "delta W", "delta b", "delta B", "batch norm", "running", after)]
+    for row in rows:
+        model, rule, _, *errors = astuple(row)
+        lines.append((model, rule, *("-" if e is None else f"{e:.1e}" for e in errors)))
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _compare(model, rule, device, steps, options):
+    """One Row: both sides take the same steps."""
+    small = model in ("mlp", "lenet")
+    shape, batch = _image_shape(small, options), 16 if small else 4
+    ours = Ours(model, rule, shape, device, options)
+    theirs = Theirs(model, rule, shape, device, options, ours.arrays())
+    ours.before_training()
+    theirs.before_training()
+    rng = np.random.default_rng(2)
+    for step in range(steps):
+        images, labels = rng.standard_normal((batch, *shape)), rng.integers(CLASSES, size=batch)
+        forward = _errors(ours.step(images, labels, step), theirs.step(images, labels))
+        if step == 0:
+            gradients = _errors(ours.gradients(), theirs.gradients())
+            arrays = _errors(ours.arrays(), theirs.arrays())
+            first = {
+                "forward": forward["logits"],
+                "delta_W": gradients["W"],
+                "delta_b": gradients["b"],
+                "delta_B": (arrays if rule == "wm" else gradients).get("B"),
+                "norm_gradients": _largest([gradients.get("gamma"), gradients.get("beta")]),
+                "running": _largest([arrays.get("running_mean"), arrays.get("running_var")]),
+            }
+    arrays, evaluation = _errors(ours.arrays(), theirs.arrays()), _errors(ours.evaluate(images), theirs.evaluate(images))
+    return Row(model, rule, steps, **first, after=_largest([*arrays.values(), *evaluation.values()]))
+
+
+def _image_shape(small, options):
+    """(H, W, C), with several positions left in the last stage for batch norm's statistics."""
+    if small:
+        return 28, 28, 1
+    return (64, 64, 3) if options.stem == "imagenet" else (16, 16, 3)
+
+
+def _errors(ours, theirs):
+    """{kind: the largest relative error}; a kind is what its arrays are called: W, b, gamma, ...
+
+    Parameters: {"layer.kind": array on the host}, of both sides.  An array's error is
+    max |a - b| / max |b|, b being PyTorch's; it is infinite where one side has no such array.
+    """
+    largest, errors = {}, {}
+    for name, b in theirs.items():
+        kind = name.split(".")[-1]
+        largest[kind] = max(largest.get(kind, 0), abs(b).max())
+    for name in ours.keys() | theirs.keys():
+        kind = name.split(".")[-1]
+        error = _error(ours.get(name), theirs.get(name), FLOOR * largest.get(kind, 0))
+        errors[kind] = _largest([errors.get(kind), error])
+    return errors
+
+
+def _error(a, b, floor):
+    if a is None or b is None or a.shape != b.shape:
+        return math.inf
+    difference = abs(a - b).max()
+    return difference / max(abs(b).max(), floor) if difference else 0.0
+
+
+def _largest(errors):
+    """The largest that is not None, NaN if one is; None if there are none."""
+    errors = [error for error in errors if error is not None]
+    return float(np.max(errors)) if errors else None
+
+
+class Ours:
+    """A network of models.py with its rule and its optimizer."""
+
+    def __init__(self, model, rule, shape, device, options):
+        self.network = build(model, shape, CLASSES, options)
+        self.rule = RULES[rule](**MIRROR) if rule == "wm" else RULES[rule]()
+        self.keeps_B = rule != "bp"  # backprop's is W itself
+        self.sgd = _RecordingSGD(LR, MOMENTUM, weight_decay=WEIGHT_DECAY)
+        self.device, self.rng = device, np.random.default_rng(0)
+        self.network.initialise(device, self.rng)
+        for s in self.network.with_feedback:
+            self.rule.connect(s, self.rng, CLASSES)
+
+    def before_training(self):
+        for s in self.network.with_feedback:
+            self.rule.before_training(s)
+
+    def step(self, images, labels, step):
+        """One step of training on images (N, H, W, C); returns the logits."""
+        logits = self.network.forward(self.device.array(images))
+        _, error = softmax_cross_entropy(logits, self.device.raw(labels))
+        for s in self.network.with_feedback:
+            self.rule.before_backward(s, self.rng, error)
+        self.network.backward(error)
+        for s in self.network.synapses:
+            self.rule.learn(s, self.sgd)
+        for norm in self.network.norms:
+            norm.learn(self.sgd)
+        for s in self.network.with_feedback:
+            self.rule.between_steps(s, step)
+        return {"logits": to_host(logits)}
+
+    def evaluate(self, images):
+        """The logits without training."""
+        return {"logits": to_host(self.network.forward(self.device.array(images), train=False))}
+
+    def arrays(self):
+        """{"layer.array": array}, on the host."""
+        arrays = self.network.arrays().items()
+        return {name: to_host(x) for name, x in arrays if self.keeps_B or not name.endswith(".B")}
+
+    def gradients(self):
+        """{"layer.array": what the optimizer was given for it in the latest step}, on the host."""
+        return {name: to_host(gradient) for name, gradient in self.sgd.gradients.items()}
+
+
+class _RecordingSGD(SGD):
+    """SGD that remembers the gradients it was given."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.gradients = {}
+
+    def descend(self, owner, name, gradient, decay=True):
+        self.gradients[f"{owner.name}.{name}"] = gradient
+        super().descend(owner, name, gradient, decay)
+
+
+class Theirs:
+    """The same in PyTorch, from start: {"layer.array": array}, of which it takes W, b and B."""
+
+    def __init__(self, model, rule, shape, device, options, start):
+        self.rule, self.device = rule, device
+        net = torch_networks.build(model, shape, CLASSES, options)
+        self.net = net.to(device.name, getattr(torch, np.dtype(device.dtype).name))
+        units = [(name, unit) for name, unit in net.named_modules() if isinstance(unit, torch_networks.Unit)]
+        self.layers = {name: unit.weights for name, unit in units}
+        self.norms = {f"{name}.norm": unit.norm for name, unit in units if hasattr(unit, "norm")}
+        self.with_feedback = list(self.layers.values())[1:]
+        for name, layer in self.layers.items():
+            self._copy(layer, *(start.get(f"{name}.{array}") for array in ("W", "b", "B")))
+        weights = [layer.weight for layer in self.layers.values()]
+        if rule == "kp":
+            weights += [layer.B.requires_grad_() for layer in self.with_feedback]
+        biases = [layer.bias for layer in self.layers.values() if layer.bias is not None]
+        others = biases + [p for norm in self.norms.values() for p in norm.parameters()]
+        groups = [{"params": weights, "weight_decay": WEIGHT_DECAY}, {"params": others}]
+        self.optimizer = torch.optim.SGD(groups, LR, MOMENTUM)
+        self.mirrored, self.noise = 0, NOISES[MIRROR["noise"]]()
+
+    def _copy(self, layer, W, b, B):
+        with torch.no_grad():
+            layer.weight.copy_(_to_torch(layer, self._tensor(W)).view_as(layer.weight))
+            if b is not None:
+                layer.bias.copy_(self._tensor(b))
+        if B is not None:
+            layer.B = _to_torch(layer, self._tensor(B).T).T.contiguous()
+
+    def before_training(self):
+        """The weight mirror's initial stretch: one window of noise for every layer."""
+        if self.rule == "wm":
+            self.mirrored = [0] * len(self.layers)
+            ...
