@@ -78,7 +78,7 @@ def _evaluate(args):
 
 def _compare(args):
     """The same network under several rules and seeds, as a table and pictures."""
-    config = Config(**{"weight_decay": compare.WEIGHT_DECAY, **_given(args)})
+    config = Config(**{**compare.DEFAULTS, **_given(args)})
     return compare.run(config, args.rules, args.seeds, args.jobs)
 
 
@@ -117,7 +117,7 @@ def _parser():
     sub.add_argument("--rules", nargs="+", default=["bp", "fa", "ss", "wm", "kp"], metavar="RULE", help=_list(RULES))
     sub.add_argument("--seeds", type=int, default=5, help="how many seeds, from 0 up (default 5)")
     sub.add_argument("--jobs", type=int, help="runs at a time (default: one per CPU core; 1 on a GPU)")
-    _add_config(sub, without=("rule", "seed"), weight_decay=compare.WEIGHT_DECAY)
+    _add_config(sub, without=("rule", "seed"), **compare.DEFAULTS)
 
     sub = command("train", _train)
     sub.add_argument("--log-name", metavar="NAME", help="the run's folder in runs/ (default: a free name)")

@@ -8,6 +8,13 @@ COLOURS = {  # Okabe and Ito: told apart by colour-blind readers too; one colour
     "usf": "#E69F00", "frsf": "#56B4E9", "brsf": "#8C6D31", "dfa": "#CC79A7",
 }  # fmt: skip
 
+LABELS = {"usf": "uSF", "frsf": "frSF", "brsf": "brSF"}
+
+
+def label(rule):
+    """The rule's name as the literature writes it."""
+    return LABELS.get(rule, rule.upper())
+
 
 def draw_comparison(lines, folder):
     """Draw test-error.png and angles.png from metrics lines {rule, seed, epoch, ...} of several runs.
@@ -47,8 +54,8 @@ def _draw_errors(lines, rules):
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set(xlabel="epoch", ylabel="test error (%)", xlim=(1, epochs[-1]))
-    for rule, height in _spread_out(ends, factor=1.22).items():
-        axes.annotate(f"{rule} {ends[rule]:.1f} %", (epochs[-1], height), xytext=(6, 0), color=COLOURS[rule],
+    for rule, height in _spread_out(ends, factor=1.27).items():
+        axes.annotate(f"{label(rule)} {ends[rule]:.1f} %", (epochs[-1], height), xytext=(6, 0), color=COLOURS[rule],
                       textcoords="offset points", va="center", annotation_clip=False)  # fmt: skip
     return figure
 
@@ -74,7 +81,7 @@ def _draw_angles(lines, rules):
             axes.label_outer()
         axes_row[0].set_ylabel(f"{kind} angle (degrees)")
     for axes, rule in zip(grid[0], rules):
-        axes.set_title(rule, color=COLOURS[rule], fontweight="bold")
+        axes.set_title(label(rule), color=COLOURS[rule], fontweight="bold")
     for axes in grid[-1]:
         axes.set_xlabel("epoch")
     bar = figure.colorbar(ScalarMappable(cmap=colours), ax=grid, ticks=[0, 1], fraction=0.03, pad=0.02)

@@ -73,7 +73,7 @@ class Conv2d:
         s.delta = delta
         rows = _rows(delta, s.n_out)
         s.outer = rows.T @ _rows(self.patches, s.n_in)  # sum over positions of delta_{l+1} y_l^T
-        s.delta_sum = rows.sum(axis=0)
+        s.delta_sum = rows.sum(axis=0) if s.bias else None
         if s.B is None:
             return None
         carried = s.carried(delta)
@@ -105,7 +105,8 @@ class BatchNorm:
         """y (..., C) -> (..., C)."""
         rows = _rows(y, self.channels)
         if train:
-            mean, centred = rows.mean(axis=0), rows - rows.mean(axis=0)
+            mean = rows.mean(axis=0)
+            centred = rows - mean
             variance = (centred * centred).mean(axis=0)
             self._track(mean, variance, len(rows))
         else:

@@ -234,24 +234,18 @@ class Theirs:
 
     def __init__(self, model, rule, shape, device, options, start):
         self.rule, self.device = rule, device
-        net = torch_networks.build(model, shape, CLASSES, options)
-        self.net = net.to(device.name, getattr(torch, np.dtype(device.dtype).name))
-        units = [(name, unit) for name, unit in net.named_modules() if isinstance(unit, torch_networks.Unit)]
-        self.layers = {name: unit.weights for name, unit in units}
-        self.norms = {f"{name}.norm": unit.norm for name, unit in units if hasattr(unit, "norm")}
+        self.net = torch_networks.build(model, shape, CLASSES, options)
+        self.net.to(device.name, getattr(torch, np.dtype(device.dtype).name))
+        parts = list(self.net.named_modules())
+        self.layers = {name: unit.weights for name, unit in parts if isinstance(unit, torch_networks.Unit)}
+        self.norms = {name: norm for name, norm in parts if isinstance(norm, torch_networks.NORMS)}
         self.with_feedback = list(self.layers.values())[1:]
         for name, layer in self.layers.items():
-            self._copy(layer, *(start.get(f"{name}.{array}") for array in ("W", "b", "B")))
-        weights = [layer.weight for layer in self.layers.values()]
-        if rule == "kp":
-            weights += [layer.B.requires_grad_() for layer in self.with_feedback]
-        biases = [layer.bias for layer in self.layers.values() if layer.bias is not None]
-        others = biases + [p for norm in self.norms.values() for p in norm.parameters()]
-        groups = [{"params": weights, "weight_decay": WEIGHT_DECAY}, {"params": others}]
-        self.optimizer = torch.optim.SGD(groups, LR, MOMENTUM)
-        self.mirrored, self.noise = 0, NOISES[MIRROR["noise"]]()
+            self._start(layer, *(start.get(f"{name}.{array}") for array in ("W", "b", "B")))
+        self.optimizer = torch.optim.SGD(self._groups(), LR, MOMENTUM)
+        self.noise, self.mirrored = NOISES[MIRROR["noise"]](), [0] * len(self.layers)
 
-    def _copy(self, layer, W, b, B):
+    def _start(self, layer, W, b, B):
         with torch.no_grad():
             layer.weight.copy_(_to_torch(layer, self._tensor(W)).view_as(layer.weight))
             if b is not None:
@@ -259,8 +253,107 @@ class Theirs:
         if B is not None:
             layer.B = _to_torch(layer, self._tensor(B).T).T.contiguous()
 
+    def _groups(self):
+        """What the optimizer moves: W, and B where it has a gradient, decay; all else does not."""
+        decaying = [layer.weight for layer in self.layers.values()]
+        others = [layer.bias for layer in self.layers.values() if layer.bias is not None]
+        others += [parameter for norm in self.norms.values() for parameter in norm.parameters()]
+        if self.rule == "kp":
+            decaying += [layer.B.requires_grad_() for layer in self.with_feedback]
+        return [{"params": decaying, "weight_decay": WEIGHT_DECAY}, {"params": others}]
+
     def before_training(self):
-        """The weight mirror's initial stretch: one window of noise for every layer."""
+        """In mirror mode, each layer's first window of noise."""
         if self.rule == "wm":
-            self.mirrored = [0] * len(self.layers)
-            ...
+            for number, layer in enumerate(self.with_feedback, start=1):
+                for _ in range(math.ceil(1 / _pace(layer)[1])):
+                    self._mirror(number, layer)
+
+    def step(self, images, labels):
+        """One step of training on images (N, H, W, C); returns the logits."""
+        if self.rule == "ss":
+            for layer in self.with_feedback:
+                layer.B = layer.sign_scale * layer.weight.detach().flatten(1).sign().T
+        self.net.train()
+        logits = self.net(self._images(images))
+        loss = cross_entropy(logits, torch.tensor(labels, device=self.device.name))
+        if self.rule == "dfa":
+            (error,) = torch.autograd.grad(loss, logits, retain_graph=True)
+            for layer in self.with_feedback:
+                layer.direct = error
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        if self.rule == "wm":
+            for number, layer in enumerate(self.with_feedback, start=1):
+                self._mirror(number, layer)
+        return {"logits": _host(logits)}
+
+    def _mirror(self, number, layer):
+        """Eq (7) with matched decay: B <- (1 - a) B + a y_l y_{l+1}^T / M, first as a plain average."""
+        (M, a), n, step = _pace(layer), len(layer.B), self.mirrored[number]
+        self.mirrored[number] += 1
+        a = max(a, 1 / self.mirrored[number])
+        y = self.noise.draw(self.device, (MIRROR["seed"], number, step), M, n)
+        y = _to_torch(layer, self._tensor(y))
+        y_next = y @ layer.weight.detach().flatten(1).T
+        layer.B = (1 - a) * layer.B + a / M * (y.T @ y_next)
+
+    def evaluate(self, images):
+        """The logits without training."""
+        self.net.eval()
+        with torch.no_grad():
+            return {"logits": _host(self.net(self._images(images)))}
+
+    def arrays(self):
+        """{"layer.array": array} in this program's layout, on the host."""
+        return self._collect(lambda tensor: tensor)
+
+    def gradients(self):
+        """The same of their gradients, where they have any."""
+        return self._collect(lambda tensor: tensor.grad)
+
+    def _collect(self, pick):
+        found = {}
+        for name, layer in self.layers.items():
+            W, b, B = (None if x is None else pick(x) for x in (layer.weight, layer.bias, layer.B))
+            found[f"{name}.W"] = _from_torch(layer, W.flatten(1))
+            found[f"{name}.b"] = b
+            found[f"{name}.B"] = None if B is None else _from_torch(layer, B.T).T
+        for name, norm in self.norms.items():
+            found[f"{name}.gamma"], found[f"{name}.beta"] = pick(norm.weight), pick(norm.bias)
+            found[f"{name}.running_mean"] = pick(norm.running_mean)
+            found[f"{name}.running_var"] = pick(norm.running_var)
+        return {name: _host(tensor) for name, tensor in found.items() if tensor is not None}
+
+    def _tensor(self, x):
+        return torch.tensor(to_host(x), device=self.device.name)
+
+    def _images(self, images):
+        """(N, H, W, C) on the host -> (N, C, H, W)."""
+        return self._tensor(np.asarray(images, self.device.dtype)).permute(0, 3, 1, 2)
+
+
+def _pace(layer):
+    """M and a of the weight mirror: a window of S rows of noise, M at a time, has M (2 - a) / a = S."""
+    P = 2 ** math.ceil(math.log2(len(layer.B)))
+    M, S = min(MIRROR["rows"], P), MIRROR["window"] * P
+    return M, 2 * M / (S + M)
+
+
+def _to_torch(layer, rows):
+    """Rows of a layer's inputs, (..., k_h k_w C_in) here, (..., C_in k_h k_w) in PyTorch."""
+    if isinstance(layer, torch_networks.Linear):
+        return rows
+    return rows.unflatten(-1, (*layer.kernel_size, -1)).movedim(-1, -3).flatten(-3)
+
+
+def _from_torch(layer, rows):
+    """The reverse."""
+    if isinstance(layer, torch_networks.Linear):
+        return rows
+    return rows.unflatten(-1, (-1, *layer.kernel_size)).movedim(-3, -1).flatten(-3)
+
+
+def _host(tensor):
+    return tensor.detach().cpu().numpy()

@@ -5,6 +5,8 @@ arithmetic is torch.nn.functional's, and autograd carries the errors.  Only the 
 that weights can be copied over.  `run.py check` (torch_check.py) holds the two side by side.
 """
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -54,6 +56,11 @@ class _WithFeedback:
 class Linear(_WithFeedback, nn.Linear):
     """columns and image: (N, n_in) to (N, n_in, 1) and back."""
 
+    @property
+    def sign_scale(self):
+        """The size of B's entries in sign-symmetry (Xiao et al., 2018)."""
+        return 1 / math.sqrt(self.in_features)
+
     def columns(self, y):
         return y[:, :, None]
 
@@ -63,6 +70,10 @@ class Linear(_WithFeedback, nn.Linear):
 
 class Conv2d(_WithFeedback, nn.Conv2d):
     """columns and image: (N, C, H, W) to patches (N, C k_h k_w, P), and their sum back in place."""
+
+    @property
+    def sign_scale(self):
+        return math.sqrt(2 / (math.prod(self.kernel_size) * self.out_channels))
 
     def columns(self, y):
         return F.unfold(y, self.kernel_size, stride=self.stride, padding=self.padding)
@@ -209,6 +220,7 @@ def _flat(y):
     return y.permute(0, 2, 3, 1).flatten(1)
 
 
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 PHI = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
 
 NETWORKS = {

@@ -17,16 +17,12 @@ def gather(image, kernel, stride, padding, fill=0):
     """All patches of an image batch.
 
     Parameters: image (N, H, W, C); fill, the value outside the image.
-    Returns: patches (N, H', W', k_h, k_w, C), a fresh array.
+    Returns: patches (N, H', W', k_h, k_w, C), contiguous.
     """
     xp = array_module(image)
-    n, height, width, channels = image.shape
-    rows, columns = output_size((height, width), kernel, stride, padding)
-    padded = _pad(image, padding, fill)
-    patches = xp.empty((n, rows, columns, *kernel, channels), dtype=image.dtype)
-    for i, j, window in _windows(kernel, stride, rows, columns):
-        patches[:, :, :, i, j] = padded[window]
-    return patches
+    windows = xp.lib.stride_tricks.sliding_window_view(_pad(image, padding, fill), kernel, axis=(1, 2))
+    here = windows[:, :: stride[0], :: stride[1]]  # (N, H', W', C, k_h, k_w), a view
+    return xp.ascontiguousarray(here.transpose(0, 1, 2, 4, 5, 3))
 
 
 def scatter(patches, size, stride, padding):
@@ -35,19 +31,12 @@ def scatter(patches, size, stride, padding):
     n, rows, columns, k_h, k_w, channels = patches.shape
     (height, width), (p_h, p_w) = size, padding
     image = xp.zeros((n, height + 2 * p_h, width + 2 * p_w, channels), dtype=patches.dtype)
-    for i, j, window in _windows((k_h, k_w), stride, rows, columns):
-        image[window] += patches[:, :, :, i, j]
+    for i in range(k_h):
+        for j in range(k_w):  # place (i, j) of every patch at once
+            down = slice(i, i + stride[0] * (rows - 1) + 1, stride[0])
+            across = slice(j, j + stride[1] * (columns - 1) + 1, stride[1])
+            image[:, down, across] += patches[:, :, :, i, j]
     return image[:, p_h : p_h + height, p_w : p_w + width]
-
-
-def _windows(kernel, stride, rows, columns):
-    """For each place (i, j) in the kernel, the pixels that lie there, one per patch."""
-    (s_h, s_w) = stride
-    for i in range(kernel[0]):
-        for j in range(kernel[1]):
-            down = slice(i, i + s_h * (rows - 1) + 1, s_h)
-            across = slice(j, j + s_w * (columns - 1) + 1, s_w)
-            yield i, j, (slice(None), down, across)
 
 
 def _pad(image, padding, fill):
