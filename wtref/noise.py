@@ -73,7 +73,7 @@ def power_of_two(n):
 
 
 def _signs(seed, n):
-    return np.random.default_rng(seed).choice((-1.0, 1.0), size=n)
+    return 1.0 - 2.0 * np.random.default_rng(seed).integers(2, size=n)
 
 
 def _slice_signs(slices, index, rows, n):

@@ -21,8 +21,13 @@ class SGD:
         self.velocity = {}
 
     def descend(self, owner, name, gradient, decay=True):
-        """One step of the array owner.name, in place, against `gradient` of the same shape."""
+        """One step of the array owner.name, in place, against `gradient` of the same shape.
+
+        An owner without that array (no bias, no feedback path) has nothing to learn.
+        """
         w = getattr(owner, name)
+        if w is None:
+            return
         if decay and self.weight_decay:
             gradient = gradient + self.weight_decay * w
         if self.momentum:

@@ -11,7 +11,7 @@ image, a convolution or an optimizer's insides.  The training loop calls, layer 
 
 Numbers in brackets are the paper's equations.  The backward pass itself, (3), is the same for
 every rule and stands in layers.py: it multiplies by s.B and leaves delta_{l+1} y_l^T in s.outer.
-`sgd.descend(s, "W", g)` is Delta W = -eta_W g - lambda W (optim.py).
+`sgd.descend(s, "W", g)` is Delta W = -eta_W g - lambda W, and nothing where s has no such array (optim.py).
 """
 
 import math
@@ -41,8 +41,7 @@ class Rule:
 
     def learn(self, s, sgd):
         sgd.descend(s, "W", s.outer)  # (4)  Delta W_{l+1} = -eta_W delta_{l+1} y_l^T
-        if s.b is not None:
-            sgd.descend(s, "b", s.delta_sum, decay=False)
+        sgd.descend(s, "b", s.delta_sum, decay=False)
 
     def between_steps(self, s, step):
         pass
@@ -123,9 +122,9 @@ class KolenPollack(Rule):
     """
 
     def learn(self, s, sgd):
-        super().learn(s, sgd)  # (16)  Delta W_{l+1} = -eta_W delta_{l+1} y_l^T - lambda W_{l+1}
-        if s.B is not None:
-            sgd.descend(s, "B", s.outer.T)  # (17)  Delta B_{l+1} = -eta_W y_l delta_{l+1}^T - lambda B_{l+1}
+        sgd.descend(s, "W", s.outer)  # (16)  Delta W_{l+1} = -eta_W delta_{l+1} y_l^T - lambda W_{l+1}
+        sgd.descend(s, "B", s.outer.T)  # (17)  Delta B_{l+1} = -eta_W y_l delta_{l+1}^T - lambda B_{l+1}
+        sgd.descend(s, "b", s.delta_sum, decay=False)
 
 
 class WeightMirror(Rule):
