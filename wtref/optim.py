@@ -72,7 +72,7 @@ def _constant(schedule, step):
 
 
 def _step(schedule, step):
-    return 0.1 ** sum(step >= m * schedule.steps for m in schedule.milestones)
+    return 0.1 ** sum(step >= round(m * schedule.steps) for m in schedule.milestones)
 
 
 def _cosine(schedule, step):

@@ -153,12 +153,13 @@ class WeightMirror(Rule):
             raise InputError(f"mirror rows must be a power of two, found {rows}; try 512")
         self.noise = choose("mirror noise", noise, NOISES)()
         self.window = window or self.noise.window
-        self.keep_bounded = choose("mirror bound", bound, BOUNDS)
+        self.add_bounded = choose("mirror bound", bound, BOUNDS)
         self.phi = choose("activation", activation, ACTIVATIONS)() if activation else None
         self.rows, self.every, self.seed = rows, every, seed
 
     def before_training(self, s):
-        while self.state.get(s.name, 0) * self.rate(s) < 1:  # an initial stretch: one window
+        """An initial stretch of mirroring: S / 2 rows, whose plain average is as good as a memory of S."""
+        while 2 * self.batch(s) * self.state.get(s.name, 0) < self.memory(s):
             self.mirror(s)
 
     def between_steps(self, s, step):
@@ -168,21 +169,25 @@ class WeightMirror(Rule):
     def mirror(self, s):
         """One step of mirror mode."""
         t = self.state[s.name] = self.state.get(s.name, 0) + 1  # mirror steps of this layer so far
-        a, M = max(self.rate(s), 1 / t), self.batch(s)  # the first window is a plain average
+        a, M = max(self.rate(s), 1 / t), self.batch(s)  # a plain average at first
         y_l = self.noise.draw(s.device, (self.seed, s.layer, t - 1), M, s.n_in)  # sigma = 1
         y_next = self._fire(y_l @ s.W.T)
         eta_B = a / M
-        self.keep_bounded(s, lambda_B=a)  # lambda_B = eta_B M sigma^2
-        s.B += eta_B * (y_next.T @ y_l).T  # (7)  Delta B_{l+1} = eta_B y_l y_{l+1}^T
-
-    def rate(self, s):
-        """a = 2 M / (S + M): a moving average at rate a, M rows at a time, remembers S rows."""
-        M, S = self.batch(s), self.window * self.noise.block(s.n_in)
-        return min(2 * M / (S + M), 1)
+        delta_B = eta_B * (y_next.T @ y_l).T  # (7)  Delta B_{l+1} = eta_B y_l y_{l+1}^T
+        self.add_bounded(s, delta_B, lambda_B=a)  # lambda_B = eta_B M sigma^2
 
     def batch(self, s):
         """M for this layer."""
         return min(self.rows, power_of_two(s.n_in))
+
+    def memory(self, s):
+        """S for this layer, in rows."""
+        return self.window * self.noise.block(s.n_in)
+
+    def rate(self, s):
+        """a: a moving average at rate a, M rows at a time, remembers S = M (2 - a) / a rows."""
+        M, S = self.batch(s), self.memory(s)
+        return 2 * M / (S + M)
 
     def _fire(self, a):
         if self.phi is None:
@@ -191,11 +196,13 @@ class WeightMirror(Rule):
         return y / self.phi.backward(ones).mean(axis=0)
 
 
-def _decay(s, lambda_B):
+def _decay(s, delta_B, lambda_B):
     s.B *= 1 - lambda_B
+    s.B += delta_B
 
 
-def _scale(s, lambda_B):
+def _scale(s, delta_B, lambda_B):
+    s.B += delta_B
     s.B *= s.std * math.sqrt(s.B.size) / s.device.xp.linalg.norm(s.B)
 
 

@@ -34,7 +34,7 @@ CHECKED = ("bp", "fa", "ss", "wm", "kp", "dfa")
 LIMITS = {"float64": 1e-9, "float32": 1e-2}  # what every error of a Row has to stay below
 
 CLASSES = 10
-LR, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 0.01
+LR, MOMENTUM, WEIGHT_DECAY = 1e-4, 0.9, 0.1
 MIRROR = {"noise": "decorrelated", "window": 1, "rows": 128, "seed": 0}  # a short first stretch
 
 # An array far smaller than the largest of its kind is measured against this fraction of that one:
