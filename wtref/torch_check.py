@@ -34,8 +34,8 @@ CHECKED = ("bp", "fa", "ss", "wm", "kp", "dfa")
 LIMITS = {"float64": 1e-9, "float32": 1e-2}  # what every error of a Row has to stay below
 
 CLASSES = 10
-LR, MOMENTUM, WEIGHT_DECAY = 1e-4, 0.9, 0.1
-MIRROR = {"noise": "decorrelated", "window": 1, "rows": 128, "seed": 0}  # a short first stretch
+LR, MOMENTUM, WEIGHT_DECAY = 1e-5, 0.9, 10.0
+MIRROR = {"noise": "decorrelated", "window": 2, "rows": 128, "seed": 0}  # a short first stretch
 
 # An array far smaller than the largest of its kind is measured against this fraction of that one:
 # where the true value is zero (a bias just below a batch norm has no gradient), there is only
@@ -225,7 +225,8 @@ class _RecordingSGD(SGD):
         self.gradients = {}
 
     def descend(self, owner, name, gradient, decay=True):
-        self.gradients[f"{owner.name}.{name}"] = gradient
+        if getattr(owner, name) is not None:
+            self.gradients[f"{owner.name}.{name}"] = gradient
         super().descend(owner, name, gradient, decay)
 
 
@@ -263,10 +264,11 @@ class Theirs:
         return [{"params": decaying, "weight_decay": WEIGHT_DECAY}, {"params": others}]
 
     def before_training(self):
-        """In mirror mode, each layer's first window of noise."""
+        """In mirror mode, S / 2 rows of noise for each layer, in one plain average."""
         if self.rule == "wm":
             for number, layer in enumerate(self.with_feedback, start=1):
-                for _ in range(math.ceil(1 / _pace(layer)[1])):
+                M, S = _rows(layer)
+                for _ in range(math.ceil(S / (2 * M))):
                     self._mirror(number, layer)
 
     def step(self, images, labels):
@@ -291,13 +293,13 @@ class Theirs:
 
     def _mirror(self, number, layer):
         """Eq (7) with matched decay: B <- (1 - a) B + a y_l y_{l+1}^T / M, first as a plain average."""
-        (M, a), n, step = _pace(layer), len(layer.B), self.mirrored[number]
+        (M, S), n, step = _rows(layer), len(layer.B), self.mirrored[number]
         self.mirrored[number] += 1
-        a = max(a, 1 / self.mirrored[number])
+        a = max(2 * M / (S + M), 1 / self.mirrored[number])  # S = M (2 - a) / a
         y = self.noise.draw(self.device, (MIRROR["seed"], number, step), M, n)
         y = _to_torch(layer, self._tensor(y))
         y_next = y @ layer.weight.detach().flatten(1).T
-        layer.B = (1 - a) * layer.B + a / M * (y.T @ y_next)
+        layer.B = torch.addmm(layer.B, y.T, y_next, beta=1 - a, alpha=a / M)
 
     def evaluate(self, images):
         """The logits without training."""
@@ -334,11 +336,10 @@ class Theirs:
         return self._tensor(np.asarray(images, self.device.dtype)).permute(0, 3, 1, 2)
 
 
-def _pace(layer):
-    """M and a of the weight mirror: a window of S rows of noise, M at a time, has M (2 - a) / a = S."""
-    P = 2 ** math.ceil(math.log2(len(layer.B)))
-    M, S = min(MIRROR["rows"], P), MIRROR["window"] * P
-    return M, 2 * M / (S + M)
+def _rows(layer):
+    """The weight mirror's rows of noise: M in one step, S in B's memory."""
+    block = 2 ** math.ceil(math.log2(len(layer.B)))
+    return min(MIRROR["rows"], block), MIRROR["window"] * block
 
 
 def _to_torch(layer, rows):

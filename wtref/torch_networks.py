@@ -38,7 +38,8 @@ class Feedback(torch.autograd.Function):
         if layer.direct is not None:  # the output error, in equal shares to all P positions
             positions = arriving.shape[2]
             arriving = (layer.direct / positions)[:, :, None].expand(-1, -1, positions)
-        return delta, layer.image(B @ arriving, y), outer, None
+        carried = torch.einsum("io,nop->nip", B, arriving)
+        return delta, layer.image(carried, y), outer, None
 
 
 class _WithFeedback:

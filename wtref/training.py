@@ -68,8 +68,10 @@ class Training:
             if len(losses) % CHECK_EVERY == 0 or last:
                 self.check_finite(losses)
         seconds = time.perf_counter() - start
-        self.epoch += 1
         test_loss, test_error = self.evaluate(self.data.test_images, self.data.test_labels)
+        if not np.isfinite(test_loss):
+            raise Diverged(f"the test loss became {test_loss} {self.where(len(losses) - 1)}")
+        self.epoch += 1
         return {
             "epoch": self.epoch,
             "lr": self.sgd.lr,
@@ -125,11 +127,13 @@ class Training:
         for i in range(max(len(losses) - CHECK_EVERY, 0), len(losses)):
             loss = float(to_host(losses[i]))
             if not np.isfinite(loss):
-                lr = self.schedule(self.step - len(losses) + i)
-                raise Diverged(
-                    f"the loss became {loss} in epoch {self.epoch + 1}, step {i + 1} of {self.steps_per_epoch}, "
-                    f"at learning rate {lr:g}; a smaller --lr may help"
-                )
+                raise Diverged(f"the loss became {loss} {self.where(i)}")
+
+    def where(self, i):
+        """In words: step i of the present epoch."""
+        lr = self.schedule(self.epoch * self.steps_per_epoch + i)
+        step = f"step {i + 1} of {self.steps_per_epoch}"
+        return f"in epoch {self.epoch + 1}, {step}, at learning rate {lr:g}; a smaller --lr may help"
 
     def state(self):
         """All it takes to go on: arrays by name, and plain values for JSON."""
