@@ -35,12 +35,15 @@ def main(argv=None):
     except Diverged as error:
         print(f"wtref: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("wtref: interrupted", file=sys.stderr)
+        return 130
 
 
 def _train(args):
     """Train one network by one rule, in a folder of its own under runs/."""
     given = _given(args)
-    run = Run.find(args.resume) if args.resume else None
+    run = Run.find(args.resume) if args.resume is not None else None
     config = _resumed_config(run, given) if run else Config(**given)
     device = open_device(config.device, config.dtype)
     training = Training(config, device, datasets.load(config.dataset, config.data_dir))
@@ -55,7 +58,7 @@ def _train(args):
             print(_epoch_line(record, config.epochs), flush=True)
     except KeyboardInterrupt:
         go_on = f"go on with: python run.py train --resume {run.name}"
-        print(f"\nwtref: interrupted in epoch {training.epoch + 1}; {_saved(run)}; {go_on}", file=sys.stderr)
+        print(f"\nwtref: interrupted in epoch {run.saved_epoch() + 1}; {_saved(run)}; {go_on}", file=sys.stderr)
         return 130
     except Diverged as error:
         raise Diverged(f"{error}; {_saved(run)}") from None
@@ -196,7 +199,7 @@ def _epoch_line(record, epochs):
 
 
 def _saved(run):
-    done = len(run.metrics())
+    done = run.saved_epoch()
     return f"{run.folder} holds epoch {done}" if done else f"{run.folder} holds no finished epoch"
 
 

@@ -7,7 +7,7 @@ from wtref.datasets import DATASETS
 from wtref.errors import InputError, check_choice
 from wtref.losses import LOSSES
 from wtref.models import ALIASES, MODELS, NORMS, STEMS, Options
-from wtref.noise import NOISES
+from wtref.noise import NOISES, power_of_two
 from wtref.optim import SCHEDULES
 from wtref.rules import BOUNDS, RULES
 
@@ -42,7 +42,7 @@ class Config:
     device: str = _option("auto", "auto, cpu, cuda or cuda:N")
     dtype: str = _option("float32", "precision", ["float32", "float64"])
     mirror_noise: str = _option("decorrelated", "WM: noise of mirror mode", NOISES)
-    mirror_window: float | None = _option(None, "WM: noise rows that B remembers, per input cell; default: 8 or 100 by noise")
+    mirror_window: float | None = _option(None, "WM: noise rows that B remembers, per input cell; default: 6 or 100 by noise")
     mirror_rows: int = _option(512, "WM: noise rows per mirror step, a power of two")
     mirror_every: int = _option(1, "WM: training steps between mirror steps")
     mirror_bound: str = _option("decay", "WM: matched decay, or synaptic scaling", BOUNDS)
@@ -55,6 +55,7 @@ class Config:
                 check_choice(spec.name.replace("_", " "), value, choices)
         for name in ("epochs", "batch_size", "mirror_every", "mirror_rows"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("mirror_rows", self.mirror_rows == power_of_two(self.mirror_rows), "a power of two")
         self._require("hidden", min(self.hidden, default=0) >= 1, "one or more sizes of at least 1")
         self._require("lr", self.lr > 0, "more than 0")
         self._require("momentum", 0 <= self.momentum < 1, "from 0 up to but not including 1")

@@ -32,16 +32,13 @@ class Run:
     @classmethod
     def create(cls, config, name=None):
         """A new folder for a run of config.  Raises InputError if the name is taken or no plain name."""
-        run = cls(name or free_name(f"{config.model}-{config.rule}-{config.dataset}"))
+        run = cls(name if name is not None else free_name(f"{config.model}-{config.rule}-{config.dataset}"))
         if not re.fullmatch(r"\w[\w.-]*", run.name):
             raise InputError(f"log name {run.name!r} is not a plain file name; use letters, digits, '.', '_' and '-'")
-        try:
-            run.folder.mkdir(parents=True)
-        except FileExistsError:
-            raise InputError(
-                f"a run named {run.name!r} exists in {run.folder}; continue it with "
-                f"--resume {run.name}, or choose another --log-name"
-            ) from None
+        if run.folder.exists():
+            go_on = f"continue it with --resume {run.name}, or choose another --log-name"
+            raise InputError(f"a run named {run.name!r} exists in {run.folder}; {go_on}")
+        new_folder(run.folder)
         versions = {"wtref": wtref.__version__, "numpy": np.__version__, "python": platform.python_version()}
         run._write_text("config.json", json.dumps({"config": asdict(config), "versions": versions}, indent=2))
         return run
@@ -57,9 +54,13 @@ class Run:
 
     def config(self):
         """The Config that the run was started with."""
-        stored = json.loads((self.folder / "config.json").read_text())["config"]
+        path = self.folder / "config.json"
         tuples = {spec.name for spec in fields(Config) if isinstance(spec.default, tuple)}
-        return Config(**{name: tuple(v) if name in tuples else v for name, v in stored.items()})
+        try:
+            stored = json.loads(path.read_text())["config"]
+            return Config(**{name: tuple(v) if name in tuples else v for name, v in stored.items()})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} is damaged ({error!r}); restore it from a copy, or start a new run") from None
 
     def save(self, training, record):
         """Add the epoch's record to the metrics and replace the checkpoint."""
@@ -72,21 +73,43 @@ class Run:
 
     def restore(self, training):
         """Bring a fresh Training to where the checkpoint was written; False if there is none yet."""
-        path = self.folder / "last.npz"
-        if not path.exists():
+        arrays, plain = self.checkpoint()
+        if plain is None:
             return False
+        self.metrics()  # if they are damaged, it shows before any work
+        try:
+            training.restore(arrays, plain)
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{self.folder / 'last.npz'} does not fit the run's network ({error!r})") from None
+        return True
+
+    def saved_epoch(self):
+        """The epoch that the checkpoint was written after; 0 if there is none."""
+        _, plain = self.checkpoint()
+        return plain["epoch"] if plain else 0
+
+    def checkpoint(self):
+        """(arrays, plain values) as saved, or (None, None)."""
+        path = self.folder / "last.npz"
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            return arrays, json.loads(str(arrays.pop(PLAIN)))
+        except FileNotFoundError:
+            return None, None
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{path} is damaged ({error}); restore it from a copy, or start a new run") from None
-        training.restore(arrays, json.loads(str(arrays.pop(PLAIN))))
-        return True
 
     def metrics(self):
         """The records of all finished epochs."""
         path = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        try:
+            records = [json.loads(line) for line in path.read_text().splitlines()]
+            return sorted(records, key=lambda record: record["epoch"])
+        except FileNotFoundError:
+            return []
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is damaged ({error!r}); restore it from a copy") from None
 
     def _write_text(self, name, text):
         with replacing(self.folder / name) as file:
@@ -94,6 +117,14 @@ class Run:
 
 
 PLAIN = "plain.json"  # the checkpoint's entry for everything that is not an array
+
+
+def new_folder(folder):
+    """Make a folder that must not exist yet.  Raises InputError where that cannot be."""
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from None
 
 
 def free_name(stem):
