@@ -43,6 +43,8 @@ def main(argv=None):
 def _train(args):
     """Train one network by one rule, in a folder of its own under runs/."""
     given = _given(args)
+    if args.resume is not None and args.log_name is not None:
+        raise InputError(f"--resume goes on under the run's own name, {args.resume}; leave --log-name {args.log_name} out")
     run = Run.find(args.resume) if args.resume is not None else None
     config = _resumed_config(run, given) if run else Config(**given)
     device = open_device(config.device, config.dtype)
