@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
 from wtref import rules, torch_check  # noqa: E402
 from wtref.errors import InputError  # noqa: E402
@@ -19,13 +19,9 @@ STEPS = 3
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """One thread, which suits small networks, and few rows, so that a mirror step is a part of a block."""
+def few_rows(monkeypatch):
+    """In narrow layers too a step of mirror mode is then a part of a block."""
     monkeypatch.setitem(torch_check.MIRROR, "rows", 32)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def checked(model, rule, steps=STEPS, dtype="float64", **options):

@@ -100,7 +100,7 @@ def check(
         raise InputError(f"check: PyTorch {torch.__version__} sees no CUDA device; use --device cpu")
     for model in (ALIASES.get(name, name) for name in models):
         for rule in rules:
-            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            with torch_networks.plain_arithmetic():
                 rows.append(_compare(model, rule, device, steps, options))
             if progress:
                 progress(f"{model} {rule}: largest relative error {rows[-1].worst:.1e}")
