@@ -7,7 +7,7 @@ from wtref.datasets import DATASETS
 from wtref.errors import InputError, check_choice
 from wtref.losses import LOSSES
 from wtref.models import ALIASES, MODELS, NORMS, STEMS, Options
-from wtref.noise import NOISES
+from wtref.noise import NOISES, power_of_two
 from wtref.optim import SCHEDULES
 from wtref.rules import BOUNDS, RULES
 
@@ -38,6 +38,15 @@ class Config:
     activation: str = _option("relu", "nonlinearity phi", ACTIVATIONS)
     hidden: tuple[int, ...] = _option((500,), "sizes of an mlp's hidden layers")
     stem: str | None = _option(None, "first layers of resnet18 and larger; default: by image size", STEMS)
+    crop: int = _option(0, "augmentation: zeros around an image, in pixels, from which a random window is cut")
+    flip: bool = _option(False, "augmentation: mirror half of the images, left to right")
+    rotate: float = _option(0.0, "augmentation: largest random rotation, in degrees")
+    jitter: float = _option(0.0, "image folders: largest change of brightness, contrast and saturation, 0.4 for 40 %")
+    image_size: int = _option(224, "image folders: pixels on a side of what the network sees")
+    bad_images: str = _option("error", "image folders: what to do with images that cannot be read", ("error", "skip"))
+    workers: int = _option(2, "image folders: images decoded at a time")
+    save_every: int = _option(1000, "steps between checkpoints; one is written after every epoch in any case")
+    tensorboard: bool = _option(False, "also write TensorBoard event files into the run's folder")
     seed: int = _option(0, "of everything random in the run")
     device: str = _option("auto", "auto, cpu, cuda or cuda:N")
     dtype: str = _option("float32", "precision", ["float32", "float64"])
@@ -53,8 +62,9 @@ class Config:
             value, choices = getattr(self, spec.name), spec.metadata["choices"]
             if choices is not None and value is not None:
                 check_choice(spec.name.replace("_", " "), value, choices)
-        for name in ("epochs", "batch_size", "mirror_every", "mirror_rows"):
+        for name in ("epochs", "batch_size", "mirror_every", "mirror_rows", "image_size", "workers", "save_every"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("mirror_rows", self.mirror_rows == power_of_two(self.mirror_rows), "a power of two")
         self._require("hidden", min(self.hidden, default=0) >= 1, "one or more sizes of at least 1")
         self._require("lr", self.lr > 0, "more than 0")
         self._require("momentum", 0 <= self.momentum < 1, "from 0 up to but not including 1")
