@@ -14,15 +14,22 @@ def angle(u, v):
     """The angle between two arrays of one shape, in degrees: 0 aligned, 90 unrelated, 180 opposed.
 
     2 atan2(|u' - v'|, |u' + v'|) on unit vectors: exact for small angles too, where acos is not.
+    An array of zeros, as a dead layer sends, is unrelated to everything.
     """
     norm = array_module(u).linalg.norm
-    u, v = u / norm(u), v / norm(v)
+    lengths = float(to_host(norm(u))), float(to_host(norm(v)))
+    if 0 in lengths:
+        return 90.0
+    u, v = u / lengths[0], v / lengths[1]
     return math.degrees(2 * math.atan2(to_host(norm(u - v)), to_host(norm(u + v))))
 
 
 def matrix_angles(network):
-    """{layer: degrees between B and W^T}, for every layer with feedback weights of that shape."""
-    synapses = [s for s in network.with_feedback if s.B.shape == s.W.T.shape]
+    """{layer: degrees between B and W^T}, for every layer whose B stands for its W^T.
+
+    Under direct feedback alignment that is the output layer alone: the others skip all layers between.
+    """
+    synapses = [s for s in network.with_feedback if s.direct is None or s is network.synapses[-1]]
     return {s.name: angle(s.B, s.W.T) for s in synapses}
 
 

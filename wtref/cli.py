@@ -8,7 +8,7 @@ from typing import get_args
 from wtref import __version__, commands
 from wtref.compare import DEFAULTS as COMPARE_DEFAULTS
 from wtref.config import Config
-from wtref.errors import Diverged, InputError, choose
+from wtref.errors import Diverged, InputError, Unsaved, choose
 from wtref.presets import PRESETS
 from wtref.rules import RULES
 
@@ -31,9 +31,12 @@ def main(argv=None):
     except InputError as error:
         print(f"wtref: {error}", file=sys.stderr)
         return 2
-    except (Diverged, OSError) as error:
+    except (Diverged, Unsaved) as error:
         print(f"wtref: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("wtref: interrupted", file=sys.stderr)
+        return 130
 
 
 class _Parser(argparse.ArgumentParser):

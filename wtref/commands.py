@@ -8,7 +8,7 @@ from wtref import datasets, figures, predicting, runs
 from wtref.backend import open_device
 from wtref.config import Config
 from wtref.datasets import fetch
-from wtref.errors import Diverged, InputError
+from wtref.errors import Diverged, InputError, Unsaved
 from wtref.runs import Run
 from wtref.signals import stop_requests
 from wtref.tensorboard import event_writer
@@ -23,7 +23,7 @@ def compare(args, given):
 
 def train(args, given):
     """Train one network by one rule, in a folder of its own under runs/."""
-    run = Run.find(args.resume) if args.resume else None
+    run = Run.find(args.resume) if args.resume is not None else None
     config = _resumed_config(run, given) if run else Config(**given)
     training = _training(config, config.device)
     about = training.feed.about()
@@ -132,7 +132,7 @@ def _train_and_save(training, run):
                 write_events(record)
                 print(_epoch_line(record, config.epochs), flush=True)
             if record or stop.signal or training.position % config.save_every == 0:
-                run.save(training)
+                _save(run, training)
             if stop.signal:
                 at = f"epoch {training.epoch + 1}, after step {training.position} of {training.feed.steps}"
                 go_on = f"go on with: python run.py train --resume {run.name}"
@@ -140,6 +140,13 @@ def _train_and_save(training, run):
                 return stop.exit_code
     print(f"done: {config.epochs} epochs, checkpoints and metrics in {run.folder}")
     return 0
+
+
+def _save(run, training):
+    try:
+        run.save(training)
+    except OSError as error:
+        raise Unsaved(f"cannot write to {run.folder}: {error.strerror}; {run.saved()}, unharmed") from None
 
 
 def _explained(steps, run):

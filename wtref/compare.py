@@ -10,7 +10,7 @@ from statistics import mean, stdev
 
 from wtref import datasets, figures, runs
 from wtref.backend import open_device
-from wtref.errors import InputError, check_choice
+from wtref.errors import Diverged, InputError, check_choice
 from wtref.files import replacing
 from wtref.rules import RULES
 from wtref.training import Training
@@ -31,14 +31,17 @@ def run(config, rules, seeds, jobs=None):
     if seeds < 1:
         raise InputError(f"--seeds must be at least 1, found {seeds}")
     configs = [replace(config, rule=rule, seed=seed) for seed in range(seeds) for rule in rules]
+    jobs = _jobs(config, jobs, len(configs))
     _open(configs[0])  # a data set, device or shape that cannot be is found here, before any work
     folder = runs.RUNS / runs.free_name(f"compare-{config.dataset}")
-    folder.mkdir(parents=True)
+    runs.new_folder(folder)
     print(f"{config.model} on {config.dataset}, {config.epochs} epochs: {', '.join(rules)} x {seeds} seeds")
     try:
-        lines = _run_all(configs, _jobs(config, jobs, len(configs)), folder)
+        lines = _run_all(configs, jobs, folder)
     except KeyboardInterrupt:
-        print(f"\nwtref: interrupted; the finished runs are in {folder}/metrics.jsonl", file=sys.stderr)
+        saved = folder / "metrics.jsonl"
+        held = f"the finished runs are in {saved}" if saved.exists() else "no run was finished"
+        print(f"\nwtref: interrupted; {held}", file=sys.stderr)
         return 130
     text = table(lines, rules)
     _write(folder / "table.txt", text + "\n")
@@ -72,7 +75,7 @@ def _run_all(configs, jobs, folder):
     lines = []
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(max((os.cpu_count() or 1) // jobs, 1))  # read when a worker imports NumPy
-    with multiprocessing.get_context("spawn").Pool(jobs, initializer=_leave_ctrl_c_to_parent) as pool:
+    with _pool(jobs) as pool:
         for done, (config, records) in enumerate(pool.imap_unordered(_train, configs), start=1):
             lines += [{"rule": config.rule, "seed": config.seed, **record} for record in records]
             _write(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
@@ -83,7 +86,10 @@ def _run_all(configs, jobs, folder):
 
 
 def _train(config):
-    return config, list(_open(config).epochs())
+    try:
+        return config, list(_open(config).epochs())
+    except Diverged as error:
+        raise Diverged(f"{error} ({config.rule}, seed {config.seed})") from None
 
 
 def _open(config):
@@ -98,8 +104,13 @@ def _jobs(config, jobs, most):
     return min(jobs or (os.cpu_count() or 1 if on_cpu else 1), most)
 
 
-def _leave_ctrl_c_to_parent():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _pool(jobs):
+    """Worker processes that leave Ctrl-C to this one: they are born while it is ignored."""
+    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return multiprocessing.get_context("spawn").Pool(jobs)
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def _write(path, text):

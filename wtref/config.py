@@ -51,7 +51,7 @@ class Config:
     device: str = _option("auto", "auto, cpu, cuda or cuda:N")
     dtype: str = _option("float32", "precision", ["float32", "float64"])
     mirror_noise: str = _option("decorrelated", "WM: noise of mirror mode", NOISES)
-    mirror_window: float | None = _option(None, "WM: noise rows that B remembers, per input cell; default: 8 or 100 by noise")
+    mirror_window: float | None = _option(None, "WM: noise rows that B remembers, per input cell; default: 6 or 100 by noise")
     mirror_rows: int = _option(512, "WM: noise rows per mirror step, a power of two")
     mirror_every: int = _option(1, "WM: training steps between mirror steps")
     mirror_bound: str = _option("decay", "WM: matched decay, or synaptic scaling", BOUNDS)

@@ -103,6 +103,8 @@ class BatchNorm:
 
     def forward(self, y, train=True):
         """y (..., C) -> (..., C)."""
+        if y.shape[-1] != self.channels:
+            raise InputError(f"{self.name}: takes {self.channels} channels, was given {_shape(y)}")
         rows = _rows(y, self.channels)
         if train:
             mean = rows.mean(axis=0)

@@ -34,7 +34,7 @@ class DecorrelatedNoise:
     at the end of a block to 1 / window^2 in the middle of one.
     """
 
-    window = 8  # theta = 6 degrees on average; where one slice is the whole block, 0
+    window = 6  # theta = 8 degrees on average; where one slice is the whole block, 0
 
     def __init__(self):
         self._hadamard = {}

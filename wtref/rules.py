@@ -187,13 +187,14 @@ class WeightMirror(Rule):
     def rate(self, s):
         """a: a moving average at rate a, M rows at a time, remembers S = M (2 - a) / a rows."""
         M, S = self.batch(s), self.memory(s)
-        return 2 * M / (S + M)
+        return min(2 * M / (S + M), 1)
 
     def _fire(self, a):
         if self.phi is None:
             return a
         y, ones = self.phi.forward(a), a * 0 + 1
-        return y / self.phi.backward(ones).mean(axis=0)
+        slope = self.phi.backward(ones).mean(axis=0)
+        return y / slope.clip(1 / len(a))  # a cell that was silent throughout tells nothing
 
 
 def _decay(s, delta_B, lambda_B):

@@ -37,16 +37,13 @@ class Run:
 
         Raises InputError if the name is taken or no plain name.
         """
-        run = cls(name or free_name(f"{config.model}-{config.rule}-{config.dataset}"))
+        run = cls(name if name is not None else free_name(f"{config.model}-{config.rule}-{config.dataset}"))
         if not re.fullmatch(r"\w[\w.-]*", run.name):
             raise InputError(f"log name {run.name!r} is not a plain file name; use letters, digits, '.', '_' and '-'")
-        try:
-            run.folder.mkdir(parents=True)
-        except FileExistsError:
-            raise InputError(
-                f"a run named {run.name!r} exists in {run.folder}; continue it with "
-                f"--resume {run.name}, or choose another --log-name"
-            ) from None
+        if run.folder.exists():
+            go_on = f"continue it with --resume {run.name}, or choose another --log-name"
+            raise InputError(f"a run named {run.name!r} exists in {run.folder}; {go_on}")
+        new_folder(run.folder)
         versions = {"wtref": wtref.__version__, "numpy": np.__version__, "python": platform.python_version()}
         about = {"config": asdict(config), "data": data, "versions": versions}
         run._write_text("config.json", json.dumps(about, indent=2) + "\n")
@@ -64,7 +61,7 @@ class Run:
         path = self.folder / "config.json"
         try:
             about = json.loads(path.read_text())
-            return {key: about[key] for key in ("config", "data", "versions")}
+            return {key: dict(about[key]) for key in ("config", "data", "versions")}
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is damaged ({error!r}); restore it from a copy, or start a new run") from None
 
@@ -74,7 +71,10 @@ class Run:
         unknown = ", ".join(set(stored) ^ set(specs))
         if unknown:
             raise InputError(f"{self.folder}/config.json is of another version of wtref; it differs in: {unknown}")
-        return Config(**{k: tuple(v) if isinstance(specs[k].default, tuple) else v for k, v in stored.items()})
+        try:
+            return Config(**{k: tuple(v) if isinstance(specs[k].default, tuple) else v for k, v in stored.items()})
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{self.folder}/config.json is damaged ({error}); restore it from a copy") from None
 
     def add(self, record):
         """Write down an epoch's record; the records of its own and of later epochs give way to it."""
@@ -100,7 +100,10 @@ class Run:
             except checkpoints.Damaged as damage:
                 print(f"wtref: {damage}; falling back to the checkpoint before it", file=sys.stderr)
                 continue
-            training.restore(arrays, plain)
+            try:
+                training.restore(arrays, plain)
+            except (KeyError, ValueError) as error:
+                raise InputError(f"{self.folder / name} does not fit the run's network ({error!r})") from None
             self._tidy(name, plain)
             return True
         if self.folder.joinpath("last.npz").exists():
@@ -133,11 +136,12 @@ class Run:
         """The records of all finished epochs."""
         path = self.folder / "metrics.jsonl"
         try:
-            return [json.loads(line) for line in path.read_text().splitlines()]
+            records = [json.loads(line) for line in path.read_text().splitlines()]
+            return sorted(records, key=lambda record: record["epoch"])
         except FileNotFoundError:
             return []
-        except ValueError as error:
-            raise InputError(f"{path} is damaged ({error}); restore it from a copy") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is damaged ({error!r}); restore it from a copy") from None
 
     def _tidy(self, name, plain):
         """Make the folder what it was when checkpoint `name` was written."""
@@ -179,6 +183,14 @@ def table():
         rows.append((run.name, config.rule, config.model, config.dataset, f"{len(records)}/{config.epochs}", best, state))
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def new_folder(folder):
+    """Make a folder that must not exist yet.  Raises InputError where that cannot be."""
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from None
 
 
 def free_name(stem):

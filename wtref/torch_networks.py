@@ -38,19 +38,38 @@ class Feedback(torch.autograd.Function):
         if layer.direct is not None:  # the output error, in equal shares to all P positions
             positions = arriving.shape[2]
             arriving = (layer.direct / positions)[:, :, None].expand(-1, -1, positions)
-        return delta, layer.image(B @ arriving, y), outer, None
+        carried = torch.einsum("io,nop->nip", B, arriving)
+        return delta, layer.image(carried, y), outer, None
 
 
 class _WithFeedback:
-    """Mixed into a layer of torch.nn: with a B, errors return through B; without, as autograd has it."""
+    """Mixed into a layer of torch.nn: with a B, errors return through B; without, as autograd has it.
 
-    B = None  # (n_in, n_out), n_in in the order of `columns`
+    PyTorch orders a patch (C_in, k_h, k_w), the rest of this program (k_h, k_w, C_in): `ours` and
+    `theirs` reorder the last axis of an array of inputs to the one and to the other.
+    """
+
+    B = None  # (n_in, n_out), n_in in PyTorch's order
     direct = None  # (N, classes): direct feedback alignment's error
 
     def forward(self, y):
         if self.B is None:
             return super().forward(y)
         return Feedback.apply(super().forward(y.detach()), y, self.B, self)
+
+    @torch.no_grad()
+    def start(self, W, b=None, B=None):
+        """Take over W (n_out, n_in), b (n_out,) and B (n_in, n_out) in this program's order."""
+        self.weight.copy_(self.theirs(W).view_as(self.weight))
+        if b is not None:
+            self.bias.copy_(b)
+        if B is not None:
+            self.B = self.theirs(B.T).T.contiguous()
+
+    def arrays(self, pick):
+        """W, b and B, or what `pick` makes of them, in this program's order; None where it gives None."""
+        W, b, B = (None if x is None else pick(x) for x in (self.weight, self.bias, self.B))
+        return {"W": self.ours(W.flatten(1)), "b": b, "B": None if B is None else self.ours(B.T).T}
 
 
 class Linear(_WithFeedback, nn.Linear):
@@ -67,12 +86,18 @@ class Linear(_WithFeedback, nn.Linear):
     def image(self, columns, like):
         return columns[:, :, 0]
 
+    def ours(self, x):
+        return x
+
+    theirs = ours
+
 
 class Conv2d(_WithFeedback, nn.Conv2d):
     """columns and image: (N, C, H, W) to patches (N, C k_h k_w, P), and their sum back in place."""
 
     @property
     def sign_scale(self):
+        """The size of B's entries in sign-symmetry (Xiao et al., 2018)."""
         return math.sqrt(2 / (math.prod(self.kernel_size) * self.out_channels))
 
     def columns(self, y):
@@ -80,6 +105,12 @@ class Conv2d(_WithFeedback, nn.Conv2d):
 
     def image(self, columns, like):
         return F.fold(columns, like.shape[2:], self.kernel_size, stride=self.stride, padding=self.padding)
+
+    def ours(self, x):
+        return x.unflatten(-1, (-1, *self.kernel_size)).movedim(-3, -1).flatten(-3)
+
+    def theirs(self, x):
+        return x.unflatten(-1, (*self.kernel_size, -1)).movedim(-1, -3).flatten(-3)
 
 
 class Unit(nn.Module):

@@ -139,9 +139,12 @@ class Training:
         self.position, self.seconds = 0, 0.0
         self.loss_sum, self.wrong, self.pending = 0.0, 0, []
 
+    @np.errstate(over="ignore", invalid="ignore")
     def _finish_epoch(self):
-        self.epoch += 1
         test_loss, test_error = self.evaluate(self.feed.test_batches())
+        if not np.isfinite(test_loss):
+            raise Diverged(f"the test loss became {test_loss} {self._where(self.position - 1)}")
+        self.epoch += 1
         count = self.feed.train_count
         record = {
             "epoch": self.epoch,
@@ -165,10 +168,11 @@ class Training:
         for i, loss in enumerate(self.pending, start=self.position - len(self.pending)):
             loss = float(to_host(loss))
             if not np.isfinite(loss):
-                lr = self.schedule(self.epoch * self.feed.steps + i)
-                raise Diverged(
-                    f"the loss became {loss} in epoch {self.epoch + 1}, step {i + 1} of {self.feed.steps}, "
-                    f"at learning rate {lr:g}; a smaller --lr may help"
-                )
+                raise Diverged(f"the loss became {loss} {self._where(i)}")
             self.loss_sum += loss
         self.pending = []
+
+    def _where(self, i):
+        """In words: step i of the present epoch."""
+        lr = self.schedule(self.epoch * self.feed.steps + i)
+        return f"in epoch {self.epoch + 1}, step {i + 1} of {self.feed.steps}, at learning rate {lr:g}; a smaller --lr may help"

@@ -1,0 +1,149 @@
+"""A stand-in for CuPy on a machine without a GPU: arrays that cannot mix with NumPy's unnoticed.
+
+A `DoubleArray` keeps a NumPy array out of sight.  `xp.array(host)` is the only way in and `.get()` the
+only way out.  Everything else that would join host and device raises TypeError: operators, indexing,
+assignment, `np` functions on a DoubleArray, `xp` functions on a host array.  A result without
+dimensions stays on the device, as with CuPy; `float(x)`, `bool(x)` and the like, which CuPy grants
+after waiting for the GPU, are refused, so that every wait is written as `.get()`.
+
+Python numbers and NumPy's scalars may meet an array, as they may with CuPy.
+"""
+
+import operator
+from types import SimpleNamespace
+
+import numpy as np
+
+PLAIN = (bool, int, float, str, slice, type, type(None), type(Ellipsis), np.generic, np.dtype)
+
+
+class DoubleArray:
+    """An array on the pretended device."""
+
+    __array_ufunc__ = None  # operators with an ndarray on the left come here and are refused
+
+    def __init__(self, hidden):
+        self._hidden = hidden
+
+    def get(self):
+        """A copy on the host, as a NumPy array, of no dimensions too."""
+        return np.array(self._hidden)
+
+    shape = property(lambda self: self._hidden.shape)
+    dtype = property(lambda self: self._hidden.dtype)
+    ndim = property(lambda self: self._hidden.ndim)
+    size = property(lambda self: self._hidden.size)
+    nbytes = property(lambda self: self._hidden.nbytes)
+    itemsize = property(lambda self: self._hidden.itemsize)
+    strides = property(lambda self: self._hidden.strides)
+    flags = property(lambda self: self._hidden.flags)
+    T = property(lambda self: DoubleArray(self._hidden.T))
+
+    def __len__(self):
+        return len(self._hidden)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index):
+        return _wrapped(self._hidden[_unwrapped(index)])
+
+    def __setitem__(self, index, value):
+        self._hidden[_unwrapped(index)] = _unwrapped(value)
+
+    def __repr__(self):
+        return f"DoubleArray(shape={self.shape}, dtype={self.dtype})"
+
+    def _refuse(self, *arguments, **options):
+        raise TypeError("an array of the device double was to become host data; use backend.to_host")
+
+    __array__ = __array_function__ = __bool__ = __int__ = __float__ = __complex__ = __index__ = _refuse
+    item = tolist = _refuse
+    __hash__ = None
+
+
+def _unwrapped(x):
+    """What x hides; TypeError if host data hides in it."""
+    if isinstance(x, DoubleArray):
+        return x._hidden
+    if isinstance(x, (tuple, list)):
+        return type(x)(_unwrapped(part) for part in x)
+    if isinstance(x, PLAIN):
+        return x
+    raise TypeError(f"the device double was given a {type(x).__name__} of the host; use xp.array first")
+
+
+def _wrapped(x):
+    return DoubleArray(np.asarray(x)) if isinstance(x, (np.ndarray, np.generic)) else x
+
+
+def _lifted(function):
+    """The same function on the device's arrays."""
+
+    def on_device(*arguments, out=None, **options):
+        arguments = [_unwrapped(argument) for argument in arguments]
+        options = {name: _unwrapped(value) for name, value in options.items()}
+        if out is None:
+            return _wrapped(function(*arguments, **options))
+        function(*arguments, out=_unwrapped(out), **options)
+        return out
+
+    return on_device
+
+
+def _in_place(function):
+    def on_device(self, other):
+        self._hidden = function(self._hidden, _unwrapped(other))
+        return self
+
+    return on_device
+
+
+BINARY = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift".split()
+COMPARISONS = "eq ne lt le gt ge".split()
+METHODS = (
+    "all any argmax argmin argsort astype clip copy cumsum diagonal dot max mean min nonzero prod ravel "
+    "repeat reshape round sort squeeze std sum swapaxes take trace transpose var view"
+).split()
+FUNCTIONS = (
+    "abs absolute add all any arange argmax argmin argsort ascontiguousarray bitwise_and bitwise_xor "
+    "broadcast_to clip concatenate copysign copyto cumsum divide dot einsum empty empty_like equal exp "
+    "expand_dims expm1 eye flip floor full full_like greater greater_equal isfinite isnan less "
+    "less_equal log log1p logical_and logical_not logical_or matmul max maximum mean min minimum "
+    "moveaxis multiply negative ones ones_like outer pad power prod ravel repeat reshape roll rint "
+    "rot90 sign sqrt square squeeze stack std subtract sum swapaxes take take_along_axis tanh tensordot "
+    "tile transpose true_divide var vdot where zeros zeros_like"
+).split()
+
+for _name in BINARY:
+    _plain = getattr(operator, f"__{_name}__")
+    setattr(DoubleArray, f"__{_name}__", _lifted(_plain))
+    setattr(DoubleArray, f"__r{_name}__", _lifted(lambda a, b, plain=_plain: plain(b, a)))
+    setattr(DoubleArray, f"__i{_name}__", _in_place(getattr(operator, f"__i{_name}__")))
+for _name in COMPARISONS:
+    setattr(DoubleArray, f"__{_name}__", _lifted(getattr(operator, f"__{_name}__")))
+for _name in ("neg", "pos", "abs", "invert"):
+    setattr(DoubleArray, f"__{_name}__", _lifted(getattr(operator, f"__{_name}__")))
+for _name in METHODS:
+    setattr(DoubleArray, _name, _lifted(getattr(np.ndarray, _name)))
+
+
+def _array(host, dtype=None):
+    """A copy of host data, or of an array of the device, on the device."""
+    return DoubleArray(np.array(host._hidden if isinstance(host, DoubleArray) else host, dtype=dtype))
+
+
+xp = SimpleNamespace(
+    __name__="device_double.xp",
+    ndarray=DoubleArray,
+    array=_array,
+    linalg=SimpleNamespace(norm=_lifted(np.linalg.norm)),
+    lib=SimpleNamespace(
+        stride_tricks=SimpleNamespace(
+            sliding_window_view=_lifted(np.lib.stride_tricks.sliding_window_view),
+            as_strided=_lifted(np.lib.stride_tricks.as_strided),
+        )
+    ),
+    **{name: _lifted(getattr(np, name)) for name in FUNCTIONS},
+    **{name: getattr(np, name) for name in "float32 float64 int32 int64 uint8 inf nan pi newaxis".split()},
+)

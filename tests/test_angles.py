@@ -1,0 +1,161 @@
+"""Angles worked out by hand, and delta angles against PyTorch's autograd."""
+
+import math
+
+import numpy as np
+import pytest
+from helpers import CPU
+
+from wtref import models
+from wtref.angles import angle, delta_angles, matrix_angles
+from wtref.losses import softmax_cross_entropy
+from wtref.rules import RULES
+
+CLASSES = 5
+
+
+def degrees(x):
+    return pytest.approx(x, rel=1e-14, abs=1e-14)
+
+
+@pytest.mark.parametrize(
+    "u, v, wanted",
+    [
+        ([1, 0], [3, 0], 0),
+        ([1, 0], [0, 2], 90),
+        ([1, 0], [-5, 0], 180),
+        ([1, 0], [1, 1], 45),
+        ([0, 2], [-3, -3], 135),
+        ([1, 0], [1, math.sqrt(3)], 60),
+        ([3, 4], [4, 3], math.degrees(math.acos(24 / 25))),
+        ([1, 2, 3], [-1e-9, -2e-9, -3e-9], 180),
+        ([[1, 1], [1, 1]], [[1, 1], [1, 1]], 0),
+        ([[1, 1], [1, 1]], [[1, 1], [-1, -1]], 90),
+    ],
+)
+def test_angles_by_hand(u, v, wanted):
+    u, v = np.array(u, float), np.array(v, float)
+    assert angle(u, v) == degrees(wanted) and angle(v, u) == degrees(wanted)
+
+
+@pytest.mark.parametrize("tiny", [1e-3, 1e-7, 1e-12])
+def test_tiny_and_nearly_opposite_angles_keep_their_digits(tiny):
+    """The cosine of 1e-7 degrees is 1 to the last digit; the angle is not lost all the same."""
+    u, v = np.array([1, 0.0]), np.array([math.cos(math.radians(tiny)), math.sin(math.radians(tiny))])
+    assert angle(u, v) == pytest.approx(tiny, rel=1e-10)
+    assert 180 - angle(u, -v) == pytest.approx(tiny, abs=1e-13 + 1e-6 * tiny)
+
+
+def test_an_angle_does_not_depend_on_memory_order_or_precision():
+    rng = np.random.default_rng(0)
+    u, v = rng.standard_normal((2, 4, 3))
+    assert angle(u, v) == degrees(angle(np.asfortranarray(u), v))
+    found = angle(u.astype(np.float32), v.astype(np.float32))
+    assert isinstance(found, float) and found == pytest.approx(angle(u, v), abs=1e-4)
+
+
+# --- networks ----------------------------------------------------------------------------------------------
+
+
+def stepped(rule_name, model="resnet8", **options):
+    """A network in the middle of a training step, before the backward pass: (network, images, error)."""
+    rng, rule = np.random.default_rng(0), RULES[rule_name]()
+    network = models.build(model, (8, 8, 2), CLASSES, models.Options(width=3, **options))
+    network.initialise(CPU, rng)
+    for s in network.with_feedback:
+        rule.connect(s, rng, CLASSES)
+        rule.before_training(s)
+    images = rng.standard_normal((6, 8, 8, 2))
+    _, error = softmax_cross_entropy(network.forward(images), np.arange(6) % CLASSES)
+    for s in network.with_feedback:
+        rule.before_backward(s, rng, error)
+    return network, images, error
+
+
+@pytest.mark.parametrize("model", ["mlp", "resnet8"])
+def test_backprop_has_no_angles(model):
+    network, _, error = stepped("bp", model)
+    assert set(delta_angles(network, error)) == {s.name for s in network.synapses[:-1]}
+    assert set(delta_angles(network, error).values()) == {0}
+    assert set(matrix_angles(network)) == {s.name for s in network.with_feedback}
+    assert set(matrix_angles(network).values()) == {0}
+
+
+@pytest.mark.parametrize("rule", [name for name in RULES if name != "bp"])
+def test_measuring_leaves_no_trace(rule):
+    """Every B and direct error is the very array it was; the backward pass left the rule's own products."""
+    network, _, error = stepped(rule)
+    own = [(s.B, s.B.copy(), s.direct) for s in network.with_feedback]
+    angles = delta_angles(network, error)
+    assert all(s.B is B and s.direct is direct for s, (B, _, direct) in zip(network.with_feedback, own))
+    assert all(np.array_equal(B, copy) for B, copy, _ in own)
+    measured = [s.outer for s in network.synapses]
+    network.backward(error)
+    assert all(np.array_equal(a, s.outer) for a, s in zip(measured, network.synapses))
+    assert 0 < min(angles[s.name] for s in network.synapses[:-2])
+
+
+def test_a_matrix_angle_lies_between_B_and_the_transpose_of_W():
+    network, _, _ = stepped("fa")
+    for s in network.with_feedback:
+        dot = sum(s.B[i, o] * s.W[o, i] for i in range(s.n_in) for o in range(s.n_out))
+        cosine = dot / math.sqrt((s.B**2).sum() * (s.W**2).sum())
+        assert matrix_angles(network)[s.name] == pytest.approx(math.degrees(math.acos(cosine)), rel=1e-12)
+
+
+def test_matrix_angles_leave_out_direct_feedback():
+    """Its B's are (n_in, classes); only the output layer's has the shape of its W's transpose."""
+    network, _, _ = stepped("dfa", "mlp", hidden=(7, 6))
+    assert [s.name for s in network.with_feedback] == ["hidden2", "output"]
+    assert list(matrix_angles(network)) == ["output"]
+
+
+# --- PyTorch -----------------------------------------------------------------------------------------------
+
+
+def torch_deltas(network, images):
+    """{layer: the true delta at its output}, from autograd through the same small convolutional network.
+
+    conv1, tanh, pool, conv2, tanh, pool, hidden1, tanh, hidden2, tanh, output: LeNet.
+    """
+    torch = pytest.importorskip("torch")
+    weights = {s.name: (torch.tensor(s.W), torch.tensor(s.b)) for s in network.synapses}
+    y, outputs = torch.tensor(images.transpose(0, 3, 1, 2)), {}
+    for name, (W, b) in weights.items():
+        if name == "hidden1":  # our features are channels-last
+            y = y.permute(0, 2, 3, 1).flatten(1)
+        if name.startswith("conv"):
+            W = W.reshape(len(W), 5, 5, -1).permute(0, 3, 1, 2)
+            a = torch.nn.functional.conv2d(y, W, b, padding=2 if name == "conv1" else 0)
+        else:
+            a = torch.nn.functional.linear(y, W, b)
+        outputs[name] = a.requires_grad_() if not a.requires_grad else a
+        outputs[name].retain_grad()
+        y = torch.tanh(a)
+        if name.startswith("conv"):
+            y = torch.nn.functional.max_pool2d(y, 2)
+    torch.nn.functional.cross_entropy(a, torch.arange(len(images)) % CLASSES).backward()
+    grads = {name: a.grad.numpy() for name, a in outputs.items()}
+    return {name: g.transpose(0, 2, 3, 1) if g.ndim == 4 else g for name, g in grads.items()}
+
+
+@pytest.mark.parametrize("rule_name", ["fa", "ss", "kp", "dfa"])
+def test_delta_angles_against_autograd(rule_name):
+    rng, rule = np.random.default_rng(0), RULES[rule_name]()
+    network = models.build("lenet", (12, 12, 2), CLASSES, models.Options(activation="tanh"))
+    network.initialise(CPU, rng)
+    for s in network.with_feedback:
+        rule.connect(s, rng, CLASSES)
+    images = rng.standard_normal((6, 12, 12, 2))
+    _, error = softmax_cross_entropy(network.forward(images), np.arange(6) % CLASSES)
+    for s in network.with_feedback:
+        rule.before_backward(s, rng, error)
+    found, true = delta_angles(network, error), torch_deltas(network, images)
+
+    network.backward(error)
+    assert np.allclose(network.synapses[-1].delta, true["output"], rtol=0, atol=1e-14)
+    for s in network.synapses[:-1]:
+        u, v = s.delta.ravel(), true[s.name].ravel()
+        cosine = u @ v / np.linalg.norm(u) / np.linalg.norm(v)
+        assert 1 < found[s.name] < 179
+        assert found[s.name] == pytest.approx(math.degrees(math.acos(cosine)), rel=1e-9)

@@ -1,0 +1,326 @@
+"""Whole training steps on the CuPy stand-in: no host array slips in, and the results are the CPU's."""
+
+import math
+import operator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from device_double import DoubleArray, xp
+from helpers import CPU, close
+
+from wtref import activations, backend
+from wtref.angles import matrix_angles
+from wtref.config import Config
+from wtref.datasets import Dataset
+from wtref.losses import one_hot
+from wtref.rules import RULES
+from wtref.training import Training
+
+CLASSES, BATCH = 4, 6
+HOST = np.arange(6.0).reshape(2, 3)
+
+
+@pytest.fixture(autouse=True)
+def double(monkeypatch):
+    """The pretended device; the program forgets it after the test."""
+    monkeypatch.setattr(backend, "_modules", dict(backend._modules))
+    backend.register(DoubleArray, xp)
+    return backend.Device("double", xp, np.float64)
+
+
+# --- the program on the double -----------------------------------------------------------------------------
+
+
+def images(size, train, test=5):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(256, size=(train + test, size, size, 2)).astype(np.uint8)
+    labels = rng.integers(CLASSES, size=train + test)
+    return Dataset("made up", CLASSES, pixels[:train], labels[:train], pixels[train:], labels[train:])
+
+
+def config(rule="wm", model="mlp", **options):
+    small = dict(batch_size=BATCH, epochs=1, hidden=(7, 6), lr=0.05, weight_decay=0.02, mirror_rows=4)
+    return Config(rule=rule, model=model, **{**small, **options})
+
+
+def trained(config, device, size=12, steps=3, width=None):
+    """A run after its first mirroring and `steps` steps: (training, losses and angles on the way)."""
+    options = replace(config.model_options, width=width)  # narrower than a run may ask for
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Config, "model_options", options)
+        training = Training(config, device, images(size, steps * BATCH))
+    for s in training.network.with_feedback:
+        training.rule.before_training(s)
+    measured = []
+    for first in range(0, steps * BATCH, BATCH):
+        batch = slice(first, first + BATCH)
+        pixels, labels = training.images[batch], training.labels[batch]
+        loss, _ = training.train_step(training.prepare(pixels), labels, measure=True)
+        measured += [float(backend.to_host(loss)), *training.delta_angles.values()]
+        measured += matrix_angles(training.network).values()
+    return training, measured
+
+
+def assert_same_on_both(config, double, **options):
+    ours, measured = trained(config, CPU, **options)
+    theirs, measured_there = trained(config, double, **options)
+    arrays, there = ours.state()[0], theirs.state()[0]
+    assert list(arrays) == list(there) and len(arrays) >= 6
+    for name, array in there.items():
+        assert type(array) is DoubleArray, name
+        assert np.isfinite(arrays[name]).all(), name
+        assert close(array.get(), arrays[name]), name
+    assert close(measured_there, measured)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("model", ["mlp", "resnet8"])
+def test_every_rule(double, rule, model):
+    assert_same_on_both(config(rule, model), double, width=3)
+
+
+@pytest.mark.parametrize("rule", ["wm", "kp"])
+@pytest.mark.parametrize(
+    "model, options",
+    [
+        ("lenet", dict(activation="sigmoid")),
+        ("mlp", dict(norm="before", activation="tanh")),
+        ("resnet8", dict(norm="after", stem="imagenet")),
+        ("resnet8", dict(norm="none", stem="cifar")),
+        ("resnet18", dict(norm="before", stem="imagenet")),
+        ("resnet50", dict(norm="before", stem="cifar")),
+    ],
+)
+def test_every_kind_of_network(double, rule, model, options):
+    assert_same_on_both(config(rule, model, **options), double, steps=2, width=2)
+
+
+@pytest.mark.parametrize("momentum, nesterov", [(0, False), (0.9, False), (0.9, True)])
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_losses_and_ways_of_descent(double, loss, momentum, nesterov):
+    descent = dict(momentum=momentum, nesterov=nesterov, schedule="step")
+    assert_same_on_both(config("kp", loss=loss, **descent), double)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(mirror_noise="independent"),
+        dict(mirror_bound="scaling"),
+        dict(mirror_activation="relu", hidden=(20, 18), mirror_rows=32),
+        dict(mirror_activation="sigmoid", mirror_noise="independent"),
+        dict(mirror_window=3, mirror_every=2),
+    ],
+)
+def test_every_kind_of_mirror(double, options):
+    assert_same_on_both(config("wm", **options), double)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_single_precision_stays_single(double, rule, loss):
+    """No double-precision number from the host makes its way into an array."""
+    single = replace(double, dtype=np.float32)
+    training, _ = trained(config(rule, "resnet8", loss=loss, momentum=0.9), single, width=3, steps=2)
+    parts = [(s.name, (s.delta, s.outer, s.B)) for s in training.network.with_feedback]
+    for name, arrays in [*parts, *((name, [array]) for name, array in training.state()[0].items())]:
+        assert all(array.dtype == np.float32 for array in arrays), name
+
+
+def test_a_whole_epoch_with_its_evaluation(double):
+    """The loop of training.py itself: shuffled batches, a smaller last one, test images, the record."""
+    records = []
+    for device in (CPU, double):
+        training = Training(config("wm", "lenet"), device, images(12, 3 * BATCH + 2))
+        records.append(next(training.epochs()))
+    ours, theirs = records
+    assert set(ours) == set(theirs) and ours["train_loss"] > 0
+    for key in set(ours) - {"seconds", "images_per_second"}:
+        assert theirs[key] == pytest.approx(ours[key], rel=1e-12, abs=1e-12), key
+
+
+def test_a_run_moves_between_devices(double):
+    """Saved on the CPU, it goes on there or on the device with the same results."""
+    data = images(12, 2 * BATCH)
+    saved = Training(config("kp", epochs=2), CPU, data)
+    next(saved.epochs())
+    arrays, plain = saved.state()
+    arrays = {name: array.copy() for name, array in arrays.items()}
+    ends = []
+    for device in (CPU, double):
+        training = Training(config("kp", epochs=2), device, data)
+        training.restore(arrays, plain)
+        next(training.epochs())
+        ends.append({name: backend.to_host(array) for name, array in training.state()[0].items()})
+    assert all(close(ends[0][name], ends[1][name]) for name in arrays)
+
+
+# --- mistakes that the double must catch -------------------------------------------------------------------
+
+
+class HostReLU(activations.ReLU):
+    """Forgets that the array may live on a device."""
+
+    def forward(self, a, train=True):
+        self.y = np.maximum(a, 0)
+        return self.y
+
+
+class HostMask(activations.ReLU):
+    """Multiplies by a mask made on the host."""
+
+    def backward(self, delta):
+        return delta * np.ones(delta.shape)
+
+
+class HostBranch(activations.ReLU):
+    """Looks at a number on the device, and so waits for it, without saying so."""
+
+    def forward(self, a, train=True):
+        return super().forward(a, train) if a.sum() > 0 else super().forward(a, train)
+
+
+class HostBuffer(activations.ReLU):
+    """Writes into an array of the host."""
+
+    def backward(self, delta):
+        buffer = np.empty(delta.shape)
+        buffer[...] = delta
+        return buffer
+
+
+@pytest.mark.parametrize("mistake", [HostReLU, HostMask, HostBranch, HostBuffer])
+def test_a_layer_that_mixes_host_and_device_is_caught(double, monkeypatch, mistake):
+    monkeypatch.setitem(activations.ACTIVATIONS, "relu", mistake)
+    trained(config(), CPU)
+    with pytest.raises(TypeError):
+        trained(config(), double)
+
+
+def test_a_rule_that_adds_a_host_array_is_caught(double, monkeypatch):
+    def learn(rule, s, sgd):
+        sgd.descend(s, "W", s.outer)
+        s.W += 1e-9 * np.ones(s.W.shape)
+
+    monkeypatch.setattr(RULES["fa"], "learn", learn)
+    trained(config("fa"), CPU)
+    with pytest.raises(TypeError):
+        trained(config("fa"), double)
+
+
+def test_labels_left_on_the_host_are_caught(double):
+    logits, labels = double.array(np.zeros((2, 3))), np.array([0, 2])
+    with pytest.raises(TypeError):
+        one_hot(labels, logits)
+    assert one_hot(double.raw(labels), logits).get().tolist() == [[1, 0, 0], [0, 0, 1]]
+
+
+# --- the double itself -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", "add sub mul truediv pow eq ne lt ge iadd isub imul".split())
+def test_operators_refuse_host_arrays_on_either_side(name):
+    function = getattr(operator, name)
+    host = HOST + 1
+    for a, b in ((xp.array(host), host.copy()), (host.copy(), xp.array(host))):
+        with pytest.raises(TypeError):
+            function(a, b)
+    assert np.array_equal(function(xp.array(host), xp.array(host)).get(), function(host.copy(), host))
+
+
+def test_matrix_products_refuse_host_arrays_on_either_side():
+    for a, b in ((xp.array(HOST), HOST.T), (HOST, xp.array(HOST.T))):
+        with pytest.raises(TypeError):
+            a @ b
+    assert np.array_equal((xp.array(HOST) @ xp.array(HOST.T)).get(), HOST @ HOST.T)
+
+
+HOST_USES = {
+    "ufunc": lambda x: np.maximum(x, 0),
+    "ufunc out": lambda x: np.exp(HOST, out=x),
+    "function": lambda x: np.sum(x),
+    "where": lambda x: np.where(HOST > 2, x, 0),
+    "concatenate": lambda x: np.concatenate([HOST, x]),
+    "stack of rows": lambda x: np.array([x, x]),
+    "asarray": lambda x: np.asarray(x),
+    "norm": lambda x: np.linalg.norm(x),
+    "index": lambda x: HOST[x],
+    "assignment": lambda x: operator.setitem(HOST.copy(), ..., x),
+    "method": lambda x: HOST.dot(x),
+    "float": lambda x: float(x[0, 0]),
+    "int": lambda x: int(x[0, 0]),
+    "bool": lambda x: bool(x[0, 0] < 1),
+    "range": lambda x: range(x[0, 0].astype(np.int64)),
+    "item": lambda x: x[0, 0].item(),
+    "tolist": lambda x: x.tolist(),
+    "math": lambda x: math.sqrt(x[0, 0]),
+    "largest": lambda x: max(x[0]),
+}
+
+DEVICE_USES = {
+    "maximum": lambda x: xp.maximum(x, HOST),
+    "concatenate": lambda x: xp.concatenate([x, HOST]),
+    "where": lambda x: xp.where(HOST > 2, x, x),
+    "exp": lambda x: xp.exp(HOST),
+    "norm": lambda x: xp.linalg.norm(HOST),
+    "out": lambda x: xp.exp(x, out=HOST.copy()),
+    "keyword": lambda x: x.clip(min=HOST),
+    "method": lambda x: x.dot(HOST.T),
+    "mask": lambda x: x[HOST > 2],
+    "indices": lambda x: x[np.array([0, 1])],
+    "inner index": lambda x: x[:, np.array([0, 1])],
+    "assigned": lambda x: operator.setitem(x, ..., HOST),
+    "assigned at": lambda x: operator.setitem(x, HOST > 2, 0),
+    "zero-dimensional": lambda x: x * np.array(2.0),
+}
+
+
+@pytest.mark.parametrize("use", HOST_USES.values(), ids=HOST_USES)
+def test_numpy_and_python_refuse_device_arrays(use):
+    with pytest.raises(TypeError):
+        use(xp.array(HOST))
+
+
+@pytest.mark.parametrize("use", DEVICE_USES.values(), ids=DEVICE_USES)
+def test_device_functions_refuse_host_arrays(use):
+    with pytest.raises(TypeError):
+        use(xp.array(HOST))
+
+
+def test_results_stay_on_the_device():
+    x = xp.array(HOST)
+    for result in (x.sum(), x[0, 0], xp.linalg.norm(x), x.mean(axis=0), x > 2, -x, abs(x), 2 - x, x.T):
+        assert type(result) is DoubleArray
+    assert x.sum().shape == () and type(x.sum().get()) is np.ndarray and x.sum().get() == 15
+
+
+def test_numbers_may_meet_arrays():
+    x = xp.array(HOST)
+    for two in (2, 2.0, np.float64(2), np.int64(2)):
+        for result in (x * two, two * x, xp.maximum(x, two), x[: int(two)] + two):
+            assert type(result) is DoubleArray
+        assert np.array_equal((two * x).get(), 2 * HOST)
+
+
+def test_the_ways_in_and_out_copy():
+    host = HOST.copy()
+    x = xp.array(host)
+    host[0, 0] = 99
+    out = x.get()
+    out[0, 1] = 99
+    assert np.array_equal(x.get(), HOST)
+
+
+def test_views_and_changes_in_place_work_as_on_the_host():
+    x = xp.array(HOST)
+    row, same = x[1], x
+    row += 10
+    same *= 2
+    x.T[0, 0] = -1
+    assert same is x and np.array_equal(x.get(), [[-1, 2, 4], [26, 28, 30]])
+    assert xp.exp(x, out=x) is x and x.get()[0, 0] == np.exp(-1)
+
+
+def test_an_array_leads_to_its_module():
+    assert backend.array_module(xp.array(HOST)) is xp and backend.array_module(HOST) is np

@@ -1,0 +1,450 @@
+"""Every layer's backward pass against finite differences, PyTorch, and loops over single connections."""
+
+import itertools
+
+import numpy as np
+import pytest
+from helpers import (
+    CPU, assert_gradient, close, distinct, geometries, inside, modest, norms_of, patch_count, places, ready,
+    synapses_of,
+)  # fmt: skip
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wtref import models
+from wtref.errors import InputError
+from wtref.layers import (
+    AvgPool, BatchNorm, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool, ReLU, Residual, Sequential, Sigmoid,
+    Tanh,
+)  # fmt: skip
+from wtref.losses import softmax_cross_entropy
+from wtref.rules import RULES
+
+batches, channels, seeds = st.integers(1, 3), st.integers(1, 3), st.integers(0, 2**32 - 1)
+
+
+def assert_derivatives(layer, y, rng, train=True):
+    """The error at the input and every array's gradient are the slopes of sum(p * forward(y))."""
+    p = rng.standard_normal(layer.forward(y, train).shape)
+    error = layer.backward(p)
+
+    def f():
+        return (layer.forward(y, train) * p).sum()
+
+    gradients = [(y, error)]
+    for s in synapses_of(layer):
+        gradients.append((s.W, s.outer))
+        if s.b is not None:
+            gradients.append((s.b, s.delta_sum))
+    for norm in norms_of(layer):
+        gradients += [(norm.gamma, norm.gamma_gradient), (norm.beta, norm.beta_gradient)]
+    gradients = [(array, np.array(gradient)) for array, gradient in gradients]  # f() runs the layer again
+    for array, gradient in gradients:
+        assert_gradient(f, array, gradient, rng)
+
+
+# --- finite differences ------------------------------------------------------------------------------------
+
+
+@given(batches, st.integers(1, 6), st.integers(1, 6), seeds)
+@modest
+def test_linear_derivatives(n, n_in, n_out, seed):
+    rng = np.random.default_rng(seed)
+    assert_derivatives(ready(Linear("l", n_in, n_out), rng), rng.standard_normal((n, n_in)), rng)
+
+
+@given(geometries(), batches, channels, channels, st.booleans(), seeds)
+@modest
+def test_convolution_derivatives(geometry, n, c_in, c_out, bias, seed):
+    rng = np.random.default_rng(seed)
+    size, kernel, stride, padding = geometry
+    layer = ready(Conv2d("c", c_in, c_out, kernel, stride, padding, bias), rng)
+    y = rng.standard_normal((n, *size, c_in))
+    assert layer.forward(y).shape == (n, *patch_count(*geometry), c_out)
+    assert_derivatives(layer, y, rng)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@given(st.sampled_from([(4,), (7,), (2, 3, 2), (1, 2, 3), (3, 1, 4)]), channels, seeds)
+@modest
+def test_batch_norm_derivatives(train, shape, c, seed):
+    """In training the batch's mean and variance move with every entry; in evaluation they are given."""
+    rng = np.random.default_rng(seed)
+    layer = ready(BatchNorm("n", c), rng)
+    y = 3 * distinct(rng, (*shape, c)) + 5  # spread out: the variance is never near 0
+    assert_derivatives(layer, y, rng, train)
+
+
+@pytest.mark.parametrize("layer", [ReLU, Sigmoid, Tanh])
+@given(st.sampled_from([(5,), (2, 3), (2, 3, 2, 2)]), seeds)
+@modest
+def test_activation_derivatives(layer, shape, seed):
+    rng = np.random.default_rng(seed)
+    assert_derivatives(layer(), distinct(rng, shape), rng)
+
+
+@pytest.mark.parametrize("layer", [MaxPool, AvgPool])
+@given(geometries(half_padding=True), batches, channels, seeds)
+@modest
+def test_pooling_derivatives(layer, geometry, n, c, seed):
+    rng = np.random.default_rng(seed)
+    size, kernel, stride, padding = geometry
+    y = distinct(rng, (n, *size, c))
+    pool = layer("p", kernel, stride, padding)
+    assert pool.forward(y).shape == (n, *patch_count(*geometry), c)
+    assert_derivatives(pool, y, rng)
+
+
+@pytest.mark.parametrize("layer", [GlobalAvgPool, Flatten])
+@given(st.tuples(batches, batches, batches, channels), seeds)
+@modest
+def test_global_pool_and_flatten_derivatives(layer, shape, seed):
+    rng = np.random.default_rng(seed)
+    assert_derivatives(layer(), rng.standard_normal(shape), rng)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("projected", [True, False])
+@given(seeds)
+@modest
+def test_residual_derivatives(projected, train, seed):
+    """Through a whole block, with the identity and with a projection as its shortcut."""
+    rng = np.random.default_rng(seed)
+    c_out, stride = (3, 2) if projected else (2, 1)
+    body = Sequential(
+        Conv2d("a", 2, 4, 3, stride, padding=1), BatchNorm("a.norm", 4), Tanh(),
+        Conv2d("b", 4, c_out, 3, padding=1),
+    )  # fmt: skip
+    shortcut = Conv2d("s", 2, c_out, 1, stride) if projected else Sequential()
+    block = ready(Residual(body, shortcut, Sigmoid()), rng)
+    assert_derivatives(block, rng.standard_normal((3, 4, 4, 2)), rng, train)
+
+
+@given(seeds)
+@modest
+def test_sequential_derivatives(seed):
+    rng = np.random.default_rng(seed)
+    layers = Sequential(
+        Conv2d("a", 2, 3, (3, 2), (2, 1), (1, 0)), Tanh(), AvgPool("p", 2, 1), Flatten(), Linear("b", 18, 4),
+        BatchNorm("n", 4), Sigmoid(), Linear("c", 4, 2),
+    )  # fmt: skip
+    assert_derivatives(ready(layers, rng), rng.standard_normal((6, 5, 5, 2)), rng)
+
+
+def test_an_empty_sequential_is_the_identity():
+    y = np.ones((2, 3))
+    assert Sequential().forward(y) is y and Sequential().backward(y) is y
+
+
+def test_relu_is_flat_at_zero():
+    """phi'(y) is written in terms of y and is 0 where y = 0, as in PyTorch."""
+    layer = ReLU()
+    assert layer.forward(np.array([-1.0, 0.0, 2.0])).tolist() == [0, 0, 2]
+    assert layer.backward(np.array([5.0, 5.0, 5.0])).tolist() == [0, 0, 5]
+
+
+def test_sigmoid_of_huge_inputs():
+    layer = Sigmoid()
+    with np.errstate(all="raise"):
+        y = layer.forward(np.array([-1e4, 0, 1e4], np.float32))
+        assert y.tolist() == [0, 0.5, 1]
+        assert layer.backward(np.ones(3, np.float32)).tolist() == [0, 0.25, 0]
+
+
+# --- PyTorch -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def torch():
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield torch
+    torch.set_num_threads(threads)
+
+
+def to_torch(torch, images):
+    """(N, H, W, C) -> a leaf tensor (N, C, H, W)."""
+    return torch.tensor(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), requires_grad=True)
+
+
+def to_numpy(tensor):
+    """(N, C, H, W) -> (N, H, W, C)."""
+    return tensor.detach().numpy().transpose(0, 2, 3, 1)
+
+
+def assert_like_torch(torch, layer, y, reference, rng):
+    """Outputs and input errors agree; `reference` is torch's function.  Returns delta as a tensor."""
+    out, y_torch = layer.forward(y), to_torch(torch, y)
+    wanted = reference(y_torch)
+    assert close(out, to_numpy(wanted))
+    delta = rng.standard_normal(out.shape)
+    wanted.backward(to_torch(torch, delta).detach())
+    assert close(layer.backward(delta), to_numpy(y_torch.grad))
+
+
+@given(geometries(), batches, channels, channels, seeds)
+@modest
+def test_convolution_against_torch(torch, geometry, n, c_in, c_out, seed):
+    rng = np.random.default_rng(seed)
+    size, kernel, stride, padding = geometry
+    layer = ready(Conv2d("c", c_in, c_out, kernel, stride, padding), rng)
+    s = layer.synapses
+    weight, bias = to_torch(torch, s.W.reshape(c_out, *kernel, c_in)), torch.tensor(s.b, requires_grad=True)
+
+    def reference(y):
+        return torch.nn.functional.conv2d(y, weight, bias, stride, padding)
+
+    assert_like_torch(torch, layer, rng.standard_normal((n, *size, c_in)), reference, rng)
+    assert close(s.outer, to_numpy(weight.grad).reshape(s.W.shape))
+    assert close(s.delta_sum, bias.grad.numpy())
+
+
+def test_linear_against_torch(torch):
+    rng = np.random.default_rng(0)
+    layer = ready(Linear("l", 5, 3), rng)
+    s, y, delta = layer.synapses, rng.standard_normal((4, 5)), rng.standard_normal((4, 3))
+    y_torch, weight, bias = (torch.tensor(x, requires_grad=True) for x in (y, s.W, s.b))
+    out = torch.nn.functional.linear(y_torch, weight, bias)
+    out.backward(torch.tensor(delta))
+    assert close(layer.forward(y), out.detach().numpy())
+    assert close(layer.backward(delta), y_torch.grad.numpy())
+    assert close(s.outer, weight.grad.numpy()) and close(s.delta_sum, bias.grad.numpy())
+
+
+@given(geometries(half_padding=True), batches, channels, seeds)
+@modest
+def test_max_pool_against_torch_where_many_are_equal(torch, geometry, n, c, seed):
+    """Of equal values the first in scan order gets the error."""
+    rng = np.random.default_rng(seed)
+    size, kernel, stride, padding = geometry
+    y = rng.integers(3, size=(n, *size, c)) - 2.0  # -2, -1 and 0: never above the padding's 0
+
+    def reference(x):
+        return torch.nn.functional.max_pool2d(x, kernel, stride, padding)
+
+    assert_like_torch(torch, MaxPool("p", kernel, stride, padding), y, reference, rng)
+
+
+@given(geometries(half_padding=True), batches, channels, seeds)
+@modest
+def test_average_pool_against_torch(torch, geometry, n, c, seed):
+    rng = np.random.default_rng(seed)
+    size, kernel, stride, padding = geometry
+
+    def reference(x):
+        return torch.nn.functional.avg_pool2d(x, kernel, stride, padding, count_include_pad=True)
+
+    y = rng.standard_normal((n, *size, c))
+    assert_like_torch(torch, AvgPool("p", kernel, stride, padding), y, reference, rng)
+
+
+def test_global_average_pool_against_torch(torch):
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal((2, 3, 5, 4))
+    wanted = torch.nn.functional.adaptive_avg_pool2d(torch.tensor(y.transpose(0, 3, 1, 2)), 1)
+    assert close(GlobalAvgPool().forward(y), wanted[:, :, 0, 0].numpy())
+
+
+@pytest.mark.parametrize("name, layer", [("relu", ReLU), ("sigmoid", Sigmoid), ("tanh", Tanh)])
+def test_activations_against_torch(torch, name, layer):
+    rng = np.random.default_rng(0)
+    assert_like_torch(torch, layer(), 4 * rng.standard_normal((2, 3, 4, 2)), getattr(torch, name), rng)
+
+
+def test_batch_norm_against_torch(torch):
+    """Several batches of training, running statistics after each, then evaluation."""
+    rng = np.random.default_rng(0)
+    layer, theirs = ready(BatchNorm("n", 3), rng), torch.nn.BatchNorm2d(3).double()
+    with torch.no_grad():
+        for name, array in zip(("weight", "bias", "running_mean", "running_var"), layer.arrays().values()):
+            getattr(theirs, name).copy_(torch.tensor(array))
+    for n in (4, 1, 6):
+        theirs.zero_grad()
+        assert_like_torch(torch, layer, 2 * rng.standard_normal((n, 3, 2, 3)) + 1, theirs, rng)
+        assert close(layer.gamma_gradient, theirs.weight.grad.numpy())
+        assert close(layer.beta_gradient, theirs.bias.grad.numpy())
+        assert close(layer.running_mean, theirs.running_mean.numpy())
+        assert close(layer.running_var, theirs.running_var.numpy())
+
+    before = [array.copy() for array in layer.arrays().values()]
+    y = rng.standard_normal((5, 3, 2, 3))
+    wanted = theirs.eval()(to_torch(torch, y))
+    assert close(layer.forward(y, train=False), to_numpy(wanted))
+    assert all(np.array_equal(a, b) for a, b in zip(before, layer.arrays().values()))
+
+
+def test_batch_norm_of_one_row():
+    """Its variance is 0: beta comes out, no error returns, and nothing divides by 0."""
+    rng = np.random.default_rng(0)
+    layer = ready(BatchNorm("n", 3), rng)
+    with np.errstate(all="raise"):
+        assert np.array_equal(layer.forward(rng.standard_normal((1, 3)))[0], layer.beta)
+        assert np.array_equal(layer.backward(rng.standard_normal((1, 3))), np.zeros((1, 3)))
+    assert np.isfinite(layer.running_var).all()
+
+
+# --- feedback weights of their own -------------------------------------------------------------------------
+
+
+def naive_errors(carried, B, geometry, c_in):
+    """The error of every pixel: for each connection, B's entry times what its output sends back."""
+    size, kernel, stride, padding = geometry
+    errors = np.zeros((len(carried), *size, c_in))
+    for row, column, i, j, y, x in places(size, kernel, stride, padding):
+        for c, o in itertools.product(range(c_in), range(carried.shape[-1])):
+            if inside(size, y, x):
+                errors[:, y, x, c] += B[(i * kernel[1] + j) * c_in + c, o] * carried[:, row, column, o]
+    return errors
+
+
+@given(geometries(), batches, channels, channels, seeds)
+@modest
+def test_a_convolution_sends_errors_through_its_B(geometry, n, c_in, c_out, seed):
+    rng = np.random.default_rng(seed)
+    size, kernel, stride, padding = geometry
+    layer = ready(Conv2d("c", c_in, c_out, kernel, stride, padding), rng)
+    B = layer.synapses.B = layer.synapses.draw_feedback(rng)
+    out = layer.forward(rng.standard_normal((n, *size, c_in)))
+    delta = rng.standard_normal(out.shape)
+    assert close(layer.backward(delta), naive_errors(delta, B, geometry, c_in))
+
+
+@given(geometries(), batches, channels, channels, seeds)
+@modest
+def test_a_convolution_sends_the_direct_error_from_every_position(geometry, n, c_in, c_out, seed):
+    """Each of the P output positions sends e / P through the same B (n_in, classes)."""
+    rng = np.random.default_rng(seed)
+    classes, (size, kernel, stride, padding) = 5, geometry
+    layer = ready(Conv2d("c", c_in, c_out, kernel, stride, padding), rng)
+    s = layer.synapses
+    s.B, s.direct = s.draw_feedback(rng, width=classes), rng.standard_normal((n, classes))
+    out = layer.forward(rng.standard_normal((n, *size, c_in)))
+    rows, columns = patch_count(*geometry)
+    shares = np.tile(s.direct[:, None, None, :], (1, rows, columns, 1)) / (rows * columns)
+    delta = rng.standard_normal(out.shape)
+    assert close(layer.backward(delta), naive_errors(shares, s.B, geometry, c_in))
+    assert np.array_equal(s.delta, delta)  # what the layer itself learns from
+
+
+def test_a_linear_layer_sends_errors_through_its_B_or_its_direct_error():
+    rng = np.random.default_rng(0)
+    layer = ready(Linear("l", 4, 3), rng)
+    s, delta, e = layer.synapses, rng.standard_normal((2, 3)), rng.standard_normal((2, 5))
+    s.B = s.draw_feedback(rng)
+    layer.forward(rng.standard_normal((2, 4)))
+    wanted = [[sum(s.B[i, o] * delta[n, o] for o in range(3)) for i in range(4)] for n in range(2)]
+    assert close(layer.backward(delta), wanted)
+    s.B, s.direct = s.draw_feedback(rng, width=5), e
+    wanted = [[sum(s.B[i, k] * e[n, k] for k in range(5)) for i in range(4)] for n in range(2)]
+    assert close(layer.backward(delta), wanted)
+
+
+@pytest.mark.parametrize("layer, shape", [(Linear("l", 4, 3), (2, 4)), (Conv2d("c", 4, 3, 2), (2, 3, 3, 4))])
+def test_the_first_layer_tells_nobody_but_learns(layer, shape):
+    rng = np.random.default_rng(0)
+    s = ready(layer, rng).synapses
+    s.B = None
+    delta = rng.standard_normal(layer.forward(rng.standard_normal(shape)).shape)
+    assert layer.backward(delta) is None
+    assert np.abs(s.outer).min() > 0 and close(s.delta_sum, delta.reshape(-1, 3).sum(axis=0))
+
+
+def test_sequential_stops_where_nobody_is_told():
+    rng = np.random.default_rng(0)
+    layers = ready(Sequential(Flatten(), ReLU(), Linear("l", 4, 3), Tanh()), rng)
+    layers.layers[2].synapses.B = None
+    layers.forward(rng.standard_normal((2, 2, 2, 1)))
+    assert layers.backward(rng.standard_normal((2, 3))) is None
+
+
+@pytest.mark.parametrize("layer, shape", [(Linear("l", 4, 3), (2, 4)), (Conv2d("c", 4, 3, 2), (2, 3, 3, 4))])
+def test_a_layer_never_reads_W_on_the_way_back(layer, shape):
+    rng = np.random.default_rng(0)
+    s = ready(layer, rng).synapses
+    s.B = s.draw_feedback(rng)
+    delta = rng.standard_normal(layer.forward(rng.standard_normal(shape)).shape)
+    whole = [layer.backward(delta), s.outer, s.delta_sum]
+    s.W[...] = np.nan
+    assert all(np.array_equal(a, b) for a, b in zip(whole, [layer.backward(delta), s.outer, s.delta_sum]))
+
+
+def backward_of(rule, model, poison, norm="before"):
+    """Every array that a step's learning reads, with W intact or NaN between forward and backward."""
+    rng = np.random.default_rng(0)
+    network = models.build(model, (12, 12, 2), 5, models.Options(width=4, norm=norm, hidden=(7, 6)))
+    network.initialise(CPU, rng)
+    for s in network.with_feedback:
+        rule.connect(s, rng, 5)
+        rule.before_training(s)
+    _, error = softmax_cross_entropy(network.forward(rng.standard_normal((4, 12, 12, 2))), np.arange(4))
+    for s in network.synapses:
+        s.W[...] = np.nan if poison else s.W
+    for s in network.with_feedback:
+        rule.before_backward(s, rng, error)
+    network.backward(error)
+    products = [array for s in network.synapses for array in (s.delta, s.outer, s.delta_sum)]
+    products += [array for norm in network.norms for array in (norm.gamma_gradient, norm.beta_gradient)]
+    return [array for array in products if array is not None]
+
+
+@pytest.mark.parametrize("model", ["mlp", "lenet", "resnet8"])
+@pytest.mark.parametrize("rule", ["fa", "wm", "kp", "dfa"])
+def test_without_weight_transport_a_NaN_in_W_changes_nothing(rule, model):
+    whole, poisoned = (backward_of(RULES[rule](), model, poison) for poison in (False, True))
+    assert len(whole) >= 9
+    assert all(np.array_equal(a, b) for a, b in zip(whole, poisoned))
+
+
+def test_backprop_does_read_W():
+    """The test above can fail."""
+    assert any(np.isnan(array).any() for array in backward_of(RULES["bp"](), "mlp", poison=True))
+
+
+# --- shapes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [lambda *a: Conv2d(a[0], 2, 3, a[1]), MaxPool, AvgPool])
+@pytest.mark.parametrize("size", ["4x9", "9x3", "1x1"])
+def test_a_kernel_larger_than_its_input(make, size):
+    layer = ready(make("big", (5, 4)), np.random.default_rng(0))
+    height, width = map(int, size.split("x"))
+    with pytest.raises(InputError, match=rf"^big: .*5x4.*{size}x2"):
+        layer.forward(np.zeros((1, height, width, 2)))
+
+
+def test_a_kernel_that_fits_only_with_its_padding():
+    layer = ready(Conv2d("c", 1, 1, (5, 4), padding=(2, 1)), np.random.default_rng(0))
+    assert layer.forward(np.zeros((1, 1, 2, 1))).shape == (1, 1, 1, 1)
+    with pytest.raises(InputError, match=r"5x4.*1x1x1.*2x1"):
+        layer.forward(np.zeros((1, 1, 1, 1)))
+
+
+@pytest.mark.parametrize("shape, found", [((2, 6, 6, 4), "6x6x4"), ((2, 6, 6), "6x6"), ((2, 3), "3")])
+def test_a_convolution_given_other_channels(shape, found):
+    layer = ready(Conv2d("conv7", 3, 4, 3), np.random.default_rng(0))
+    with pytest.raises(InputError, match=rf"^conv7: .*\b3\b.*was given {found}$"):
+        layer.forward(np.zeros(shape))
+
+
+@pytest.mark.parametrize("shape, found", [((2, 4), "4"), ((2, 4, 3), "4x3")])
+def test_a_linear_layer_given_other_widths(shape, found):
+    layer = ready(Linear("hidden7", 3, 4), np.random.default_rng(0))
+    with pytest.raises(InputError, match=rf"^hidden7: .*\b3\b.*was given {found}$"):
+        layer.forward(np.zeros(shape))
+
+
+def test_pools_want_images():
+    for pool in (MaxPool("pool7", 2), AvgPool("pool7", 2)):
+        with pytest.raises(InputError, match="^pool7: .*was given 4$"):
+            pool.forward(np.zeros((2, 4)))
+
+
+def test_an_int_means_the_same_both_ways():
+    """One number for the vertical and the horizontal; a pool's stride is its kernel where none is given."""
+    y = np.random.default_rng(0).standard_normal((2, 6, 6, 2))
+    sizes = (3, 2, 1), ((3, 3), (2, 2), (1, 1))
+    one, pair = (ready(Conv2d("c", 2, 3, *size), np.random.default_rng(1)) for size in sizes)
+    assert np.array_equal(one.forward(y), pair.forward(y))
+    for pool in (MaxPool, AvgPool):
+        assert np.array_equal(pool("p", 2).forward(y), pool("p", (2, 2), (2, 2), (0, 0)).forward(y))

@@ -1,0 +1,191 @@
+"""Losses, SGD and schedules against PyTorch, finite differences and values worked out by hand."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from helpers import assert_gradient, close
+
+from wtref.errors import InputError
+from wtref.losses import LOSSES, one_hot, sigmoid_cross_entropy, softmax_cross_entropy
+from wtref.optim import SGD, Schedule
+
+LABELS = np.array([2, 0, 3, 3, 1])
+
+
+# --- losses ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", LOSSES.values())
+@pytest.mark.parametrize("scale", [0.1, 1, 10])
+def test_delta_is_the_slope_of_the_loss(loss, scale):
+    rng = np.random.default_rng(0)
+    logits = scale * rng.standard_normal((5, 4))
+    assert_gradient(lambda: loss(logits, LABELS)[0], logits, loss(logits, LABELS)[1], rng)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("scale", [0.1, 1, 10, 1000])
+def test_losses_against_torch(name, scale):
+    torch = pytest.importorskip("torch")
+    logits = scale * np.random.default_rng(0).standard_normal((5, 4))
+    theirs, labels = torch.tensor(logits, requires_grad=True), torch.tensor(LABELS)
+    if name == "softmax":
+        wanted = torch.nn.functional.cross_entropy(theirs, labels)
+    else:
+        target = torch.nn.functional.one_hot(labels, 4).double()
+        wanted = torch.nn.functional.binary_cross_entropy_with_logits(theirs, target, reduction="sum") / 5
+    wanted.backward()
+    loss, delta = LOSSES[name](logits, LABELS)
+    assert close(loss, wanted.item()) and close(delta, theirs.grad.numpy())
+
+
+def test_losses_by_hand():
+    """Equal logits: log 4 nats of surprise; four coins: 4 log 2."""
+    logits, label = np.zeros((1, 4)), np.array([1])
+    loss, delta = softmax_cross_entropy(logits, label)
+    assert math.isclose(loss, math.log(4), rel_tol=1e-15) and delta.tolist() == [[0.25, -0.75, 0.25, 0.25]]
+    loss, delta = sigmoid_cross_entropy(logits, label)
+    assert math.isclose(loss, 4 * math.log(2), rel_tol=1e-15) and delta.tolist() == [[0.5, -0.5, 0.5, 0.5]]
+
+
+def test_extreme_logits_in_single_precision():
+    """One certain and right, one certain and wrong: the second costs the whole difference."""
+    logits, labels = np.array([[1e4, -1e4], [1e4, -1e4]], np.float32), np.array([0, 1])
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        softmax, softmax_delta = softmax_cross_entropy(logits, labels)
+        sigmoid, sigmoid_delta = sigmoid_cross_entropy(logits, labels)
+    assert softmax == 1e4 and softmax_delta.tolist() == [[0, 0], [0.5, -0.5]]
+    assert sigmoid == 1e4 and sigmoid_delta.tolist() == [[0, 0], [0.5, -0.5]]
+
+
+@pytest.mark.parametrize("loss", LOSSES.values())
+def test_losses_keep_single_precision(loss):
+    value, delta = loss(np.ones((5, 4), np.float32), LABELS)
+    assert value.dtype == delta.dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
+def test_one_hot(dtype):
+    target = one_hot(np.array([2, 0], dtype), np.zeros((2, 3), np.float32))
+    assert target.tolist() == [[0, 0, 1], [1, 0, 0]] and target.dtype == np.float32
+
+
+# --- SGD ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weight_decay", [0, 0.03])
+@pytest.mark.parametrize("momentum, nesterov", [(0, False), (0.9, False), (0.9, True)])
+def test_sgd_against_torch(momentum, nesterov, weight_decay):
+    """20 steps under a changing learning rate; the second array does not decay."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    owner = SimpleNamespace(name="layer", W=rng.standard_normal((3, 4)), b=rng.standard_normal(3))
+    W, b = torch.tensor(owner.W), torch.tensor(owner.b)
+    groups = [{"params": [W]}, {"params": [b], "weight_decay": 0}]
+    theirs = torch.optim.SGD(groups, lr=0.1, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+    ours = SGD(0.1, momentum, nesterov, weight_decay)
+    for step in range(20):
+        ours.lr = 0.1 / (1 + step)
+        for group in theirs.param_groups:
+            group["lr"] = ours.lr
+        gradients = rng.standard_normal((3, 4)), rng.standard_normal(3)
+        W.grad, b.grad = map(torch.tensor, gradients)
+        ours.descend(owner, "W", gradients[0])
+        ours.descend(owner, "b", gradients[1], decay=False)
+        theirs.step()
+        assert close(owner.W, W.numpy()) and close(owner.b, b.numpy())
+
+
+def test_sgd_by_hand():
+    """The paper's step with lr 0.5 and lambda = 0.5 * 0.1: w -= 0.5 (2 + 0.1 w)."""
+    owner = SimpleNamespace(name="layer", W=np.array([10.0]))
+    SGD(0.5, weight_decay=0.1).descend(owner, "W", np.array([2.0]))
+    assert owner.W.tolist() == [8.5]
+
+
+def test_sgd_works_in_place_and_spares_the_gradient():
+    W, gradient = np.ones(3), np.ones(3)
+    owner, sgd = SimpleNamespace(name="layer", W=W), SGD(0.1, 0.9, weight_decay=0.1)
+    for _ in range(2):
+        sgd.descend(owner, "W", gradient)
+    assert owner.W is W and (W < 1).all()
+    assert gradient.tolist() == [1, 1, 1]
+
+
+def test_arrays_of_one_name_have_velocities_of_their_own():
+    """Two layers' W, and one layer's W and B."""
+    a, b = (SimpleNamespace(name=name, W=np.zeros(1), B=np.zeros(1)) for name in "ab")
+    sgd = SGD(1, momentum=0.5)
+    for owner, name, gradient in [(a, "W", 1), (a, "B", 10), (b, "W", 100)] * 2:
+        sgd.descend(owner, name, np.array([float(gradient)]))
+    assert [a.W[0], a.B[0], b.W[0]] == [-2.5, -25, -250]  # 1 + (0.5 + 1)
+
+
+def test_an_absent_array_learns_nothing():
+    owner, sgd = SimpleNamespace(name="layer", B=None), SGD(0.1, 0.9, weight_decay=0.1)
+    sgd.descend(owner, "B", None)
+    assert owner.B is None and sgd.velocity == {}
+
+
+# --- schedules ---------------------------------------------------------------------------------------------
+
+
+def rates(*arguments, **options):
+    schedule = Schedule(*arguments, **options)
+    return [schedule(step) for step in range(schedule.steps)]
+
+
+def assert_rates(found, wanted):
+    assert found == pytest.approx(wanted, rel=1e-14, abs=1e-16)
+
+
+def test_a_constant_rate_after_its_warm_up():
+    assert_rates(rates("constant", 0.8, 8, warmup=0.5), [0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.8, 0.8])
+
+
+def test_without_warm_up_the_first_step_has_the_whole_rate():
+    for kind in ("constant", "step", "cosine"):
+        assert Schedule(kind, 0.3, 10)(0) == 0.3
+
+
+def test_step_divides_by_ten_at_each_milestone():
+    assert_rates(rates("step", 1, 8), [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert_rates(rates("step", 2, 5, milestones=(0.2, 0.4, 0.8)), [2, 0.2, 0.02, 0.02, 0.002])
+
+
+def test_the_seed_repository_s_milestones():
+    """Epochs 90 and 150 of 180, 196 steps each."""
+    schedule = Schedule("step", 0.1, 180 * 196, milestones=(90 / 180, 150 / 180))
+    found = [schedule(epoch * 196 + step) for epoch, step in ((90, -1), (90, 0), (150, -1), (150, 0))]
+    assert_rates(found, [0.1, 0.01, 0.01, 0.001])
+
+
+@pytest.mark.parametrize("milestone, steps", [(0.55, 100), (0.07, 100), (0.14, 50), (0.57, 100)])
+def test_a_milestone_falls_on_its_own_step(milestone, steps):
+    """0.55 * 100 is 55.00000000000001 in floating point; the rate falls at step 55 all the same."""
+    schedule, at = Schedule("step", 1, steps, milestones=(milestone,)), round(milestone * steps)
+    assert_rates([schedule(at - 1), schedule(at)], [1, 0.1])
+
+
+def test_cosine_goes_from_the_whole_rate_towards_nothing():
+    """With root = sqrt(1/2): cos 0, 45, 90 and 135 degrees."""
+    root = math.sqrt(0.5)
+    assert_rates(rates("cosine", 2, 4), [2, 1 + root, 1, 1 - root])
+    schedule = Schedule("cosine", 2, 4)
+    assert schedule(4) == 0
+
+
+def test_cosine_starts_after_the_warm_up():
+    root = math.sqrt(0.5)
+    assert_rates(rates("cosine", 2, 8, warmup=0.5), [0.5, 1, 1.5, 2, 2, 1 + root, 1, 1 - root])
+
+
+def test_warm_up_and_milestones_are_both_fractions_of_all_steps():
+    assert_rates(rates("step", 4, 8, warmup=0.25), [2, 4, 4, 4, 0.4, 0.4, 0.04, 0.04])
+
+
+def test_an_unknown_schedule():
+    with pytest.raises(InputError, match="'stairs'; choose from: constant, step, cosine"):
+        Schedule("stairs", 0.1, 10)

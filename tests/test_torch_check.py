@@ -1,0 +1,214 @@
+"""Every rule on every kind of network agrees with PyTorch, and a fault on our side does not go unseen."""
+
+import importlib
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from wtref import rules, torch_check  # noqa: E402
+from wtref.errors import InputError  # noqa: E402
+from wtref.layers import BatchNorm, Conv2d, Linear, MaxPool, Residual  # noqa: E402
+from wtref.models import Options  # noqa: E402
+from wtref.optim import SGD  # noqa: E402
+from wtref.torch_check import CHECKED, Row, check, table  # noqa: E402
+
+STEPS = 3
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """One thread, which suits small networks, and few rows, so that a mirror step is a part of a block."""
+    monkeypatch.setitem(torch_check.MIRROR, "rows", 32)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def checked(model, rule, steps=STEPS, dtype="float64", **options):
+    options = Options(**({"hidden": (20, 12)} | options))
+    (row,) = check([model], [rule], dtype=dtype, steps=steps, options=options)
+    return row
+
+
+@pytest.mark.parametrize("rule", CHECKED)
+@pytest.mark.parametrize("norm", ["none", "before", "after"])
+@pytest.mark.parametrize("model", ["mlp", "lenet", "resnet8", "resnet18", "resnet50"])
+def test_every_rule_agrees_with_pytorch(model, norm, rule):
+    row = checked(model, rule, norm=norm, width=4)
+    assert row.passed, row
+
+
+@pytest.mark.parametrize("rule", CHECKED)
+@pytest.mark.parametrize("model, norm", [("resnet18", "after"), ("resnet50", "before")])
+def test_the_imagenet_stem_agrees_with_pytorch(model, norm, rule):
+    row = checked(model, rule, norm=norm, stem="imagenet", width=4)
+    assert row.passed, row
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh"])
+@pytest.mark.parametrize("model", ["mlp", "lenet", "resnet8"])
+def test_the_other_activations_agree_with_pytorch(model, activation):
+    row = checked(model, "kp", activation=activation, width=4)
+    assert row.passed, row
+
+
+@pytest.mark.parametrize("rule", CHECKED)
+def test_ten_steps_of_the_published_resnet8_agree_with_pytorch(rule):
+    row = checked("resnet8", rule, steps=10)
+    assert row.passed, row
+
+
+def test_float32_is_close_where_the_network_is_shallow():
+    row = checked("mlp", "kp", dtype="float32")
+    assert row.dtype == "float32" and 1e-9 < row.worst < 1e-5
+
+
+def test_a_row_says_what_there_was_to_compare():
+    plain, mirrored = checked("mlp", "fa"), checked("resnet8", "wm", width=4)
+    assert plain.delta_B is plain.norm_gradients is plain.running is None
+    assert None not in (mirrored.delta_B, mirrored.norm_gradients, mirrored.running)
+
+
+def test_progress_hears_of_every_comparison():
+    lines = []
+    check(["mlp"], ["bp", "dfa"], steps=1, options=Options(hidden=(3,)), progress=lines.append)
+    assert [line.split(":")[0] for line in lines] == ["mlp bp", "mlp dfa"]
+
+
+def test_the_table_has_a_line_for_each_row_and_a_dash_where_there_is_nothing():
+    row = Row("mlp", "fa", "float64", 10, 1e-15, 2e-15, 3e-15, None, None, None, 4e-15)
+    head, line = table([row]).splitlines()
+    assert head.endswith("after 10 steps")
+    assert line.split() == ["mlp", "fa", "1.0e-15", "2.0e-15", "3.0e-15", "-", "-", "-", "4.0e-15"]
+
+
+@pytest.mark.parametrize("error", [2e-9, float("inf"), float("nan")])
+def test_a_row_with_one_large_error_does_not_pass(error):
+    assert not Row("mlp", "fa", "float64", 10, 0.0, 0.0, error, None, None, None, 0.0).passed
+
+
+def test_unknown_rules_and_models_are_named():
+    with pytest.raises(InputError, match="unknown rule to check 'brsf'; choose from: bp, fa"):
+        check(["mlp"], ["brsf"])
+    with pytest.raises(InputError, match="unknown model 'vgg'"):
+        check(["vgg"], ["bp"])
+
+
+def test_without_pytorch_one_line_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "wtref.torch_check")
+    with pytest.raises(InputError, match=r"^check needs PyTorch, which is not installed: pip install 'wtref\[test\]'$"):
+        importlib.import_module("wtref.torch_check")
+
+
+# Faults to be put into our side on purpose: each takes the real method and gives a faulty one.
+
+
+def feedback_without_decay(real):
+    def learn(self, s, sgd):
+        sgd.descend(s, "W", s.outer)
+        sgd.descend(s, "B", s.outer.T, decay=False)
+        sgd.descend(s, "b", s.delta_sum, decay=False)
+
+    return learn
+
+
+def decay_on_everything(real):
+    return lambda self, owner, name, gradient, decay=True: real(self, owner, name, gradient)
+
+
+def nesterov(real):
+    def descend(self, *args, **kwargs):
+        self.nesterov = True
+        real(self, *args, **kwargs)
+
+    return descend
+
+
+def patches_transposed(real):
+    return lambda self, y, train=True: real(self, y.swapaxes(1, 2), train).swapaxes(1, 2)
+
+
+def signs_of_size_one(real):
+    def before_backward(self, s, rng, error):
+        s.B = np.sign(s.W).T
+
+    return before_backward
+
+
+def weights_transported(real):
+    def before_backward(self, s, rng, error):
+        s.B = s.W.T
+
+    return before_backward
+
+
+def direct_error_doubled(real):
+    return lambda self, s, rng, error: real(self, s, rng, 2 * error)
+
+
+def variance_biased(real):
+    def forward(self, y, train=True):
+        before, count = self.running_var.copy(), y.size // self.channels
+        out = real(self, y, train)
+        if train:
+            kept = (1 - self.momentum) * before
+            self.running_var[...] = kept + (self.running_var - kept) * (count - 1) / count
+        return out
+
+    return forward
+
+
+def errors_stop_at_shortcuts(real):
+    def backward(self, delta):
+        body, shortcut, after = self.layers
+        delta = after.backward(delta)
+        shortcut.backward(delta)
+        return body.backward(delta)
+
+    return backward
+
+
+def bias_forgotten(real):
+    def forward(self, y, train=True):
+        return real(self, y, train) - self.synapses.b
+
+    return forward
+
+
+def largest_in_the_wrong_place(real):
+    def backward(self, delta):
+        return real(self, delta)[:, ::-1]
+
+    return backward
+
+
+def half_the_noise(real):
+    return lambda self, s: real(self, s) // 2
+
+
+FAULTS = [
+    (rules.KolenPollack, "learn", feedback_without_decay, "mlp", "kp"),
+    (SGD, "descend", decay_on_everything, "mlp", "bp"),
+    (SGD, "descend", nesterov, "mlp", "fa"),
+    (Conv2d, "forward", patches_transposed, "lenet", "bp"),
+    (rules.SignSymmetry, "before_backward", signs_of_size_one, "lenet", "ss"),
+    (rules.FeedbackAlignment, "before_backward", weights_transported, "mlp", "fa"),
+    (rules.DirectFeedbackAlignment, "before_backward", direct_error_doubled, "lenet", "dfa"),
+    (BatchNorm, "forward", variance_biased, "resnet8", "bp"),
+    (Residual, "backward", errors_stop_at_shortcuts, "resnet8", "dfa"),
+    (Linear, "forward", bias_forgotten, "mlp", "wm"),
+    (MaxPool, "backward", largest_in_the_wrong_place, "lenet", "kp"),
+    (rules.WeightMirror, "memory", half_the_noise, "mlp", "wm"),
+]
+
+
+@pytest.mark.parametrize("place, name, fault, model, rule", FAULTS, ids=[fault[2].__name__ for fault in FAULTS])
+def test_a_fault_on_our_side_is_seen(monkeypatch, place, name, fault, model, rule):
+    monkeypatch.setattr(place, name, fault(getattr(place, name)))
+    row = checked(model, rule, width=4)
+    assert row.worst > 1e-6, row  # a thousand times the limit
