@@ -29,7 +29,7 @@ def train(args, given):
     about = training.feed.about()
     if run is None:
         run = Run.create(config, about, args.log_name)
-    elif run.about()["data"] != about:
+    elif run.about()["data"]["sha256"] != about["sha256"]:
         raise InputError(f"--resume {run.name}: {config.dataset} is not the data that the run was started with")
     else:
         run.restore(training)
@@ -96,9 +96,15 @@ def import_(args, given):
 
 def data(args, given):
     """List the data sets and whether they are here and intact, or fetch one."""
-    if args.fetch:
-        fetch.fetch(args.fetch, args.data_dir or datasets.DATA_DIR)
-    print(fetch.table(args.data_dir or datasets.DATA_DIR))
+    folder = given.get("data_dir") or datasets.DATA_DIR
+    if args.action == "fetch" and args.name is None:
+        raise InputError(f"data fetch needs a name; choose from: {', '.join(fetch.CATALOGUE)}")
+    if args.action == "fetch":
+        for path in fetch.fetch(args.name, folder):
+            print(f"fetched: {path}")
+        return
+    for row in fetch.status(folder):
+        print(f"{row.name:<14} {row.state:<8} {row.detail}")
 
 
 def check(args, given):
@@ -107,7 +113,7 @@ def check(args, given):
 
     rows = torch_check.check(args.models, args.rules, args.device, args.dtype, progress=print)
     print(torch_check.table(rows))
-    return int(not torch_check.passed(rows, args.dtype))
+    return int(not all(row.passed for row in rows))
 
 
 def audit(args, given):

@@ -44,7 +44,7 @@ class Config:
     jitter: float = _option(0.0, "image folders: largest change of brightness, contrast and saturation, 0.4 for 40 %")
     image_size: int = _option(224, "image folders: pixels on a side of what the network sees")
     bad_images: str = _option("error", "image folders: what to do with images that cannot be read", ("error", "skip"))
-    workers: int = _option(2, "image folders: images decoded at a time")
+    workers: int | None = _option(None, "image folders: images decoded at a time; default: one per CPU core")
     save_every: int = _option(1000, "steps between checkpoints; one is written after every epoch in any case")
     tensorboard: bool = _option(False, "also write TensorBoard event files into the run's folder")
     seed: int = _option(0, "of everything random in the run")
@@ -62,7 +62,7 @@ class Config:
             value, choices = getattr(self, spec.name), spec.metadata["choices"]
             if choices is not None and value is not None:
                 check_choice(spec.name.replace("_", " "), value, choices)
-        for name in ("epochs", "batch_size", "mirror_every", "mirror_rows", "image_size", "workers", "save_every"):
+        for name in ("epochs", "batch_size", "mirror_every", "mirror_rows", "image_size", "save_every"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         self._require("mirror_rows", self.mirror_rows == power_of_two(self.mirror_rows), "a power of two")
         self._require("hidden", min(self.hidden, default=0) >= 1, "one or more sizes of at least 1")

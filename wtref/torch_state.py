@@ -7,7 +7,7 @@ what the forward pass needs travels: feedback weights and velocities stay here.
 from wtref.backend import to_host
 from wtref.errors import InputError
 from wtref.files import replacing
-from wtref.layers import Conv2d, walk
+from wtref.layers import Conv2d, Linear, walk
 
 try:
     import torch
@@ -75,7 +75,7 @@ def _from_torch(training, state):
 
 
 def _weighted(network):
-    return [layer for layer in walk(network) if hasattr(layer, "synapses")]
+    return [layer for layer in walk(network) if isinstance(layer, (Conv2d, Linear))]
 
 
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}

@@ -17,6 +17,7 @@ class Dataset:
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
+    class_names: tuple[str, ...] = ()  # none: the classes have only numbers
 
     @property
     def shape(self):
@@ -38,7 +39,8 @@ class Dataset:
         images, labels = self.train_images, self.train_labels
         train, held_out = split_fifth(labels)
         return Dataset(
-            self.name, self.classes, images[train], labels[train], images[held_out], labels[held_out]
+            self.name, self.classes, images[train], labels[train], images[held_out], labels[held_out],
+            self.class_names,
         )  # fmt: skip
 
 
