@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import zipfile
 
 import numpy as np
 
@@ -31,8 +30,8 @@ def read(path):
         digest = str(entries.pop(SHA256))
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
-        raise Damaged(f"{path} is damaged ({error})") from None
+    except Exception as error:  # np.load raises what the file makes it raise
+        raise Damaged(f"{path} is damaged ({error!r})") from None
     if digest != _digest(entries):
         raise Damaged(f"{path} is damaged (its checksum does not fit)")
     return entries, json.loads(str(entries.pop(PLAIN)))
@@ -43,8 +42,11 @@ def keep_as(path, copy):
     second link to the same file is a copy."""
     temporary = copy.with_name(f".{copy.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
-    os.link(path, temporary)
-    os.replace(temporary, copy)
+    try:
+        os.link(path, temporary)
+        os.replace(temporary, copy)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _digest(entries):

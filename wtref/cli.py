@@ -92,6 +92,8 @@ def _parser():
     sub.add_argument("name", nargs="?", metavar="NAME", help="the set to fetch")
     _add_config(sub, only=("data_dir",))
 
+    _add_config(command("bench", commands.bench))
+
     sub = command("check", commands.check)
     sub.add_argument("--models", nargs="+", default=["mlp", "lenet", "resnet18", "resnet50"], metavar="MODEL")
     sub.add_argument("--rules", nargs="+", default=["bp", "fa", "ss", "kp", "wm", "dfa"], metavar="RULE")

@@ -3,6 +3,7 @@
 import sys
 
 from wtref import audit as auditing
+from wtref import bench as benching
 from wtref import compare as comparing
 from wtref import datasets, figures, predicting, runs
 from wtref.backend import open_device
@@ -11,7 +12,7 @@ from wtref.datasets import fetch
 from wtref.errors import Diverged, InputError, Unsaved
 from wtref.runs import Run
 from wtref.signals import stop_requests
-from wtref.tensorboard import event_writer
+from wtref.tensorboard import check_installed, event_writer
 from wtref.training import Training
 
 
@@ -25,6 +26,8 @@ def train(args, given):
     """Train one network by one rule, in a folder of its own under runs/."""
     run = Run.find(args.resume) if args.resume is not None else None
     config = _resumed_config(run, given) if run else Config(**given)
+    if config.tensorboard:
+        check_installed()
     training = _training(config, config.device)
     about = training.feed.about()
     if run is None:
@@ -90,7 +93,7 @@ def import_(args, given):
     training = _training(config, config.device)
     torch_state.load(training, args.file)
     run = Run.create(config, training.feed.about(), args.log_name)
-    run.save(training)
+    _save(run, training)
     print(f"run: {run.folder}")
 
 
@@ -105,6 +108,15 @@ def data(args, given):
         return
     for row in fetch.status(folder):
         print(f"{row.name:<14} {row.state:<8} {row.detail}")
+
+
+def bench(args, given):
+    """The loader's images per second beside the training step's."""
+    training = _training(Config(**given), given.get("device", "auto"))
+    loader, step = benching.loader_and_step(training)
+    config = training.config
+    print(f"{config.dataset} at batch {config.batch_size}: the loader alone gives {loader:,.0f} images/s")
+    print(f"{config.model} under {config.rule} on {training.device.name}: the training step takes {step:,.0f} images/s")
 
 
 def check(args, given):
@@ -134,12 +146,11 @@ def _train_and_save(training, run):
     with stop_requests() as stop, event_writer(run, config.tensorboard) as write_events:
         for record in _explained(training.steps(), run):
             if record:
-                run.add(record)
-                write_events(record)
                 print(_epoch_line(record, config.epochs), flush=True)
+                write_events(record)
             if record or stop.signal or training.position % config.save_every == 0:
-                _save(run, training)
-            if stop.signal:
+                _save(run, training, record)
+            if stop.signal and training.epoch < config.epochs:
                 at = f"epoch {training.epoch + 1}, after step {training.position} of {training.feed.steps}"
                 go_on = f"go on with: python run.py train --resume {run.name}"
                 print(f"wtref: stopped in {at}; all of it is saved in {run.folder}; {go_on}", file=sys.stderr)
@@ -148,8 +159,10 @@ def _train_and_save(training, run):
     return 0
 
 
-def _save(run, training):
+def _save(run, training, record=None):
     try:
+        if record:
+            run.add(record)
         run.save(training)
     except OSError as error:
         raise Unsaved(f"cannot write to {run.folder}: {error.strerror}; {run.saved()}, unharmed") from None
@@ -170,7 +183,12 @@ def _trained(args, **changes):
     if changes:
         config = Config(**{**vars(config), **changes})
     training = _training(config, args.device)
-    training.restore(*run.checkpoint(args.checkpoint))
+    try:
+        training.restore(*run.checkpoint(args.checkpoint))
+    except (KeyError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"run {run.name!r} does not fit the images of {config.dataset} ({error!r})") from None
     return run, training
 
 

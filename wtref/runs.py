@@ -19,7 +19,7 @@ import wtref
 from wtref import checkpoints
 from wtref.backend import to_host
 from wtref.config import Config
-from wtref.errors import InputError
+from wtref.errors import InputError, Unsaved
 from wtref.files import replacing
 
 RUNS = Path("runs")
@@ -41,12 +41,18 @@ class Run:
         if not re.fullmatch(r"\w[\w.-]*", run.name):
             raise InputError(f"log name {run.name!r} is not a plain file name; use letters, digits, '.', '_' and '-'")
         if run.folder.exists():
+            if run.name not in names():
+                raise InputError(f"{run.folder} exists, but holds no run; remove it, or choose another --log-name")
             go_on = f"continue it with --resume {run.name}, or choose another --log-name"
             raise InputError(f"a run named {run.name!r} exists in {run.folder}; {go_on}")
         new_folder(run.folder)
         versions = {"wtref": wtref.__version__, "numpy": np.__version__, "python": platform.python_version()}
         about = {"config": asdict(config), "data": data, "versions": versions}
-        run._write_text("config.json", json.dumps(about, indent=2) + "\n")
+        try:
+            run._write_text("config.json", json.dumps(about, indent=2) + "\n")
+        except OSError as error:
+            run.folder.rmdir()
+            raise Unsaved(f"cannot write to {run.folder}: {error.strerror}; no run was started") from None
         return run
 
     @classmethod
@@ -92,22 +98,25 @@ class Run:
 
     def restore(self, training):
         """Bring a fresh Training to the newest checkpoint that is whole; False if there is none yet."""
+        damages = []
         for name in ("last.npz", "previous.npz"):
             try:
                 arrays, plain = checkpoints.read(self.folder / name)
             except FileNotFoundError:
                 continue
             except checkpoints.Damaged as damage:
-                print(f"wtref: {damage}; falling back to the checkpoint before it", file=sys.stderr)
+                damages.append(str(damage))
                 continue
             try:
                 training.restore(arrays, plain)
             except (KeyError, ValueError) as error:
                 raise InputError(f"{self.folder / name} does not fit the run's network ({error!r})") from None
+            for damage in damages:
+                print(f"wtref: {damage}; falling back to the checkpoint before it, {name}", file=sys.stderr)
             self._tidy(name, plain)
             return True
-        if self.folder.joinpath("last.npz").exists():
-            raise InputError(f"{self.folder} holds no checkpoint that is whole; restore one from a copy")
+        if damages:
+            raise InputError(f"{'; '.join(damages)}; no checkpoint before it is whole: restore one from a copy")
         return False
 
     def checkpoint(self, which):
@@ -169,7 +178,8 @@ class Run:
 
 def names():
     """All runs in runs/, in alphabetical order."""
-    return sorted(path.parent.name for path in RUNS.glob("*/config.json"))
+    folders = (path.parent for path in RUNS.glob("*/config.json"))
+    return sorted(folder.name for folder in folders if not folder.joinpath("table.txt").exists())  # not comparisons
 
 
 def table():

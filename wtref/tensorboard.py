@@ -5,16 +5,21 @@ import contextlib
 from wtref.errors import InputError
 
 
+def check_installed():
+    """Raise InputError if the package is not there."""
+    try:
+        import tensorboardX  # noqa: F401
+    except ImportError:
+        raise InputError("--tensorboard needs tensorboardX: pip install 'wtref[tensorboard]'") from None
+
+
 @contextlib.contextmanager
 def event_writer(run, wanted):
     """A function that writes an epoch's record as scalars into the run's folder; does nothing unless wanted."""
     if not wanted:
         yield lambda record: None
         return
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise InputError("--tensorboard needs tensorboardX: pip install 'wtref[tensorboard]'") from None
+    from tensorboardX import SummaryWriter
 
     def write(record):
         for name, value in record.items():

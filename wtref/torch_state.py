@@ -34,7 +34,7 @@ def load(training, path):
         state = torch.load(path, map_location="cpu", weights_only=True)
         state = {name: value.numpy() for name, value in state.items() if "num_batches" not in name}
     except Exception as error:  # torch.load raises what the file makes it raise
-        raise InputError(f"{path} is no PyTorch state_dict ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{path} is no PyTorch state_dict ({(str(error) or repr(error)).splitlines()[0]})") from None
     wanted = _to_torch(training)
     for name in wanted.keys() ^ state.keys():
         where = "missing from" if name in wanted else "unknown to this architecture in"

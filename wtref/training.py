@@ -24,7 +24,7 @@ class Training:
     """
 
     def __init__(self, config, device, feed):
-        """config: Config; device: backend.Device; feed: where batches come from (datasets/feeds.py)."""
+        """config: Config; device: backend.Device; feed: where batches come from (datasets/memory.py)."""
         self.config, self.device, self.feed = config, device, feed
         seeds = np.random.SeedSequence(config.seed).spawn(2)
         weights_rng, self.feedback_rng = map(np.random.default_rng, seeds)
@@ -64,6 +64,7 @@ class Training:
             loss, logits = self.train_step(images, labels, measure=last)
             self.pending.append(loss)
             self.wrong = self.wrong + (logits.argmax(axis=1) != labels).sum()
+            self.seen += len(labels)
             self.position += 1
             if last or len(self.pending) == CHECK_EVERY:
                 self._add_losses()
@@ -116,6 +117,7 @@ class Training:
             "position": self.position,
             "loss_sum": self.loss_sum,
             "wrong": int(to_host(self.wrong)),
+            "seen": self.seen,
             "seconds": self.seconds,
             "best": self.best,
             "generator": self.feedback_rng.bit_generator.state,
@@ -130,14 +132,15 @@ class Training:
         for name, array in arrays.items():
             if name.startswith("velocity."):
                 self.sgd.velocity[name.removeprefix("velocity.")] = self.device.array(array)
-        for name in ("epoch", "position", "loss_sum", "wrong", "seconds", "best"):
+        for name in ("epoch", "position", "loss_sum", "wrong", "seen", "seconds", "best"):
             setattr(self, name, plain[name])
         self.feedback_rng.bit_generator.state = plain["generator"]
         self.rule.state.update(plain["rule"])
 
     def _start_epoch(self):
         self.position, self.seconds = 0, 0.0
-        self.loss_sum, self.wrong, self.pending = 0.0, 0, []
+        self.loss_sum, self.pending = 0.0, []  # of the losses looked at; those still on the device
+        self.wrong, self.seen = 0, 0  # images
 
     @np.errstate(over="ignore", invalid="ignore")
     def _finish_epoch(self):
@@ -145,18 +148,17 @@ class Training:
         if not np.isfinite(test_loss):
             raise Diverged(f"the test loss became {test_loss} {self._where(self.position - 1)}")
         self.epoch += 1
-        count = self.feed.train_count
         record = {
             "epoch": self.epoch,
             "lr": self.sgd.lr,
             "train_loss": self.loss_sum / self.feed.steps,
-            "train_error": 100 * int(to_host(self.wrong)) / count,
+            "train_error": 100 * int(to_host(self.wrong)) / self.seen,
             "test_loss": test_loss,
             "test_error": test_error,
             "matrix_angles": matrix_angles(self.network),
             "delta_angles": self.delta_angles,
             "seconds": self.seconds,
-            "images_per_second": count / self.seconds,
+            "images_per_second": self.seen / self.seconds,
         }
         if self.best is None or test_error < self.best["test_error"]:
             self.best = {"epoch": self.epoch, "test_error": test_error}

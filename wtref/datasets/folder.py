@@ -11,6 +11,7 @@ cores processes were no faster.
 
 import contextlib
 import functools
+import hashlib
 import itertools
 import os
 from collections import deque
