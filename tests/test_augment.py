@@ -251,7 +251,7 @@ def test_central_view_is_resize_and_centre_crop(width, height, size):
 
 @pytest.mark.parametrize("width, height", [(1, 5000), (5000, 1), (1, 1), (2, 90)])
 def test_extreme_shapes_neither_fail_nor_fill_the_memory(width, height, monkeypatch):
-    sizes = []
+    sizes, image = [], picture(0, width, height)
     resize = Image.Image.resize
 
     def noted(image, size, *args, **kwargs):
@@ -259,7 +259,6 @@ def test_extreme_shapes_neither_fail_nor_fill_the_memory(width, height, monkeypa
         return resize(image, size, *args, **kwargs)
 
     monkeypatch.setattr(Image.Image, "resize", noted)
-    image = picture(0, width, height)
     assert central_view(image, 224).shape == (224, 224, 3)
     assert np.prod(sizes[0]) <= 256 * 2560
     monkeypatch.setattr(augment, "_read", lambda path: encode(image, "PNG"))

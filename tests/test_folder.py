@@ -361,6 +361,20 @@ def test_no_more_than_the_batches_ahead_are_loaded(workers):
     assert len(started) == (7 + AHEAD) * size
 
 
+def test_what_waits_is_given_up_when_the_caller_leaves():
+    started = []
+
+    def load(index):
+        started.append(index)
+        time.sleep(0.05 if index >= 20 else 0)
+        return np.zeros(1, np.uint8)
+
+    decoded = decode_ahead(load, (np.arange(20) + 20 * k for k in itertools.count()), (1,), workers=2)
+    next(decoded)
+    decoded.close()
+    assert len(started) < 20 + 20  # of the 40 ahead
+
+
 def wait_until(holds, seconds=20):
     end = time.monotonic() + seconds
     while not holds() and time.monotonic() < end:

@@ -1,6 +1,7 @@
 """What each command of the command line does, one function each; cli.py reads their arguments."""
 
 import sys
+from dataclasses import fields, replace
 
 from wtref import audit as auditing
 from wtref import bench as benching
@@ -24,6 +25,8 @@ def compare(args, given):
 
 def train(args, given):
     """Train one network by one rule, in a folder of its own under runs/."""
+    if args.resume is not None and args.log_name is not None:
+        raise InputError(f"--resume goes on under the run's own name, {args.resume}; leave --log-name {args.log_name} out")
     run = Run.find(args.resume) if args.resume is not None else None
     config = _resumed_config(run, given) if run else Config(**given)
     if config.tensorboard:
@@ -32,7 +35,7 @@ def train(args, given):
     about = training.feed.about()
     if run is None:
         run = Run.create(config, about, args.log_name)
-    elif run.about()["data"]["sha256"] != about["sha256"]:
+    elif run.about()["data"].get("sha256") != about["sha256"]:
         raise InputError(f"--resume {run.name}: {config.dataset} is not the data that the run was started with")
     else:
         run.restore(training)
@@ -55,8 +58,9 @@ def predict(args, given):
     run = Run.find(args.name)
     predictor = predicting.Predictor(run, args.checkpoint, args.device)
     for path in args.images:
+        likeliest = predictor.top(path, 5)
         print(path)
-        for name, probability in predictor.top(path, 5):
+        for name, probability in likeliest:
             print(f"  {100 * probability:6.2f} %  {name}")
 
 
@@ -67,11 +71,13 @@ def list_runs(args, given):
 
 def draw(args, given):
     """Several runs in one picture: test error and angles per epoch."""
-    lines = [line for name in args.names for line in Run.find(name).lines()]
+    found = [Run.find(name) for name in args.names]
+    recipes = {(run.config().rule, replace(run.config(), seed=0)) for run in found}
+    by_rule = len(recipes) == len({rule for rule, _ in recipes})  # runs of one rule differ in their seeds alone
+    lines = [{**line, "curve": line["rule"] if by_rule else run.name} for run in found for line in run.lines()]
     if not lines:
         raise InputError(f"no finished epochs to draw in: {', '.join(args.names)}")
-    folder = Run.find(args.names[0]).folder
-    for path in figures.draw_comparison(lines, folder):
+    for path in figures.draw_comparison(lines, found[0].folder):
         print(f"picture: {path}")
 
 
@@ -183,26 +189,26 @@ def _trained(args, **changes):
     if changes:
         config = Config(**{**vars(config), **changes})
     training = _training(config, args.device)
+    arrays, plain = run.checkpoint(args.checkpoint)
     try:
-        training.restore(*run.checkpoint(args.checkpoint))
+        training.restore(arrays, plain)
     except (KeyError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"run {run.name!r} does not fit the images of {config.dataset} ({error!r})") from None
     return run, training
 
 
 def _resumed_config(run, given):
-    """The run's own Config; refuses flags that contradict it."""
+    """The run's own Config, with what `given` says of where and how; refuses flags that contradict the rest."""
     config = run.config()
+    changeable = {spec.name for spec in fields(Config) if spec.metadata["changeable"]}
     different = [
         f"--{name.replace('_', '-')} is {getattr(config, name)}, not {value}"
         for name, value in given.items()
-        if getattr(config, name) != value
+        if name not in changeable and getattr(config, name) != value
     ]
     if different:
         raise InputError(f"--resume {run.name} contradicts the run: {'; '.join(different)}; leave those flags out")
-    return config
+    return replace(config, **{name: value for name, value in given.items() if name in changeable})
 
 
 def _epoch_line(record, epochs):

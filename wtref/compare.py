@@ -45,9 +45,9 @@ def run(config, rules, seeds, jobs=None):
         return 130
     text = table(lines, rules)
     _write(folder / "table.txt", text + "\n")
-    _write(folder / "config.json", json.dumps(asdict(config), indent=2))
+    _write(folder / "compare.json", json.dumps(asdict(config), indent=2))
     print(f"\n{text}\n\nmetrics: {folder}/metrics.jsonl")
-    for path in figures.draw_comparison(lines, folder):
+    for path in figures.draw_comparison([{**line, "curve": line["rule"]} for line in lines], folder):
         print(f"picture: {path}")
     return 0
 

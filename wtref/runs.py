@@ -51,6 +51,7 @@ class Run:
         try:
             run._write_text("config.json", json.dumps(about, indent=2) + "\n")
         except OSError as error:
+            run.folder.joinpath("config.json").unlink(missing_ok=True)
             run.folder.rmdir()
             raise Unsaved(f"cannot write to {run.folder}: {error.strerror}; no run was started") from None
         return run
@@ -117,6 +118,7 @@ class Run:
             return True
         if damages:
             raise InputError(f"{'; '.join(damages)}; no checkpoint before it is whole: restore one from a copy")
+        self._remove_leftovers()
         return False
 
     def checkpoint(self, which):
@@ -157,11 +159,14 @@ class Run:
         if name != "last.npz":
             checkpoints.keep_as(self.folder / name, self.folder / "last.npz")
         self._keep_best(plain, name)
-        for leftover in self.folder.glob(".*.tmp"):
-            leftover.unlink()
+        self._remove_leftovers()
         records = self.metrics()
         if records and records[-1]["epoch"] > plain["epoch"]:
             self._write_metrics([r for r in records if r["epoch"] <= plain["epoch"]])
+
+    def _remove_leftovers(self):
+        for leftover in self.folder.glob(".*.tmp"):
+            leftover.unlink()
 
     def _keep_best(self, plain, name):
         """If checkpoint `name` is the end of the best epoch, it is best.npz too."""
@@ -178,21 +183,26 @@ class Run:
 
 def names():
     """All runs in runs/, in alphabetical order."""
-    folders = (path.parent for path in RUNS.glob("*/config.json"))
-    return sorted(folder.name for folder in folders if not folder.joinpath("table.txt").exists())  # not comparisons
+    return sorted(path.parent.name for path in RUNS.glob("*/config.json"))
 
 
 def table():
     """All runs as text: rule, model, data, epoch, best test error, state."""
-    rows = [("name", "rule", "model", "data", "epoch", "best error", "state")]
-    for run in map(Run, names()):
-        config, records = run.config(), run.metrics()
-        best = f"{min(r['test_error'] for r in records):.2f} %" if records else "-"
-        done = len(records) == config.epochs
-        state = "done" if done else "unfinished" if run.folder.joinpath("last.npz").exists() else "not begun"
-        rows.append((run.name, config.rule, config.model, config.dataset, f"{len(records)}/{config.epochs}", best, state))
+    rows = [("name", "rule", "model", "data", "epoch", "best error", "state"), *map(_row, names())]
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def _row(name):
+    run = Run(name)
+    try:
+        config, records = run.config(), run.metrics()
+    except InputError:
+        return name, "-", "-", "-", "-", "-", "damaged"
+    best = f"{min(r['test_error'] for r in records):.2f} %" if records else "-"
+    begun = "unfinished" if run.folder.joinpath("last.npz").exists() else "not begun"
+    state = "done" if len(records) == config.epochs else begun
+    return name, config.rule, config.model, config.dataset, f"{len(records)}/{config.epochs}", best, state
 
 
 def new_folder(folder):

@@ -4,6 +4,8 @@ The state_dict is that of torch_networks.build with the same model, shape, class
 what the forward pass needs travels: feedback weights and velocities stay here.
 """
 
+import warnings
+
 from wtref.backend import to_host
 from wtref.errors import InputError
 from wtref.files import replacing
@@ -31,7 +33,8 @@ def load(training, path):
     Raises InputError if the file is no state_dict of this architecture.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what is wrong is said below
+            state = torch.load(path, map_location="cpu", weights_only=True)
         state = {name: value.numpy() for name, value in state.items() if "num_batches" not in name}
     except Exception as error:  # torch.load raises what the file makes it raise
         raise InputError(f"{path} is no PyTorch state_dict ({(str(error) or repr(error)).splitlines()[0]})") from None

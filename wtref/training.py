@@ -1,5 +1,6 @@
 """The training loop: engaged mode, mirror mode, evaluation.  To be read from top to bottom."""
 
+import contextlib
 import time
 
 import numpy as np
@@ -55,11 +56,12 @@ class Training:
             for s in self.network.with_feedback:
                 self.rule.before_training(s)
         while self.epoch < self.config.epochs:
-            yield from self._train_epoch()
+            with contextlib.closing(self.feed.train_batches(self.epoch, first=self.position)) as batches:
+                yield from self._train_epoch(batches)
 
-    def _train_epoch(self):
+    def _train_epoch(self, batches):
         start = time.perf_counter()
-        for images, labels in self.feed.train_batches(self.epoch, first=self.position):
+        for images, labels in batches:
             last = self.position + 1 == self.feed.steps
             loss, logits = self.train_step(images, labels, measure=last)
             self.pending.append(loss)

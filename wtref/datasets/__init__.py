@@ -1,5 +1,6 @@
 """The data sets, by name, and the feeds that give the training loop its batches."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from wtref.datasets.augment import Augmentation
@@ -9,6 +10,7 @@ from wtref.datasets.digits import load_digits
 from wtref.datasets.folder import FolderFeed, load_folder_into_memory
 from wtref.datasets.idx import load_fashion_mnist, load_mnist
 from wtref.datasets.memory import MemoryFeed
+from wtref.datasets.names import CLASS_NAMES
 from wtref.datasets.synthetic import load_synthetic
 from wtref.errors import InputError, check_choice, choose
 
@@ -34,7 +36,8 @@ def load(name, data_dir=None):
     InputError
         For an unknown name, or if its files are missing or damaged.
     """
-    return choose("dataset", name, IN_MEMORY)(_folder(name, data_dir))
+    data = choose("dataset", name, IN_MEMORY)(_folder(name, data_dir))
+    return replace(data, class_names=CLASS_NAMES[name]) if name in CLASS_NAMES else data
 
 
 def open_feed(config, device):

@@ -135,7 +135,7 @@ class BadImage(InputError):
 
 
 def read_image(path):
-    """The image in a file, in mode RGB.  Raises BadImage, or InputError where there is no file to read."""
+    """The image in a file, in mode RGB.  Raises BadImage, and InputError where there is no file to read."""
     return to_rgb(open_image(_read(path), path), path)
 
 

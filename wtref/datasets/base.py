@@ -1,15 +1,14 @@
 """What every data set offers."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images (N, H, W, C) of small integers and labels (N,) in 0 .. classes - 1.
-
-    """
+    """Images (N, H, W, C) of bytes and labels (N,) in 0 .. classes - 1."""
 
     name: str
     classes: int
@@ -24,15 +23,22 @@ class Dataset:
         """(H, W, C) of one image."""
         return self.train_images.shape[1:]
 
-    @property
+    @cached_property
     def mean(self):
         """Of the training images, per channel, in pixel values."""
-        return self.train_images.mean(axis=(0, 1, 2))
+        return np.array([np.average(np.arange(256), weights=counts) for counts in self._counts])
 
-    @property
+    @cached_property
     def std(self):
         """Of the training images, per channel, in pixel values; never 0."""
-        return self.train_images.std(axis=(0, 1, 2)) + 1e-8
+        squares = (np.arange(256) - self.mean[:, None]) ** 2
+        return np.sqrt(np.average(squares, axis=1, weights=self._counts)) + 1e-8
+
+    @cached_property
+    def _counts(self):
+        """How often each byte occurs in each channel of the training images, (C, 256)."""
+        channels = np.moveaxis(self.train_images, -1, 0)
+        return np.stack([np.bincount(channel.ravel(), minlength=256) for channel in channels])
 
     def validation(self):
         """The same without its test images: a fifth of the training images stands in for them."""

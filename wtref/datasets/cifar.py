@@ -10,7 +10,9 @@ red, the green and the blue plane (https://www.cs.toronto.edu/~kriz/cifar.html).
 of the same pixels; Unpickler below reads it.
 """
 
+import itertools
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from wtref.datasets.base import Dataset
-from wtref.datasets.idx import Missing, check_classes, check_labels, fetch_hint, opened, read_up_to, tar_files
+from wtref.datasets.idx import Missing, fetch_hint, opened, tar_files
+from wtref.datasets.idx import check_classes, check_end, check_labels, read_up_to
 from wtref.errors import InputError
 
 COUNTS = {"cifar10": (10_000, 10_000), "cifar100": (50_000, 10_000)}  # images: each training file, test file
@@ -29,7 +32,10 @@ RECORD, PICKLED = PIXELS + 2, PIXELS + 64  # bytes that an image may take in a f
 
 @dataclass(frozen=True)
 class Form:
-    """How a set is published.  read(bytearray, where, count, classes) gives a file's images and labels."""
+    """How a set is published.
+
+    read(bytearray, where, count, classes) gives a file's colour planes (count, 3072) and labels (count,).
+    """
 
     archive: str
     folder: str
@@ -37,11 +43,6 @@ class Form:
     test: str
     room: int  # bytes that an image may take in a file
     read: Callable
-
-    def counts(self, name):
-        """{file: images in it}, the test file last."""
-        train, test = COUNTS[name]
-        return {**dict.fromkeys(self.train, train), self.test: test}
 
 
 def load_cifar10(data_dir):
@@ -62,10 +63,10 @@ def find_cifar(name, data_dir):
     data_dir, forms = Path(data_dir), FORMS[name]
     for folder in (data_dir / name, data_dir):
         for form in forms:
-            if (folder / form.archive).is_file():
+            if os.path.isfile(folder / form.archive):
                 return form, folder / form.archive
         for form in forms:
-            if (folder / form.folder).is_dir():
+            if os.path.isdir(folder / form.folder):
                 return form, folder / form.folder
     expected = ", ".join([form.archive for form in forms] + [f"{form.folder}/" for form in forms])
     places = f"neither {data_dir / name} nor {data_dir}"
@@ -74,37 +75,35 @@ def find_cifar(name, data_dir):
 
 def _load(name, data_dir):
     form, path = find_cifar(name, data_dir)
-    parts, counts, classes = {}, form.counts(name), CLASSES[name]
-    limits = {file: count * form.room + 4096 for file, count in counts.items()}
-    for file, data in (_folder_files if path.is_dir() else tar_files)(path, form.folder, limits):
-        where = path / file if path.is_dir() else f"{path}: {file}"
-        images, labels = form.read(data, where, counts[file], classes)
-        check_labels(where, labels, classes)
-        parts[file] = images, labels.astype(np.uint8)
-    images, labels = map(np.concatenate, zip(*(parts.pop(file) for file in form.train), strict=True))
-    check_classes(name, labels, classes)
-    return Dataset(name, classes, images, labels, *map(np.ascontiguousarray, parts[form.test]))
+    files, classes, packed = (*form.train, form.test), CLASSES[name], path.is_file()
+    counts = dict.fromkeys(form.train, COUNTS[name][0]) | {form.test: COUNTS[name][1]}
+    ends = dict(zip(files, itertools.accumulate(counts.values()), strict=True))
+    images = np.empty((ends[form.test], SIDE, SIDE, 3), np.uint8)
+    labels = np.empty(len(images), np.uint8)
+    limits = {file: counts[file] * form.room + 4096 for file in files}
+    for file, data in (tar_files if packed else _folder_files)(path, form.folder, limits):
+        where = f"{path}: {file}" if packed else path / file
+        part = slice(ends[file] - counts[file], ends[file])
+        planes, found = form.read(data, where, counts[file], classes)
+        check_labels(where, found, classes)
+        images[part], labels[part] = planes.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1), found
+        del data, planes, found  # before memory is taken for the next file
+    split = ends[form.train[-1]]
+    check_classes(name, labels[:split], classes)
+    return Dataset(name, classes, images[:split], labels[:split], images[split:], labels[split:])
 
 
 def _folder_files(path, _, limits):
     """Yield (file, its bytes) of an extracted folder."""
-    absent = [file for file in limits if not (path / file).is_file()]
+    absent = [file for file in limits if not os.path.isfile(path / file)]
     if absent:
         raise InputError(f"{path}: lacks {', '.join(absent)}; complete or remove it")
     for file, limit in limits.items():
         with opened(path / file) as stream:
-            data = read_up_to(stream, limit + 1)
-        if len(data) > limit:
-            raise InputError(f"{path / file}: has more than {limit:,} bytes, the published file has not")
+            data = read_up_to(stream, min(limit, (path / file).stat().st_size))
+            check_end(stream, path / file)
         yield file, data
-
-
-def _channels_last(planes):
-    """Images (N, 32, 32, 3) from colour planes (N, 3072), in the same memory."""
-    for start in range(0, len(planes), 256):
-        piece = planes[start : start + 256]
-        piece[...] = piece.reshape(-1, 3, SIDE * SIDE).swapaxes(1, 2).reshape(-1, PIXELS)
-    return planes.reshape(-1, SIDE, SIDE, 3)
+        del data
 
 
 def _read_binary(data, where, count, classes):
@@ -113,7 +112,7 @@ def _read_binary(data, where, count, classes):
         right = f"{count:,} records of {before + PIXELS:,} bytes"
         raise InputError(f"{where}: holds {len(data):,} bytes, right would be {right}")
     records = np.frombuffer(data, np.uint8).reshape(count, -1)
-    return _channels_last(records[:, before:]), records[:, before - 1]
+    return records[:, before:], records[:, before - 1]
 
 
 # --- the python form --------------------------------------------------------------------------------------
@@ -139,7 +138,7 @@ def _read_python(data, where, count, classes):
     labels = found[key]
     if type(labels) is not list or len(labels) != count or not all(type(label) is int for label in labels):
         raise InputError(f"{where}: {key.decode()!r} is no list of {count:,} whole numbers")
-    return _channels_last(_byte_array(found[b"data"], (count, PIXELS), where)), np.array(labels)
+    return _byte_array(found[b"data"], (count, PIXELS), where), np.array(labels)
 
 
 def _byte_array(made, shape, where):
@@ -213,11 +212,11 @@ class Unpickler:
             self.refuse("not of pickle protocol 2")
 
     def line(self):
-        start = self.at
-        while self.take(1) != b"\n":
-            if self.at > start + 40:
-                self.refuse("mentions a name that is too long")
-        return bytes(self.data[start : self.at - 1]).decode("latin-1")
+        text, end, _ = bytes(self.data[self.at : self.at + 40]).partition(b"\n")
+        if not end:
+            self.refuse("mentions a name that is too long")
+        self.take(len(text) + 1)
+        return text.decode("latin-1")
 
     def name(self):
         name = f"{self.line()}.{self.line()}"

@@ -94,24 +94,19 @@ class _Failed(Exception):
 
 def show_progress(file, done, size):
     """Say on stderr how far a file's download is: on a terminal in a line that counts up, else at its end."""
-    if sys.stderr.isatty():
-        end = "\n" if done == size else ""
-        print(f"\r{file}: {done / 1e6:.1f} of {size / 1e6:.1f} MB", end=end, file=sys.stderr, flush=True)
-    elif done == size:
-        print(f"{file}: {size / 1e6:.1f} MB", file=sys.stderr)
+    start, end = ("\r", "\n" if done == size else "") if sys.stderr.isatty() else ("", "\n")
+    if start or done == size:
+        print(f"{start}{file}: {done / 1e6:.1f} of {size / 1e6:.1f} MB", end=end, file=sys.stderr, flush=True)
 
 
 def fetch(name, data_dir, base_url=None, progress=show_progress, timeout=TIMEOUT):
     """Download a set's files to its folder in data_dir, but for those that are there and intact.
 
     base_url: where to look instead of the official home.  progress(file's name, bytes so far, bytes in all)
-    is called as they come.  timeout: seconds that a server may be silent.  Returns the paths of all files;
-    after an error, calling again goes on where it ended.
+    is called as they come.  timeout: seconds that a server may be silent.  Returns the paths of all files.
 
-    Raises
-    ------
-    InputError
-        For an unknown name, and whenever a file could not be had: one line that says why, and what to do.
+    Raises InputError for an unknown name and for a file that could not be had, in one line that says why and
+    what to do; calling again goes on where this ended.
     """
     source = choose("data set to fetch", name, CATALOGUE)
     folder = Path(data_dir) / source.folder
@@ -138,7 +133,8 @@ def _fetch_file(file, folder, homes, progress, timeout):
             url = f"{home.rstrip('/')}/{file.name}"
             try:
                 _download(url, out, file, progress, timeout)
-                _verify(part, file)
+                if not _is_published(part, file):
+                    raise _Failed(f"sent bytes with MD5 {_md5(part)} instead of {file.md5}", keep=False)
                 os.replace(part, folder / file.name)
                 return
             except _Failed as error:
@@ -158,19 +154,19 @@ def _locked(part):
     with open(part, "ab") as out:
         try:
             fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = os.path.samestat(os.fstat(out.fileno()), part.stat())
+            ours = os.path.samestat(os.fstat(out.fileno()), part.stat())
         except (BlockingIOError, FileNotFoundError):
-            free = False
-        if not free:
+            ours = False
+        if not ours:
             raise InputError(f"{part}: another process is downloading to it; wait for it to end")
         yield out
 
 
 def _download(url, out, file, progress, timeout):
     """Append to `out` what it lacks of the file, or all of it if the server cannot go on in the middle."""
-    have = _size(out)
-    if have == file.size:
+    if (have := _size(out)) == file.size:
         return
+    have = have if have < file.size else 0
     with _request(url, have, timeout) as response:
         done = _offset(response, have, file.size)
         out.truncate(done)
@@ -197,20 +193,22 @@ def _request(url, have, timeout):
         return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
     except urllib.error.HTTPError as error:
         error.close()
-        raise _Failed(f"answers {error.code} {error.reason}", keep=error.code != 416) from None
+        reason = http.client.responses.get(error.code, "")
+        raise _Failed(f"answers {error.code} {reason}", keep=error.code != 416) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _Failed(f"does not answer ({_why(error)})") from None
 
 
 def _offset(response, have, size):
     """At which byte of the file the response starts; raises _Failed unless it promises all the rest."""
-    start, offered = 0, response.headers["Content-Length"]
+    start, length = 0, response.headers["Content-Length"]
     if response.status == 206:
-        start, right = have, f"bytes {have}-{size - 1}/{size}"
-        if not have or (found := response.headers["Content-Range"]) != right:
+        found, right = response.headers["Content-Range"], f"bytes {have}-{size - 1}/{size}"
+        if found != right:
             raise _Failed(f"offers {found!r} instead of {right!r}", keep=False)
-    if offered not in (None, str(size - start)):
-        raise _Failed(f"offers {offered} bytes where the published file has {size - start}")
+        start = have
+    if length not in (None, str(size - start)):
+        raise _Failed(f"offers {length!r} bytes where the published file has {size - start}")
     return start
 
 
@@ -242,11 +240,6 @@ def _size(out):
     return os.fstat(out.fileno()).st_size
 
 
-def _verify(part, file):
-    if not _is_published(part, file):
-        raise _Failed(f"sent bytes with MD5 {_md5(part)}, the published file has {file.md5}", keep=False)
-
-
 def _is_published(path, file):
     return path.is_file() and path.stat().st_size == file.size and _md5(path) == file.md5
 
@@ -258,13 +251,8 @@ def _md5(path):
 
 # --- what is there ----------------------------------------------------------------------------------------
 
-LOADERS = {
-    "digits": load_digits,
-    "mnist": load_mnist,
-    "fashion-mnist": load_fashion_mnist,
-    "cifar10": load_cifar10,
-    "cifar100": load_cifar100,
-}
+LOADERS = {"digits": load_digits, "mnist": load_mnist, "fashion-mnist": load_fashion_mnist}
+LOADERS |= {"cifar10": load_cifar10, "cifar100": load_cifar100}
 
 
 @dataclass(frozen=True)
@@ -289,13 +277,13 @@ def _state(name, data_dir):
     sources = [source for source in CATALOGUE.values() if source.folder == name]
     published = {file.name: file for source in sources for file in source.files}
     known = [path for path in paths if path.name in published]
-    wrong = [path for path in known if not _is_published(path, published[path.name])]
     where = str(paths[0] if len(paths) == 1 else paths[0].parent)
-    if known == paths and not wrong:
-        return "intact", f"{where}: as published, by its checksum"
     try:
+        wrong = [path for path in known if not _is_published(path, published[path.name])]
+        if known == paths and not wrong:
+            return "intact", f"{where}: as published, by its checksum"
         LOADERS[name](data_dir)
-    except InputError as error:
+    except (InputError, OSError) as error:
         return "damaged", str(error)
     if wrong:
         return "differs", f"{wrong[0]}: in order, but not the published bytes"

@@ -9,6 +9,7 @@ DATA_DIR/fashion-mnist/; of a file that is there twice the .gz counts, whose che
 import contextlib
 import gzip
 import math
+import os
 import tarfile
 import zlib
 from pathlib import Path
@@ -20,8 +21,8 @@ from wtref.errors import InputError
 
 COUNTS = {"train": 60_000, "t10k": 10_000}  # images in each part, of both sets
 CLASSES, SIDE = 10, 28
-PIECE = 1 << 20  # bytes read at a time
-MEMBERS, SMALL = 64, 1 << 20  # an archive's entries, and the bytes of one that is not wanted, are at most
+PIECE = 1 << 16  # bytes read at a time
+MEMBERS, SMALL = 64, 1 << 16  # an archive's entries, and the bytes of one that is not wanted, are at most
 
 
 def load_mnist(data_dir):
@@ -62,7 +63,10 @@ def read_idx(path, shape):
     """
     with opened(path) as file:
         _check_header(path, read_up_to(file, 4 + 4 * len(shape)), shape)
-        values = read_exactly(file, math.prod(shape), path)
+        values, size = read_up_to(file, math.prod(shape)), math.prod(shape)
+        if len(values) < size:
+            raise InputError(f"{path}: cut off after {len(values):,} of {size:,} bytes of values")
+        check_end(file, path)
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 
@@ -93,7 +97,7 @@ def _load(name, data_dir):
 
 
 def _first_file(*paths):
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 # --- for every reader of data files -----------------------------------------------------------------------
@@ -120,22 +124,22 @@ def opened(path):
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
-def read_up_to(file, limit):
-    """At most `limit` bytes of an open file, as a bytearray; takes no more memory than what is there."""
-    data = bytearray()
-    while piece := file.read(min(PIECE, limit - len(data))):
-        data += piece
+def read_up_to(file, size):
+    """The next `size` bytes of an open file, or what there is of them, as a bytearray."""
+    data, at = bytearray(size), 0
+    with memoryview(data) as view:
+        while count := file.readinto(view[at : at + PIECE]):
+            at += count
+    del data[at:]
     return data
 
 
-def read_exactly(file, size, path):
-    """The last `size` bytes of an open file, as a bytearray.  Raises InputError for fewer or more."""
-    data = read_up_to(file, size)
-    if len(data) < size:
-        raise InputError(f"{path}: cut off after {len(data):,} of {size:,} bytes of values")
-    if file.read(1):
-        raise InputError(f"{path}: goes on after its {size:,} bytes of values")
-    return data
+def check_end(file, path, size=0):
+    """Read an open file to its end, where .gz has a checksum; InputError for more than `size` more bytes."""
+    while piece := file.read(PIECE):
+        size -= len(piece)
+        if size < 0:
+            raise InputError(f"{path}: goes on after its end")
 
 
 def tar_files(path, folder, limits):
@@ -152,9 +156,10 @@ def tar_files(path, folder, limits):
                 break
             file, size = _check_member(header, path, folder)
             limit = limits.get(file, SMALL)
-            if file in seen or not 0 <= size <= limit:
-                found = "is there twice" if file in seen else f"claims {size:,} bytes, it may have {limit:,}"
-                raise InputError(f"{path}: {file!r} {found}")
+            if not 0 <= size <= limit:
+                raise InputError(f"{path}: {file!r} claims {size:,} bytes, right would be up to {limit:,}")
+            if file in seen:
+                raise InputError(f"{path}: {file!r} is there twice")
             seen.add(file)
             data = read_up_to(stream, size)
             padding = read_up_to(stream, -size % tarfile.BLOCKSIZE)
@@ -162,8 +167,10 @@ def tar_files(path, folder, limits):
                 raise InputError(f"{path}: cut off inside {file!r}")
             if file in limits:
                 yield file, data
-        if len(read_up_to(stream, SMALL)) == SMALL:  # reading on to the end, where the checksum is
-            raise InputError(f"{path}: has more than {MEMBERS} entries, or goes on behind its end")
+            del data  # before memory is taken for the next file
+        else:
+            raise InputError(f"{path}: has more than {MEMBERS} entries")
+        check_end(stream, path, SMALL)
     absent = [file for file in limits if file not in seen]
     if absent:
         raise InputError(f"{path}: lacks {', '.join(absent)}")

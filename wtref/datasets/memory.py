@@ -27,6 +27,7 @@ class MemoryFeed:
         """dataset: Dataset; device: backend.Device; seed: an integer of at least 0."""
         self.device, self.batch_size, self.seed, self.augmentation = device, batch_size, seed, augmentation
         self.dataset, self.shape, self.classes = dataset, dataset.shape, dataset.classes
+        self.skipped = getattr(dataset, "skipped", ())  # lines about images left out
         self.train_count, self.test_count = len(dataset.train_labels), len(dataset.test_labels)
         self.steps = -(-self.train_count // batch_size)
         self.train = device.raw(dataset.train_images), device.raw(dataset.train_labels)
