@@ -70,19 +70,24 @@ def refused(here, capsys):
 
 
 def start(*argv, **how):
-    """run.py in a process group of its own."""
-    command = [sys.executable, RUN_PY, *map(str, argv)]
+    """run.py in a process group of its own, with the usual Ctrl-C even where a background job ignores it."""
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            start_new_session=True, env=environment, **how)  # fmt: skip
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    own = {"start_new_session": True, "preexec_fn": ctrl_c_as_usual}
+    return subprocess.Popen([sys.executable, RUN_PY, *map(str, argv)], env=environment, **pipes, **own, **how)
+
+
+def ctrl_c_as_usual():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process):
-    """(exit code, stdout, stderr); never leaves the process behind."""
+    """(exit code, stdout, stderr); never leaves a process behind."""
     try:
         out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     return process.returncode, out, err
 
 
@@ -257,6 +262,10 @@ def test_resuming_with_other_flags_names_each_difference(refused, mine):
     for part in ("mine", "--epochs is 1, not 9", "--rule is bp, not kp", "--hidden", "--nesterov"):
         assert part in said
     assert "--batch-size" not in said and "--lr" not in said
+
+
+def test_resuming_under_another_name(refused, mine):
+    assert "--log-name" in refused("--resume", "mine", "--log-name", "yours")
 
 
 def test_eval_before_the_first_epoch(refused):

@@ -161,7 +161,7 @@ def test_every_rule_learns_the_digits(rule):
     last = records(run)[-1]
     assert first_loss > 2 and first_error > 75
     assert last["train_loss"] < 0.3 and last["test_loss"] < 0.4
-    assert last["train_error"] < 6 and last["test_error"] < 8
+    assert last["train_error"] < 10 and last["test_error"] < 8
     assert last["delta_angles"]["hidden1"] < 85  # what arrives has learned to point downhill
     if rule != "dfa":
         low, high = MATRIX_ANGLE[rule]

@@ -7,6 +7,7 @@ is written a second time, from the paper.
 """
 
 import math
+from collections import defaultdict
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from wtref.backend import open_device, to_host
 from wtref.errors import InputError, check_choice
 from wtref.losses import softmax_cross_entropy
-from wtref.models import Options, build
+from wtref.models import ALIASES, Options, build
 from wtref.noise import NOISES
 from wtref.optim import SGD
 from wtref.rules import RULES
@@ -90,18 +91,14 @@ def check(
     Parameters: models and rules by name; device and dtype as `open_device` takes them; steps of
     training; options of the models; progress, called with one line of text after each comparison.
     Returns: a list of Rows.
-
-    Raises
-    ------
-    InputError
-        For an unknown name, a rule not written a second time here, or a device PyTorch lacks.
+    Raises: InputError for an unknown name, a rule not in CHECKED, or a device PyTorch lacks.
     """
     for rule in rules:
         check_choice("rule to check", rule, CHECKED)
     device, rows = open_device(device, dtype), []
     if device.name != "cpu" and not torch.cuda.is_available():
         raise InputError(f"check: PyTorch {torch.__version__} sees no CUDA device; use --device cpu")
-    for model in models:
+    for model in (ALIASES.get(name, name) for name in models):
         for rule in rules:
             with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
                 rows.append(_compare(model, rule, device, steps, options))
@@ -161,16 +158,14 @@ def _errors(ours, theirs):
 
     Parameters: {"layer.kind": array on the host}, of both sides.  An array's error is
     max |a - b| / max |b|, b being PyTorch's; it is infinite where one side has no such array.
-    FLOOR says what becomes of a vanishing b.
+    FLOOR says what happens where b vanishes.
     """
-    largest, errors = {}, {}
-    for name, b in theirs.items():
-        kind = name.split(".")[-1]
-        largest[kind] = max(largest.get(kind, 0), abs(b).max())
+    kinds, errors = defaultdict(list), {}
     for name in ours.keys() | theirs.keys():
-        kind = name.split(".")[-1]
-        error = _error(ours.get(name), theirs.get(name), FLOOR * largest.get(kind, 0))
-        errors[kind] = _largest([errors.get(kind), error])
+        kinds[name.split(".")[-1]].append((ours.get(name), theirs.get(name)))
+    for kind, pairs in kinds.items():
+        floor = FLOOR * max((abs(b).max() for _, b in pairs if b is not None), default=0)
+        errors[kind] = _largest([_error(a, b, floor) for a, b in pairs])
     return errors
 
 
@@ -281,7 +276,7 @@ class Theirs:
                     self._mirror(number, layer)
 
     def step(self, images, labels):
-        """One step of training on images (N, H, W, C); returns the logits."""
+        """The same step; the logits."""
         if self.rule == "ss":
             for layer in self.with_feedback:
                 layer.B = layer.sign_scale * layer.weight.detach().flatten(1).sign().T
@@ -316,7 +311,7 @@ class Theirs:
             return {"logits": _host(self.net(self._images(images)))}
 
     def arrays(self):
-        """{"layer.array": array} in this program's layout, on the host."""
+        """{"layer.array": array} in this program's order, on the host."""
         return self._collect(lambda tensor: tensor)
 
     def gradients(self):
@@ -328,7 +323,7 @@ class Theirs:
         for name, layer in self.layers.items():
             found |= {f"{name}.{array}": x for array, x in layer.arrays(pick).items()}
         for name, norm in self.norms.items():
-            found[f"{name}.gamma"], found[f"{name}.beta"] = pick(norm.weight), pick(norm.bias)
+            found |= {f"{name}.gamma": pick(norm.weight), f"{name}.beta": pick(norm.bias)}
             found[f"{name}.running_mean"] = pick(norm.running_mean)
             found[f"{name}.running_var"] = pick(norm.running_var)
         return {name: _host(tensor) for name, tensor in found.items() if tensor is not None}
