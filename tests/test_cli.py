@@ -269,7 +269,7 @@ def test_resuming_under_another_name(refused, mine):
 
 
 def test_eval_before_the_first_epoch(refused):
-    Run.create(Config(model="mlp"), DATA, "mine")
+    Run.create(Config(model="mlp"), DATA, "cpu", "mine")
     for which in ("last", "best"):
         said = refused("eval", "mine", "--checkpoint", which, "--device", "cpu")
         assert "'mine'" in said and f"no {which} checkpoint" in said and "--resume mine" in said

@@ -286,7 +286,7 @@ def test_a_folder_is_no_image(mine, refused):
 
 def test_predict_wants_a_checkpoint(refused):
     data = {"shape": (8, 8, 1), "class_names": ["a"], "mean": [0.0], "std": [1.0], "levels": 16}
-    Run.create(Config(model="mlp"), data, "x")
+    Run.create(Config(model="mlp"), data, "cpu", "x")
     assert "no last checkpoint" in refused("predict", "x", "x.png", "--device", "cpu")
 
 
@@ -309,7 +309,7 @@ def test_no_runs_is_an_empty_table(said):
 
 
 def test_the_table_of_runs(mine, said, capsys):
-    Run.create(Config(model="mlp", rule="wm", epochs=7), {"sha256": ""}, "a-new-one")
+    Run.create(Config(model="mlp", rule="wm", epochs=7), {"sha256": ""}, "cpu", "a-new-one")
     said("compare", *MLP, "--rules", "bp", "--seeds", "1", "--jobs", "1", "--epochs", "1")  # its folder is no run
     head, new, old = said("runs").splitlines()
     best = min(record["test_error"] for record in mine.metrics())
@@ -337,7 +337,7 @@ def test_figures_of_several_runs(mine, said):
 
 def test_figures_of_nothing(mine, refused):
     assert "'yours'" in refused("figures", "mine", "yours")
-    Run.create(Config(model="mlp"), {}, "empty")
+    Run.create(Config(model="mlp"), {}, "cpu", "empty")
     assert "empty" in refused("figures", "empty")
 
 

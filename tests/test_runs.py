@@ -260,19 +260,19 @@ UNUSUAL = Config(
 
 @pytest.mark.parametrize("config", [Config(), UNUSUAL], ids=["default", "unusual"])
 def test_a_config_survives_its_file(config):
-    Run.create(config, DATA, "mine")
+    Run.create(config, DATA, "cpu", "mine")
     again = Run.find("mine").config()
     assert again == config and hash(again) == hash(config)
 
 
 def test_the_folder_names_the_versions():
-    Run.create(Config(), DATA, "mine")
+    Run.create(Config(), DATA, "cpu", "mine")
     versions = json.loads((runs.RUNS / "mine" / "config.json").read_text())["versions"]
     assert versions["numpy"] == np.__version__ and {"wtref", "python"} <= versions.keys()
 
 
 def test_a_fresh_run_has_nothing_to_restore():
-    run = Run.create(Config(model="mlp"), DATA, "mine")
+    run = Run.create(Config(model="mlp"), DATA, "cpu", "mine")
     device = open_device("cpu")
     fresh = Training(Config(model="mlp"), device, datasets.open_feed(Config(model="mlp"), device))
     assert run.restore(fresh) is False and fresh.epoch == 0
@@ -291,43 +291,43 @@ def test_free_names_count_from_one(here):
 
 def test_a_run_without_a_name_is_called_after_what_it_is():
     config = Config(model="mlp", rule="kp")
-    assert [Run.create(config, DATA).name for _ in range(3)] == [f"mlp-kp-digits-{n}" for n in (1, 2, 3)]
+    assert [Run.create(config, DATA, "cpu").name for _ in range(3)] == [f"mlp-kp-digits-{n}" for n in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("name", ["a", "a-1", "A_b.c", "2026", "bp.v2", "é"])
 def test_a_plain_name_is_kept(here, name):
-    Run.create(Config(), DATA, name)
+    Run.create(Config(), DATA, "cpu", name)
     assert (here / "runs" / name / "config.json").is_file()
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "/tmp/x", "..", ".", ".a", "-x", "a b", "a\n", "a\0"])
 def test_any_other_name_is_refused_and_makes_nothing(here, name):
     with pytest.raises(InputError, match="not a plain file name"):
-        Run.create(Config(), DATA, name)
+        Run.create(Config(), DATA, "cpu", name)
     assert not list(here.rglob("*"))
 
 
 def test_a_name_too_long_for_the_file_system_is_refused():
     with pytest.raises(InputError):
-        Run.create(Config(), DATA, "a" * 300)
+        Run.create(Config(), DATA, "cpu", "a" * 300)
 
 
 def test_a_taken_name_is_refused_whatever_is_there(here):
     (here / "runs" / "mine").mkdir(parents=True)
     (here / "runs" / "mine" / "notes.txt").write_text("keep")
     with pytest.raises(InputError, match="runs/mine exists, but holds no run; .*--log-name"):
-        Run.create(Config(), DATA, "mine")
+        Run.create(Config(), DATA, "cpu", "mine")
     assert contents(here) == {"runs/mine/notes.txt": b"keep"}
-    Run.create(Config(), DATA, "yours")
+    Run.create(Config(), DATA, "cpu", "yours")
     with pytest.raises(InputError, match="'yours' exists.*--resume yours.*--log-name"):
-        Run.create(Config(), DATA, "yours")
+        Run.create(Config(), DATA, "cpu", "yours")
 
 
 def test_finding_a_run_that_is_not_there_names_those_that_are(here):
     with pytest.raises(InputError, match="no run named 'x' in runs/; there are: none yet"):
         Run.find("x")
     for name in ("b", "a"):
-        Run.create(Config(), DATA, name)
+        Run.create(Config(), DATA, "cpu", name)
     (here / "runs" / "no-run").mkdir()
     with pytest.raises(InputError, match="there are: a, b$"):
         Run.find("x")

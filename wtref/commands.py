@@ -34,7 +34,7 @@ def train(args, given):
     training = _training(config, config.device)
     about = training.feed.about()
     if run is None:
-        run = Run.create(config, about, args.log_name)
+        run = Run.create(config, about, training.device.name, args.log_name)
     elif run.about()["data"].get("sha256") != about["sha256"]:
         raise InputError(f"--resume {run.name}: {config.dataset} is not the data that the run was started with")
     else:
@@ -98,7 +98,7 @@ def import_(args, given):
     config = Config(**given)
     training = _training(config, config.device)
     torch_state.load(training, args.file)
-    run = Run.create(config, training.feed.about(), args.log_name)
+    run = Run.create(config, training.feed.about(), training.device.name, args.log_name)
     _save(run, training)
     print(f"run: {run.folder}")
 
@@ -162,6 +162,8 @@ def _train_and_save(training, run):
                 print(f"wtref: stopped in {at}; all of it is saved in {run.folder}; {go_on}", file=sys.stderr)
                 return stop.exit_code
     print(f"done: {config.epochs} epochs, checkpoints and metrics in {run.folder}")
+    if training.feed.skipped:
+        print(f"{len(training.feed.skipped)} damaged images were skipped, such as: {min(training.feed.skipped)}")
     return 0
 
 

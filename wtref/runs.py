@@ -32,8 +32,8 @@ class Run:
         self.name, self.folder = name, RUNS / name
 
     @classmethod
-    def create(cls, config, data, name=None):
-        """A new folder for a run of config on the data described by the dict `data`.
+    def create(cls, config, data, device, name=None):
+        """A new folder for a run of config, on data described by the dict `data`, on a device of this name.
 
         Raises InputError if the name is taken or no plain name.
         """
@@ -46,7 +46,7 @@ class Run:
             go_on = f"continue it with --resume {run.name}, or choose another --log-name"
             raise InputError(f"a run named {run.name!r} exists in {run.folder}; {go_on}")
         new_folder(run.folder)
-        versions = {"wtref": wtref.__version__, "numpy": np.__version__, "python": platform.python_version()}
+        versions = {"wtref": wtref.__version__, "numpy": np.__version__, "python": platform.python_version(), "device": device}
         about = {"config": asdict(config), "data": data, "versions": versions}
         try:
             run._write_text("config.json", json.dumps(about, indent=2) + "\n")
