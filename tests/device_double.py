@@ -1,6 +1,6 @@
 """A stand-in for CuPy on a machine without a GPU: arrays that cannot mix with NumPy's unnoticed.
 
-A `DoubleArray` keeps a NumPy array out of sight.  `xp.array(host)` is the only way in and `.get()` the
+A `DoubleArray` keeps a NumPy array out of sight.  `xp.array(host)`, or `asarray`, is the only way in and `.get()` the
 only way out.  Everything else that would join host and device raises TypeError: operators, indexing,
 assignment, `np` functions on a DoubleArray, `xp` functions on a host array.  A result without
 dimensions stays on the device, as with CuPy; `float(x)`, `bool(x)` and the like, which CuPy grants
@@ -137,6 +137,7 @@ xp = SimpleNamespace(
     __name__="device_double.xp",
     ndarray=DoubleArray,
     array=_array,
+    asarray=_array,
     linalg=SimpleNamespace(norm=_lifted(np.linalg.norm)),
     lib=SimpleNamespace(
         stride_tricks=SimpleNamespace(

@@ -25,8 +25,13 @@ from wtref.runs import Run
 from wtref.training import Training
 
 RUN_PY = Path(__file__).resolve().parents[1] / "run.py"
-COMMANDS = ("compare", "train", "eval", "check", "audit")
+COMMANDS = ("compare", "train", "eval", "predict", "runs", "figures", "export", "import", "data", "check", "audit")
+NAMES = {
+    "eval": ["mine"], "predict": ["mine", "x.png"], "figures": ["mine"], "export": ["mine"], "import": ["x.pt"],
+    "data": ["fetch", "mnist"],
+}  # fmt: skip
 MLP = "--model mlp --hidden 8 --device cpu --epochs 1".split()
+DATA = {"shape": (8, 8, 1), "class_names": tuple("0123456789"), "sha256": ""}
 
 
 @pytest.fixture(autouse=True)
@@ -139,8 +144,7 @@ def test_an_unknown_command_lists_the_commands(refused):
 
 @pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS)])
 def test_an_unknown_flag_is_named(refused, command):
-    name = ["mine"] if command == ["eval"] else []
-    said = refused(*command, *name, "--learning-rate", "3")
+    said = refused(*command, *NAMES.get("".join(command), ()), "--learning-rate", "3")
     assert "--learning-rate" in said and "--help" in said
 
 
@@ -265,9 +269,10 @@ def test_resuming_under_another_name(refused, mine):
 
 
 def test_eval_before_the_first_epoch(refused):
-    Run.create(Config(model="mlp"), "mine")
-    said = refused("eval", "mine", "--device", "cpu")
-    assert "'mine'" in said and "no finished epoch" in said and "--resume mine" in said
+    Run.create(Config(model="mlp"), DATA, "cpu", "mine")
+    for which in ("last", "best"):
+        said = refused("eval", "mine", "--checkpoint", which, "--device", "cpu")
+        assert "'mine'" in said and f"no {which} checkpoint" in said and "--resume mine" in said
 
 
 # --- damaged files ----------------------------------------------------------------------------------------
@@ -491,7 +496,7 @@ DIVERGED = r"wtref: the loss became (nan|inf) in epoch 1, step \d+ of 45, at lea
 def test_divergence_is_one_line_and_exit_code_1(here):
     code, out, err = finish(start(*MLP, "--lr", "1e9", "--log-name", "mine", cwd=here))
     assert code == 1
-    assert re.fullmatch(DIVERGED, err) and "runs/mine holds no finished epoch" in err
+    assert re.fullmatch(DIVERGED, err) and "runs/mine holds no checkpoint" in err
     assert "done" not in out and os.listdir("runs/mine") == ["config.json"]
 
 
@@ -507,7 +512,7 @@ def test_divergence_later_on_keeps_the_epochs_before(monkeypatch, capsys):
 
     def spoilt(self, images, labels, measure=False):
         loss, logits = step(self, images, labels, measure)
-        return (np.float32("nan") if self.step > 2 * 45 else loss), logits
+        return (np.float32("nan") if self.epoch == 2 else loss), logits
 
     monkeypatch.setattr(Training, "train_step", spoilt)
     assert main([*MLP, "--epochs", "4", "--log-name", "mine"]) == 1
@@ -558,10 +563,12 @@ def test_ctrl_c_while_training(here, capsys):
     code, _, err = finish(process)
     assert code == 130 and err.strip().count("\n") == 0
     with np.load("runs/mine/last.npz") as file:
-        epoch = json.loads(str(file["plain.json"]))["epoch"]
-    assert epoch >= 3 and f"runs/mine holds epoch {epoch};" in err and "train --resume mine" in err
+        plain = json.loads(str(file["plain.json"]))
+    epoch, step = plain["epoch"], plain["position"]
+    assert epoch >= 3 and f"stopped in epoch {epoch + 1}, after step {step} of 45; " in err
+    assert "saved in runs/mine;" in err and "train --resume mine" in err
     assert main(["eval", "mine", "--device", "cpu"]) == 0
-    assert f"mine: epoch {epoch}, " in capsys.readouterr().out
+    assert f"mine: last checkpoint, after {epoch} epochs and {step} steps" in capsys.readouterr().out
 
 
 def test_ctrl_c_while_comparing(here):

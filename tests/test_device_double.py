@@ -3,6 +3,7 @@
 import math
 import operator
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from wtref import activations, backend
 from wtref.angles import matrix_angles
 from wtref.config import Config
 from wtref.datasets import Dataset
+from wtref.datasets.augment import Augmentation
+from wtref.datasets.memory import MemoryFeed
 from wtref.losses import one_hot
 from wtref.rules import RULES
 from wtref.training import Training
@@ -39,9 +42,19 @@ def images(size, train, test=5):
     return Dataset("made up", CLASSES, pixels[:train], labels[:train], pixels[train:], labels[train:])
 
 
+def feed_of(data, config, device):
+    augmentation = Augmentation(config.crop, config.flip, config.rotate)
+    return MemoryFeed(data, device, config.batch_size, config.seed, augmentation)
+
+
 def config(rule="wm", model="mlp", **options):
     small = dict(batch_size=BATCH, epochs=1, hidden=(7, 6), lr=0.05, weight_decay=0.02, mirror_rows=4)
     return Config(rule=rule, model=model, **{**small, **options})
+
+
+def epochs(training):
+    """Train; yields each epoch's record."""
+    return (record for record in training.steps() if record)
 
 
 def trained(config, device, size=12, steps=3, width=None):
@@ -49,16 +62,16 @@ def trained(config, device, size=12, steps=3, width=None):
     options = replace(config.model_options, width=width)  # narrower than a run may ask for
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Config, "model_options", options)
-        training = Training(config, device, images(size, steps * BATCH))
+        training = Training(config, device, feed_of(images(size, steps * BATCH), config, device))
     for s in training.network.with_feedback:
         training.rule.before_training(s)
     measured = []
-    for first in range(0, steps * BATCH, BATCH):
-        batch = slice(first, first + BATCH)
-        pixels, labels = training.images[batch], training.labels[batch]
-        loss, _ = training.train_step(training.prepare(pixels), labels, measure=True)
+    for pixels, labels in training.feed.train_batches(epoch=0):
+        loss, _ = training.train_step(pixels, labels, measure=True)
+        training.position += 1
         measured += [float(backend.to_host(loss)), *training.delta_angles.values()]
         measured += matrix_angles(training.network).values()
+    assert training.position == steps
     return training, measured
 
 
@@ -128,32 +141,41 @@ def test_single_precision_stays_single(double, rule, loss):
         assert all(array.dtype == np.float32 for array in arrays), name
 
 
-def test_a_whole_epoch_with_its_evaluation(double):
+@pytest.mark.parametrize("options", [{}, dict(crop=2, flip=True, rotate=15.0)])
+def test_a_whole_epoch_with_its_evaluation(double, options):
     """The loop of training.py itself: shuffled batches, a smaller last one, test images, the record."""
-    records = []
+    wanted, records = config("wm", "lenet", **options), []
     for device in (CPU, double):
-        training = Training(config("wm", "lenet"), device, images(12, 3 * BATCH + 2))
-        records.append(next(training.epochs()))
+        training = Training(wanted, device, feed_of(images(12, 3 * BATCH + 2), wanted, device))
+        records.append(next(epochs(training)))
     ours, theirs = records
     assert set(ours) == set(theirs) and ours["train_loss"] > 0
     for key in set(ours) - {"seconds", "images_per_second"}:
         assert theirs[key] == pytest.approx(ours[key], rel=1e-12, abs=1e-12), key
 
 
-def test_a_run_moves_between_devices(double):
-    """Saved on the CPU, it goes on there or on the device with the same results."""
-    data = images(12, 2 * BATCH)
-    saved = Training(config("kp", epochs=2), CPU, data)
-    next(saved.epochs())
+@pytest.mark.parametrize("done", [1, 2, 3])
+@pytest.mark.parametrize("start_on_double", [False, True])
+def test_a_run_moves_between_devices(double, start_on_double, done):
+    """Saved on one device in mid-epoch or between two, it goes on there or on the other with the same results."""
+    wanted, data = config("kp", epochs=2), images(12, 2 * BATCH)
+    start = double if start_on_double else CPU
+    saved = Training(wanted, start, feed_of(data, wanted, start))
+    assert len(list(islice(saved.steps(), done))) == done
     arrays, plain = saved.state()
-    arrays = {name: array.copy() for name, array in arrays.items()}
-    ends = []
+    arrays = {name: np.array(backend.to_host(array)) for name, array in arrays.items()}
+    ends, records = [], []
     for device in (CPU, double):
-        training = Training(config("kp", epochs=2), device, data)
+        training = Training(wanted, device, feed_of(data, wanted, device))
         training.restore(arrays, plain)
-        next(training.epochs())
+        *_, record = training.steps()
+        records.append(record)
         ends.append({name: backend.to_host(array) for name, array in training.state()[0].items()})
     assert all(close(ends[0][name], ends[1][name]) for name in arrays)
+    assert not all(close(ends[0][name], arrays[name]) for name in arrays)
+    assert records[0]["epoch"] == records[1]["epoch"] == 2
+    for key in ("train_loss", "train_error", "test_loss", "test_error"):
+        assert records[0][key] == pytest.approx(records[1][key], rel=1e-12, abs=1e-12), key
 
 
 # --- mistakes that the double must catch -------------------------------------------------------------------

@@ -4,23 +4,25 @@ import itertools
 import json
 import os
 import re
+import signal
 
 import numpy as np
 import pytest
 
-from wtref import datasets, runs
+from wtref import checkpoints, datasets, runs
 from wtref.backend import open_device
 from wtref.cli import main
 from wtref.config import Config
 from wtref.datasets.synthetic import load_synthetic
 from wtref.errors import InputError
 from wtref.files import replacing
-from wtref.runs import PLAIN, Run, free_name
+from wtref.runs import Run, free_name
 from wtref.training import Training
 
 TIMES = ("seconds", "images_per_second")
 MLP = "--model mlp --hidden 24 12 --norm before --batch-size 128 --epochs 4".split()
 STEPS = 12  # of an epoch of these: 1,437 images, 128 at a time
+DATA = {"shape": (8, 8, 1), "class_names": tuple("0123456789"), "sha256": ""}
 
 
 @pytest.fixture(autouse=True)
@@ -33,16 +35,26 @@ def train(*flags):
     return main(["train", "--device", "cpu", *flags])
 
 
-def interrupt(monkeypatch, owner, name, call):
-    """The call-th call of owner.name from now on, and only that, raises KeyboardInterrupt."""
+def at_call(monkeypatch, owner, name, call, what):
+    """Do `what` before the call-th call of owner.name from now on, and only before that."""
     original, calls = getattr(owner, name), itertools.count(1)
 
-    def interrupted(*args, **kwargs):
+    def watched(*args, **kwargs):
         if next(calls) == call:
-            raise KeyboardInterrupt
+            what()
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(owner, name, interrupted)
+    monkeypatch.setattr(owner, name, watched)
+
+
+def ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def twice():
+    """A second Ctrl-C does not wait for the end of the step."""
+    ctrl_c()
+    ctrl_c()
 
 
 def checkpoint(name):
@@ -59,7 +71,7 @@ def metrics(name):
 
 def plain(name):
     with np.load(runs.RUNS / name / "last.npz") as file:
-        return json.loads(str(file[PLAIN]))
+        return json.loads(str(file[checkpoints.PLAIN]))
 
 
 def assert_same_outcome(a, b):
@@ -87,9 +99,10 @@ RULES = {
 @pytest.mark.parametrize("flags", RULES.values(), ids=RULES)
 def test_interrupted_and_resumed_is_as_if_never_stopped(monkeypatch, flags):
     assert train(*MLP, *flags, "--log-name", "whole") == 0
-    interrupt(monkeypatch, Training, "train_step", 2 * STEPS + 5)
+    at_call(monkeypatch, Training, "train_step", 2 * STEPS + 5, ctrl_c)
     assert train(*MLP, *flags, "--log-name", "halves") == 130
-    assert len(metrics("halves")) == 2 and plain("halves")["epoch"] == 2
+    assert len(metrics("halves")) == 2
+    assert (plain("halves")["epoch"], plain("halves")["position"]) == (2, 5)
     assert train("--resume", "halves") == 0
     assert len(metrics("whole")) == 4
     assert_same_outcome("whole", "halves")
@@ -98,50 +111,63 @@ def test_interrupted_and_resumed_is_as_if_never_stopped(monkeypatch, flags):
 @pytest.mark.parametrize("rule", ["wm", "kp"])
 def test_a_residual_network_goes_on_as_if_never_stopped(monkeypatch, rule):
     data = load_synthetic(None, shape=(4, 4, 1), train=40, test=12)
-    monkeypatch.setitem(datasets.DATASETS, "digits", lambda folder: data)
+    monkeypatch.setitem(datasets.IN_MEMORY, "digits", lambda folder: data)
     flags = f"--model resnet8 --rule {rule} --epochs 2 --batch-size 16 --mirror-window 0.5".split()
     assert train(*flags, "--log-name", "whole") == 0
-    interrupt(monkeypatch, Training, "train_step", 5)
+    at_call(monkeypatch, Training, "train_step", 5, ctrl_c)
     assert train(*flags, "--log-name", "halves") == 130
     assert train("--resume", "halves") == 0
     assert any(key.endswith("norm.running_var") for key in checkpoint("whole"))
     assert_same_outcome("whole", "halves")
 
 
-MOMENTS = {  # what is interrupted, at which of its calls, and the epoch of the checkpoint that is left
-    "in the first epoch": (Training, "train_step", 5, 0),
-    "in an epoch's first step": (Training, "train_step", STEPS + 1, 1),
-    "in an epoch's last step": (Training, "train_step", 2 * STEPS, 1),
-    "while evaluating": (Training, "evaluate", 3, 2),
-    "before saving": (Run, "save", 3, 2),
-    "while writing the metrics": (os, "fsync", 2 + 4 + 1, 1),  # two calls a file: it and its folder
-    "between metrics and checkpoint": (Training, "state", 3, 2),
-    "while writing the checkpoint": (np, "savez", 3, 2),
+MOMENTS = {  # when Ctrl-C comes, at which call, and (epoch, step) at which the run stops
+    "in the first epoch": (Training, "train_step", 5, (0, 5)),
+    "in an epoch's first step": (Training, "train_step", STEPS + 1, (1, 1)),
+    "in an epoch's last step": (Training, "train_step", 2 * STEPS, (2, 0)),
+    "while evaluating": (Training, "evaluate", 3, (3, 0)),
+    "before saving": (Run, "save", 3, (3, 0)),
+    "while writing the metrics": (os, "fsync", 2 + 4 + 1, (2, 0)),  # two calls a file: it and its folder
+    "between metrics and checkpoint": (Training, "state", 3, (3, 0)),
+    "while writing the checkpoint": (np, "savez", 3, (3, 0)),
 }
 BRSF = [*MLP, "--rule", "brsf"]
 
 
-@pytest.mark.parametrize("owner, name, call, epoch", MOMENTS.values(), ids=MOMENTS)
-def test_whatever_the_moment_of_the_interruption(monkeypatch, owner, name, call, epoch):
+@pytest.mark.parametrize("owner, name, call, where", MOMENTS.values(), ids=MOMENTS)
+def test_whatever_the_moment_of_ctrl_c(monkeypatch, capsys, owner, name, call, where):
     assert train(*BRSF, "--log-name", "whole") == 0
-    interrupt(monkeypatch, owner, name, call)
+    at_call(monkeypatch, owner, name, call, ctrl_c)
+    capsys.readouterr()
     assert train(*BRSF, "--log-name", "halves") == 130
-    files = sorted(os.listdir("runs/halves"))
-    assert files == (["config.json", "last.npz", "metrics.jsonl"] if epoch else ["config.json"])
-    assert not epoch or plain("halves")["epoch"] == epoch
+    said = capsys.readouterr().err
+    named = re.fullmatch(r"wtref: stopped in epoch (\d+), after step (\d+) of 12; all of it is saved in runs/halves; "
+                         r"go on with: python run.py train --resume halves\n", said)  # fmt: skip
+    epoch, step = int(named[1]) - 1, int(named[2])
+    assert (plain("halves")["epoch"], plain("halves")["position"]) == (epoch, step)
+    assert len(metrics("halves")) == epoch if epoch else not os.path.exists("runs/halves/metrics.jsonl")
+    assert (epoch, step) == where
     assert train("--resume", "halves") == 0
     assert_same_outcome("whole", "halves")
 
 
-@pytest.mark.parametrize("owner, name, call, epoch", MOMENTS.values(), ids=MOMENTS)
-def test_an_interrupted_run_says_what_it_holds(monkeypatch, capsys, owner, name, call, epoch):
-    interrupt(monkeypatch, owner, name, call)
-    train(*BRSF, "--log-name", "mine")
-    said = capsys.readouterr().err.strip()
-    held = f"runs/mine holds {f'epoch {epoch}' if epoch else 'no finished epoch'};"
-    assert held in said and said.endswith("python run.py train --resume mine")
-    named = re.search(r"interrupted in epoch (\d+)", said)
-    assert named is None or int(named[1]) == epoch + 1
+@pytest.mark.parametrize("owner, name, call, where", MOMENTS.values(), ids=MOMENTS)
+def test_whatever_the_moment_of_a_second_ctrl_c(monkeypatch, owner, name, call, where):
+    """Stopped at once, without saving: what was saved before is whole."""
+    assert train(*BRSF, "--log-name", "whole") == 0
+    at_call(monkeypatch, owner, name, call, twice)
+    assert train(*BRSF, "--log-name", "halves") == 130
+    assert not list(runs.RUNS.glob("*/.*"))
+    assert where[0] < 1 or plain("halves")["epoch"] >= where[0] - 1
+    assert train("--resume", "halves") == 0
+    assert_same_outcome("whole", "halves")
+
+
+def test_ctrl_c_in_the_very_last_step_finds_the_run_done(monkeypatch, capsys):
+    at_call(monkeypatch, Training, "train_step", 4 * STEPS, ctrl_c)
+    assert train(*MLP, "--log-name", "mine") == 0
+    out, err = capsys.readouterr()
+    assert "done: 4 epochs" in out and err == ""
 
 
 def test_interrupted_twice(monkeypatch):
@@ -149,9 +175,9 @@ def test_interrupted_twice(monkeypatch):
     train(*wm, "--log-name", "whole")
     for step, flags in ((STEPS + 1, [*wm, "--log-name", "thirds"]), (2 * STEPS, ["--resume", "thirds"])):
         with monkeypatch.context() as patch:
-            interrupt(patch, Training, "train_step", step)
+            at_call(patch, Training, "train_step", step, ctrl_c)
             assert train(*flags) == 130
-    assert plain("thirds")["epoch"] == 2
+    assert (plain("thirds")["epoch"], plain("thirds")["position"]) == (3, 1)
     assert train("--resume", "thirds") == 0
     assert_same_outcome("whole", "thirds")
 
@@ -165,14 +191,14 @@ def test_resuming_a_finished_run_changes_nothing(here, capsys):
 
 
 def test_flags_that_agree_with_the_run_are_welcome(monkeypatch):
-    interrupt(monkeypatch, Training, "train_step", STEPS + 1)
+    at_call(monkeypatch, Training, "train_step", STEPS + 1, ctrl_c)
     train(*MLP, "--rule", "kp", "--log-name", "mine")
     assert train("--resume", "mine", *MLP, "--rule", "kp", "--lr", "0.1") == 0
     assert len(metrics("mine")) == 4
 
 
 def test_a_run_is_resumed_in_its_own_dtype_and_on_its_own_data(monkeypatch):
-    interrupt(monkeypatch, Training, "train_step", STEPS + 1)
+    at_call(monkeypatch, Training, "train_step", STEPS + 1, ctrl_c)
     train(*MLP, "--dtype", "float64", "--log-name", "mine")
     train("--resume", "mine")
     assert checkpoint("mine")["output.W"][:2] == (np.float64, (10, 12))
@@ -186,8 +212,8 @@ def test_eval_repeats_the_last_test_error(capsys, flags):
     assert main(["eval", "mine", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
     assert out.splitlines() == [
-        "mine: epoch 4, 360 test images of digits",
-        f"test error {last['test_error']:.2f} %, test loss {last['test_loss']:.4f} nats",
+        "mine: last checkpoint, after 4 epochs and 0 steps",
+        f"360 test images of digits: error {last['test_error']:.2f} %, loss {last['test_loss']:.4f} nats",
     ]
 
 
@@ -227,26 +253,28 @@ UNUSUAL = Config(
     momentum=0.5, nesterov=True, weight_decay=0.0, schedule="step", warmup=0.3, milestones=(0.1, 0.2, 0.9),
     loss="sigmoid", norm="after", activation="tanh", hidden=(3, 4), stem="imagenet", seed=9, device="cpu",
     dtype="float64", mirror_noise="independent", mirror_window=2.5, mirror_rows=64, mirror_every=3,
-    mirror_bound="scaling", mirror_activation="sigmoid",
+    mirror_bound="scaling", mirror_activation="sigmoid", crop=2, flip=True, rotate=7.5, jitter=0.4, image_size=96,
+    bad_images="skip", workers=3, save_every=7, tensorboard=True,
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("config", [Config(), UNUSUAL], ids=["default", "unusual"])
 def test_a_config_survives_its_file(config):
-    Run.create(config, "mine")
+    Run.create(config, DATA, "cpu", "mine")
     again = Run.find("mine").config()
     assert again == config and hash(again) == hash(config)
 
 
 def test_the_folder_names_the_versions():
-    Run.create(Config(), "mine")
+    Run.create(Config(), DATA, "cpu", "mine")
     versions = json.loads((runs.RUNS / "mine" / "config.json").read_text())["versions"]
     assert versions["numpy"] == np.__version__ and {"wtref", "python"} <= versions.keys()
 
 
 def test_a_fresh_run_has_nothing_to_restore():
-    run = Run.create(Config(model="mlp"), "mine")
-    fresh = Training(Config(model="mlp"), open_device("cpu"), datasets.load("digits"))
+    run = Run.create(Config(model="mlp"), DATA, "cpu", "mine")
+    device = open_device("cpu")
+    fresh = Training(Config(model="mlp"), device, datasets.open_feed(Config(model="mlp"), device))
     assert run.restore(fresh) is False and fresh.epoch == 0
     assert run.metrics() == []
 
@@ -263,40 +291,43 @@ def test_free_names_count_from_one(here):
 
 def test_a_run_without_a_name_is_called_after_what_it_is():
     config = Config(model="mlp", rule="kp")
-    assert [Run.create(config).name for _ in range(3)] == [f"mlp-kp-digits-{n}" for n in (1, 2, 3)]
+    assert [Run.create(config, DATA, "cpu").name for _ in range(3)] == [f"mlp-kp-digits-{n}" for n in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("name", ["a", "a-1", "A_b.c", "2026", "bp.v2", "é"])
 def test_a_plain_name_is_kept(here, name):
-    Run.create(Config(), name)
+    Run.create(Config(), DATA, "cpu", name)
     assert (here / "runs" / name / "config.json").is_file()
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "/tmp/x", "..", ".", ".a", "-x", "a b", "a\n", "a\0"])
 def test_any_other_name_is_refused_and_makes_nothing(here, name):
     with pytest.raises(InputError, match="not a plain file name"):
-        Run.create(Config(), name)
+        Run.create(Config(), DATA, "cpu", name)
     assert not list(here.rglob("*"))
 
 
 def test_a_name_too_long_for_the_file_system_is_refused():
     with pytest.raises(InputError):
-        Run.create(Config(), "a" * 300)
+        Run.create(Config(), DATA, "cpu", "a" * 300)
 
 
 def test_a_taken_name_is_refused_whatever_is_there(here):
     (here / "runs" / "mine").mkdir(parents=True)
     (here / "runs" / "mine" / "notes.txt").write_text("keep")
-    with pytest.raises(InputError, match="'mine' exists.*--resume mine.*--log-name"):
-        Run.create(Config(), "mine")
+    with pytest.raises(InputError, match="runs/mine exists, but holds no run; .*--log-name"):
+        Run.create(Config(), DATA, "cpu", "mine")
     assert contents(here) == {"runs/mine/notes.txt": b"keep"}
+    Run.create(Config(), DATA, "cpu", "yours")
+    with pytest.raises(InputError, match="'yours' exists.*--resume yours.*--log-name"):
+        Run.create(Config(), DATA, "cpu", "yours")
 
 
 def test_finding_a_run_that_is_not_there_names_those_that_are(here):
     with pytest.raises(InputError, match="no run named 'x' in runs/; there are: none yet"):
         Run.find("x")
     for name in ("b", "a"):
-        Run.create(Config(), name)
+        Run.create(Config(), DATA, "cpu", name)
     (here / "runs" / "no-run").mkdir()
     with pytest.raises(InputError, match="there are: a, b$"):
         Run.find("x")
@@ -336,7 +367,7 @@ def test_the_old_file_stands_until_the_new_one_is_whole(here):
     assert (here / "file").read_bytes() == b"new"
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(here, monkeypatch):
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(monkeypatch, capsys):
     savez, calls = np.savez, itertools.count(1)
 
     def full_disk(file, **arrays):
@@ -347,9 +378,11 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(here, monkeypat
 
     train(*MLP, "--log-name", "whole")
     monkeypatch.setattr(np, "savez", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        train(*MLP, "--log-name", "mine")
-    assert sorted(os.listdir("runs/mine")) == ["config.json", "last.npz", "metrics.jsonl"]
+    capsys.readouterr()
+    assert train(*MLP, "--log-name", "mine") == 1
+    held = "runs/mine holds epoch 2 and 0 steps more, unharmed"
+    assert capsys.readouterr().err == f"wtref: cannot write to runs/mine: No space left on device; {held}\n"
+    assert sorted(os.listdir("runs/mine")) == ["best.npz", "config.json", "last.npz", "metrics.jsonl", "previous.npz"]
     assert plain("mine")["epoch"] == 2
     assert train("--resume", "mine") == 0
     assert_same_outcome("whole", "mine")

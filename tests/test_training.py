@@ -1,9 +1,11 @@
 """The training loop: the same run for the same seed, learning under every rule, honest numbers."""
 
+import json
 import math
 import re
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from wtref import datasets
 from wtref.backend import open_device
 from wtref.config import Config
+from wtref.datasets.memory import MemoryFeed
 from wtref.datasets.synthetic import load_synthetic
 from wtref.errors import Diverged, InputError
 from wtref.losses import softmax_cross_entropy
@@ -28,7 +31,8 @@ TIMES = ("seconds", "images_per_second")
 def training(config=MLP, data=None, **changes):
     config = replace(config, **changes)
     data = data or (TINY if config.model == "resnet8" else SMALL)
-    return Training(config, open_device("cpu", config.dtype), data)
+    device = open_device("cpu", config.dtype)
+    return Training(config, device, MemoryFeed(data, device, config.batch_size, config.seed))
 
 
 def arrays(run):
@@ -39,8 +43,13 @@ def same(a, b):
     return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
 
 
+def epochs(run):
+    """Train; yields each epoch's record."""
+    return (record for record in run.steps() if record)
+
+
 def records(run):
-    return [{k: v for k, v in record.items() if k not in TIMES} for record in run.epochs()]
+    return [{k: v for k, v in record.items() if k not in TIMES} for record in epochs(run)]
 
 
 def watch(run, after):
@@ -92,7 +101,8 @@ def indexed(n):
 
 
 def numbers(run, images, *_):
-    return np.rint(images[:, 0, 0, 0] * run.std + run.mean).astype(int).tolist()
+    data = run.feed.dataset
+    return np.rint(images[:, 0, 0, 0] * data.std + data.mean).astype(int).tolist()
 
 
 def test_each_epoch_shows_each_image_once_in_a_new_order():
@@ -147,7 +157,7 @@ MATRIX_ANGLE = {  # of the second hidden layer after four epochs, degrees
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_learns_the_digits(rule):
     run = training(data=DIGITS, rule=rule, hidden=(64, 32), epochs=4)
-    first_loss, first_error = run.evaluate(DIGITS.test_images, DIGITS.test_labels)
+    first_loss, first_error = run.evaluate(run.feed.test_batches())
     last = records(run)[-1]
     assert first_loss > 2 and first_error > 75
     assert last["train_loss"] < 0.3 and last["test_loss"] < 0.4
@@ -167,7 +177,7 @@ def test_every_activation_and_loss_learns(option):
 def test_a_residual_network_learns():
     data = load_synthetic(None, shape=(4, 4, 2), train=400, test=100)
     run = training(RESNET, data, rule="kp", epochs=3, batch_size=32)
-    start, _ = run.evaluate(data.test_images, data.test_labels)
+    start, _ = run.evaluate(run.feed.test_batches())
     last = records(run)[-1]
     assert last["train_loss"] < start / 4 and last["test_error"] < 25
 
@@ -188,12 +198,12 @@ def test_a_record_says_what_happened():
     losses = watch(run, lambda run, images, labels, measure, loss, logits: float(loss))
     wrong = watch(run, lambda run, images, labels, measure, loss, out: (out.argmax(axis=1) != labels).sum())
     rates = watch(run, lambda run, *_: run.sgd.lr)
-    for number, record in enumerate(run.epochs(), start=1):
+    for number, record in enumerate(epochs(run), start=1):
         assert record["epoch"] == number
         assert record["train_loss"] == pytest.approx(np.mean(losses[-3:]), rel=1e-12)
         assert record["train_error"] == pytest.approx(100 * sum(wrong[-3:]) / 70)
         assert record["lr"] == rates[-1]
-        tested = run.evaluate(SMALL.test_images, SMALL.test_labels)
+        tested = run.evaluate(run.feed.test_batches())
         assert (record["test_loss"], record["test_error"]) == tested
         assert list(record["matrix_angles"]) == ["hidden2", "output"]
         assert list(record["delta_angles"]) == ["hidden1", "hidden2"]
@@ -214,13 +224,34 @@ def test_measuring_angles_leaves_no_trace(rule):
     for run in (plain, measured):
         for s in run.network.with_feedback:
             run.rule.before_training(s)
-    x, labels = plain.prepare(plain.images[:16]), plain.labels[:16]
+    x, labels = next(plain.feed.train_batches(0))
     for _ in range(3):
         loss, logits = plain.train_step(x, labels)
         loss_m, logits_m = measured.train_step(x, labels, measure=True)
         assert loss == loss_m and np.array_equal(logits, logits_m)
+        plain.position, measured.position = plain.position + 1, measured.position + 1
     assert same(arrays(plain), arrays(measured))
     assert plain.state()[1] == measured.state()[1]
+
+
+def test_the_last_step_of_an_epoch_yields_its_record():
+    run = training(epochs=2)
+    assert [record and record["epoch"] for record in run.steps()] == [None, None, 1, None, None, 2]
+
+
+@pytest.mark.parametrize("config", [MLP, RESNET], ids=["mlp", "resnet8"])
+@pytest.mark.parametrize("rule", RULES)
+def test_training_goes_on_from_any_step(config, rule):
+    whole = training(config, rule=rule)
+    wanted = records(whole)
+    for done in range(1, 7):
+        left, fresh = training(config, rule=rule), training(config, rule=rule)
+        assert len(list(islice(left.steps(), done))) == done
+        assert (left.epoch, left.position) == divmod(done, 3)
+        saved, plain = left.state()
+        fresh.restore(saved, json.loads(json.dumps(plain)))
+        assert records(fresh) == wanted[left.epoch :]
+        assert same(arrays(fresh), arrays(whole)) and fresh.best == whole.best
 
 
 # --- evaluation -------------------------------------------------------------------------------------------
@@ -228,7 +259,8 @@ def test_measuring_angles_leaves_no_trace(rule):
 
 def test_prepared_images_have_mean_0_and_variance_1():
     run = training(dtype="float64", data=load_synthetic(None, shape=(8, 8, 3), train=60, test=10))
-    x = run.prepare(run.images)
+    x = np.concatenate([images for images, _ in run.feed.train_batches(0)])
+    assert len(x) == 60
     np.testing.assert_allclose(x.mean(axis=(0, 1, 2)), 0, atol=1e-12)
     np.testing.assert_allclose(x.std(axis=(0, 1, 2)), 1, rtol=1e-9)
 
@@ -251,7 +283,7 @@ def test_evaluation_by_hand(norm, batch_size):
     p = np.exp(logits) / np.exp(logits).sum(axis=1)[:, None]
     loss = -np.log(p[np.arange(len(x)), SMALL.test_labels]).mean()
     right = sum(int(p[i].argmax() == SMALL.test_labels[i]) for i in range(len(x)))
-    found_loss, found_error = run.evaluate(SMALL.test_images, SMALL.test_labels, batch_size)
+    found_loss, found_error = run.evaluate(run.feed.test_batches(batch_size))
     assert found_loss == pytest.approx(loss, rel=1e-11)
     assert found_error == pytest.approx(100 * (1 - right / len(x)))
 
@@ -261,14 +293,14 @@ def test_evaluation_changes_nothing(rule):
     run = training(RESNET, rule=rule)
     records(run)
     before, plain = arrays(run), str(run.state()[1])
-    run.evaluate(TINY.train_images, TINY.train_labels)
+    run.evaluate(run.feed.train_batches(0))
     assert same(before, arrays(run))
     assert str(run.state()[1]) == plain
 
 
 def test_evaluation_does_not_disturb_training():
     plain, disturbed = training(RESNET, rule="brsf"), training(RESNET, rule="brsf")
-    watch(disturbed, lambda run, *_: run.evaluate(TINY.test_images, TINY.test_labels))
+    watch(disturbed, lambda run, *_: run.evaluate(run.feed.test_batches()))
     assert records(plain) == records(disturbed)
     assert same(arrays(plain), arrays(disturbed))
 
@@ -332,7 +364,7 @@ def test_divergence_names_the_first_bad_step(epoch, step, value):
     rates = spoil(run, at, value)
     done = []
     with pytest.raises(Diverged) as caught:
-        for record in run.epochs():
+        for record in epochs(run):
             done.append(record["epoch"])
     named = f"the loss became {value} in epoch {epoch}, step {step} of 45, at learning rate {rates[at]:g};"
     assert str(caught.value).startswith(named)
@@ -377,5 +409,5 @@ def test_the_first_loss_is_that_of_the_first_weights():
     seen = watch(run, lambda run, images, labels, measure, loss, logits: float(loss))
     fresh = training(dtype="float64", norm="none")
     records(run)
-    logits = fresh.network.forward(fresh.prepare(fresh.images))
-    assert seen[0] == pytest.approx(float(softmax_cross_entropy(logits, fresh.labels)[0]), rel=1e-12)
+    logits = fresh.network.forward(fresh.feed.normalise(SMALL.train_images))
+    assert seen[0] == pytest.approx(float(softmax_cross_entropy(logits, SMALL.train_labels)[0]), rel=1e-12)

@@ -47,8 +47,8 @@ class Device:
         return self.xp.array(np.asarray(host, dtype=self.dtype))
 
     def raw(self, host):
-        """A host array (bytes, labels, indices), copied to this device as it is."""
-        return self.xp.array(host)
+        """A host array (bytes, labels, indices) as it is, on this device; on the CPU the same memory."""
+        return self.xp.asarray(host)
 
 
 def open_device(name="auto", dtype="float32"):

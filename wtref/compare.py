@@ -45,9 +45,9 @@ def run(config, rules, seeds, jobs=None):
         return 130
     text = table(lines, rules)
     _write(folder / "table.txt", text + "\n")
-    _write(folder / "config.json", json.dumps(asdict(config), indent=2))
+    _write(folder / "compare.json", json.dumps(asdict(config), indent=2))
     print(f"\n{text}\n\nmetrics: {folder}/metrics.jsonl")
-    for path in figures.draw_comparison(lines, folder):
+    for path in figures.draw_comparison([{**line, "curve": line["rule"]} for line in lines], folder):
         print(f"picture: {path}")
     return 0
 
@@ -87,14 +87,14 @@ def _run_all(configs, jobs, folder):
 
 def _train(config):
     try:
-        return config, list(_open(config).epochs())
+        return config, [record for record in _open(config).steps() if record]
     except Diverged as error:
         raise Diverged(f"{error} ({config.rule}, seed {config.seed})") from None
 
 
 def _open(config):
     device = open_device(config.device, config.dtype)
-    return Training(config, device, datasets.load(config.dataset, config.data_dir))
+    return Training(config, device, datasets.open_feed(config, device))
 
 
 def _jobs(config, jobs, most):

@@ -12,8 +12,9 @@ from wtref.optim import SCHEDULES
 from wtref.rules import BOUNDS, RULES
 
 
-def _option(default, help, choices=None):
-    return field(default=default, metadata={"help": help, "choices": choices})
+def _option(default, help, choices=None, changeable=False):
+    """changeable: says where and how a run is done, not what; it may change when the run is resumed."""
+    return field(default=default, metadata={"help": help, "choices": choices, "changeable": changeable})
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Config:
     model: str = _option("resnet8", "network", [*MODELS, *ALIASES])
     rule: str = _option("bp", "learning rule", RULES)
     dataset: str = _option("digits", "data set", DATASETS)
-    data_dir: str | None = _option(None, "folder of the data sets; default: the repository's data/")
+    data_dir: str | None = _option(None, "folder of the data sets; default: the repository's data/", changeable=True)
     epochs: int = _option(20, "passes over the training images")
     batch_size: int = _option(32, "images per step")
     lr: float = _option(0.1, "learning rate eta_W after warm-up")
@@ -38,8 +39,17 @@ class Config:
     activation: str = _option("relu", "nonlinearity phi", ACTIVATIONS)
     hidden: tuple[int, ...] = _option((500,), "sizes of an mlp's hidden layers")
     stem: str | None = _option(None, "first layers of resnet18 and larger; default: by image size", STEMS)
+    crop: int = _option(0, "augmentation: zeros around an image, in pixels, from which a random window is cut")
+    flip: bool = _option(False, "augmentation: mirror half of the images, left to right")
+    rotate: float = _option(0.0, "augmentation: largest random rotation, in degrees")
+    jitter: float = _option(0.0, "image folders: largest change of brightness, contrast and saturation, 0.4 for 40 %")
+    image_size: int = _option(224, "image folders: pixels on a side of what the network sees")
+    bad_images: str = _option("error", "image folders: what to do with images that cannot be read", ("error", "skip"))
+    workers: int | None = _option(None, "image folders: images decoded at a time; default: one per CPU core", changeable=True)
+    save_every: int = _option(1000, "steps between checkpoints; one is written after every epoch in any case", changeable=True)
+    tensorboard: bool = _option(False, "also write TensorBoard event files into the run's folder", changeable=True)
     seed: int = _option(0, "of everything random in the run")
-    device: str = _option("auto", "auto, cpu, cuda or cuda:N")
+    device: str = _option("auto", "auto, cpu, cuda or cuda:N", changeable=True)
     dtype: str = _option("float32", "precision", ["float32", "float64"])
     mirror_noise: str = _option("decorrelated", "WM: noise of mirror mode", NOISES)
     mirror_window: float | None = _option(None, "WM: noise rows that B remembers, per input cell; default: 6 or 100 by noise")
@@ -53,7 +63,7 @@ class Config:
             value, choices = getattr(self, spec.name), spec.metadata["choices"]
             if choices is not None and value is not None:
                 check_choice(spec.name.replace("_", " "), value, choices)
-        for name in ("epochs", "batch_size", "mirror_every", "mirror_rows"):
+        for name in ("epochs", "batch_size", "mirror_every", "mirror_rows", "image_size", "save_every"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         self._require("mirror_rows", self.mirror_rows == power_of_two(self.mirror_rows), "a power of two")
         self._require("hidden", min(self.hidden, default=0) >= 1, "one or more sizes of at least 1")
@@ -62,6 +72,9 @@ class Config:
         self._require("weight_decay", self.weight_decay >= 0, "at least 0")
         self._require("warmup", 0 <= self.warmup < 1, "from 0 up to but not including 1")
         self._require("mirror_window", self.mirror_window is None or self.mirror_window > 0, "more than 0")
+        self._require("jitter", self.jitter >= 0, "at least 0")
+        self._require("crop", self.crop >= 0, "at least 0")
+        self._require("rotate", 0 <= self.rotate <= 180, "from 0 to 180")
         self._require("seed", self.seed >= 0, "at least 0")
 
     def _require(self, name, holds, right):

@@ -1,4 +1,4 @@
-"""The two ways a run can end that are not a bug in the program."""
+"""The ways a run can end that are not a bug in the program."""
 
 
 class InputError(ValueError):
@@ -11,6 +11,10 @@ class InputError(ValueError):
 
 class Diverged(ArithmeticError):
     """The loss became NaN or infinite; the message names epoch, step and learning rate."""
+
+
+class Unsaved(Exception):
+    """A checkpoint could not be written; the message says why and what is still whole."""
 
 
 def choose(kind, name, choices):

@@ -8,16 +8,24 @@ COLOURS = {  # Okabe and Ito: told apart by colour-blind readers too; one colour
     "usf": "#E69F00", "frsf": "#56B4E9", "brsf": "#8C6D31", "dfa": "#CC79A7",
 }  # fmt: skip
 
+OTHERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # runs by name, in order
 LABELS = {"usf": "uSF", "frsf": "frSF", "brsf": "brSF"}
 
 
-def label(rule):
-    """The rule's name as the literature writes it."""
-    return LABELS.get(rule, rule.upper())
+def label(curve):
+    """A rule's name as the literature writes it; a run's own name as it is."""
+    return LABELS.get(curve, curve.upper() if curve in COLOURS else curve)
+
+
+def palette(curves):
+    """{curve: colour}"""
+    return {curve: COLOURS.get(curve, OTHERS[i % len(OTHERS)]) for i, curve in enumerate(curves)}
 
 
 def draw_comparison(lines, folder):
-    """Draw test-error.png and angles.png from metrics lines {rule, seed, epoch, ...} of several runs.
+    """Draw test-error.png and angles.png from metrics lines of several runs.
+
+    Lines of the same "curve" (a rule or a run's name) are seeds of one curve.
 
     Returns the paths; none, and a line on stderr, where matplotlib is not installed.
     """
@@ -27,64 +35,63 @@ def draw_comparison(lines, folder):
         print("no pictures: they need matplotlib, pip install 'wtref[plot]'", file=sys.stderr)
         return []
     matplotlib.use("Agg")
-    rules = list(dict.fromkeys(line["rule"] for line in lines))
-    pictures = {"test-error.png": _draw_errors(lines, rules)}
-    aligned = [rule for rule in rules if rule != "bp"]
-    if aligned:
-        pictures["angles.png"] = _draw_angles(lines, aligned)
+    colours = palette(dict.fromkeys(line["curve"] for line in lines))
+    pictures = {"test-error.png": _draw_errors(lines, colours)}
+    angled = {line["curve"] for line in lines if line["rule"] != "bp"}  # backprop's angles are 0
+    if angled:
+        pictures["angles.png"] = _draw_angles(lines, {c: colour for c, colour in colours.items() if c in angled})
     for name, figure in pictures.items():
         figure.savefig(folder / name, dpi=160)
     return [folder / name for name in pictures]
 
 
-def _draw_errors(lines, rules):
-    """One curve per rule: the mean over seeds, in a band from the best seed to the worst."""
-    figure, (axes,) = _figure(1, 1, (7, 4.2))
-    axes = axes[0]
-    ends = {}
-    for rule in rules:
-        epochs, values = _by_epoch(lines, rule, lambda line: line["test_error"])
+def _draw_errors(lines, colours):
+    """One line per curve: the mean over seeds, in a band from the best seed to the worst."""
+    figure, ((axes,),) = _figure(1, 1, (7, 4.2))
+    ends, last = {}, max(line["epoch"] for line in lines)
+    for curve, colour in colours.items():
+        epochs, values = _by_epoch(lines, curve, lambda line: line["test_error"])
         centre = [mean(v) for v in values]
         axes.fill_between(epochs, [min(v) for v in values], [max(v) for v in values],
-                          color=COLOURS[rule], alpha=0.15, linewidth=0)  # fmt: skip
-        axes.plot(epochs, centre, color=COLOURS[rule], linewidth=1.8)
-        ends[rule] = centre[-1]
+                          color=colour, alpha=0.15, linewidth=0)  # fmt: skip
+        axes.plot(epochs, centre, color=colour, linewidth=1.8, marker="o" if len(epochs) == 1 else None)
+        ends[curve] = centre[-1]
     axes.set_yscale("log")
     ticks = [0.5, 1, 2, 5, 10, 20, 50, 100]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.set(xlabel="epoch", ylabel="test error (%)", xlim=(1, epochs[-1]))
-    for rule, height in _spread_out(ends, factor=1.27).items():
-        axes.annotate(f"{label(rule)} {ends[rule]:.1f} %", (epochs[-1], height), xytext=(6, 0), color=COLOURS[rule],
+    axes.set(xlabel="epoch", ylabel="test error (%)", xlim=(min(1, last - 1), last))
+    for curve, height in _spread_out(ends, factor=1.27).items():
+        axes.annotate(f"{label(curve)} {ends[curve]:.1f} %", (last, height), xytext=(6, 0), color=colours[curve],
                       textcoords="offset points", va="center", annotation_clip=False)  # fmt: skip
     return figure
 
 
-def _draw_angles(lines, rules):
-    """Rows: matrix and delta angle; a column per rule; a curve per layer, mean over seeds."""
+def _draw_angles(lines, colours):
+    """Rows: matrix and delta angle; a column per curve; a line per layer, mean over seeds."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
 
-    figure, grid = _figure(2, len(rules), (2.3 * len(rules) + 1.2, 4.8))
-    colours = colormaps["viridis"]
+    figure, grid = _figure(2, len(colours), (2.3 * len(colours) + 1.2, 4.8))
+    depths = colormaps["viridis"]
     for axes_row, kind in zip(grid, ("matrix", "delta")):
-        for axes, rule in zip(axes_row, rules):
-            mine = [line for line in lines if line["rule"] == rule]
+        for axes, curve in zip(axes_row, colours):
+            mine = [line for line in lines if line["curve"] == curve]
             names = list(mine[0][f"{kind}_angles"])
             for depth, name in enumerate(names):
-                epochs, values = _by_epoch(mine, rule, lambda line: line[f"{kind}_angles"][name])
-                colour = colours(depth / max(len(names) - 1, 1))
+                epochs, values = _by_epoch(mine, curve, lambda line: line[f"{kind}_angles"][name])
+                colour = depths(depth / max(len(names) - 1, 1))
                 axes.plot(epochs, [mean(v) for v in values], color=colour, linewidth=1.2)
             if not names:
                 axes.text(0.5, 0.5, "no such matrix", transform=axes.transAxes, ha="center", color="grey")
             axes.set(ylim=(0, 100), yticks=range(0, 101, 20))
             axes.label_outer()
         axes_row[0].set_ylabel(f"{kind} angle (degrees)")
-    for axes, rule in zip(grid[0], rules):
-        axes.set_title(label(rule), color=COLOURS[rule], fontweight="bold")
+    for axes, curve in zip(grid[0], colours):
+        axes.set_title(label(curve), color=colours[curve], fontweight="bold")
     for axes in grid[-1]:
         axes.set_xlabel("epoch")
-    bar = figure.colorbar(ScalarMappable(cmap=colours), ax=grid, ticks=[0, 1], fraction=0.03, pad=0.02)
+    bar = figure.colorbar(ScalarMappable(cmap=depths), ax=grid, ticks=[0, 1], fraction=0.03, pad=0.02)
     bar.ax.set_yticklabels(["first", "last"])
     bar.set_label("layer", labelpad=-16)
     return figure
@@ -101,9 +108,9 @@ def _figure(rows, columns, size):
     return figure, grid
 
 
-def _by_epoch(lines, rule, value):
-    """The epochs of a rule, and for each the values of all seeds."""
-    mine = [line for line in lines if line["rule"] == rule]
+def _by_epoch(lines, curve, value):
+    """The epochs of a curve, and for each the values of all seeds."""
+    mine = [line for line in lines if line["curve"] == curve]
     epochs = sorted({line["epoch"] for line in mine})
     return epochs, [[value(line) for line in mine if line["epoch"] == epoch] for epoch in epochs]
 

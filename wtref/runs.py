@@ -1,23 +1,25 @@
 """A run's folder, runs/NAME/: what was asked for, what came of it, and all it takes to go on.
 
-    config.json     the run's Config and the versions it ran with
+    config.json     the run's Config, the versions it ran with, and what its data are
     metrics.jsonl   a line per epoch (training.py says what is in it)
-    last.npz        the checkpoint of the last finished epoch
+    last.npz        the newest checkpoint (checkpoints.py);  previous.npz, the one before it
+    best.npz        the checkpoint of the epoch with the lowest test error
 """
 
 import json
 import platform
 import re
-import zipfile
+import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
 
 import wtref
+from wtref import checkpoints
 from wtref.backend import to_host
 from wtref.config import Config
-from wtref.errors import InputError
+from wtref.errors import InputError, Unsaved
 from wtref.files import replacing
 
 RUNS = Path("runs")
@@ -30,75 +32,116 @@ class Run:
         self.name, self.folder = name, RUNS / name
 
     @classmethod
-    def create(cls, config, name=None):
-        """A new folder for a run of config.  Raises InputError if the name is taken or no plain name."""
+    def create(cls, config, data, device, name=None):
+        """A new folder for a run of config, on data described by the dict `data`, on a device of this name.
+
+        Raises InputError if the name is taken or no plain name.
+        """
         run = cls(name if name is not None else free_name(f"{config.model}-{config.rule}-{config.dataset}"))
         if not re.fullmatch(r"\w[\w.-]*", run.name):
             raise InputError(f"log name {run.name!r} is not a plain file name; use letters, digits, '.', '_' and '-'")
         if run.folder.exists():
+            if run.name not in names():
+                raise InputError(f"{run.folder} exists, but holds no run; remove it, or choose another --log-name")
             go_on = f"continue it with --resume {run.name}, or choose another --log-name"
             raise InputError(f"a run named {run.name!r} exists in {run.folder}; {go_on}")
         new_folder(run.folder)
-        versions = {"wtref": wtref.__version__, "numpy": np.__version__, "python": platform.python_version()}
-        run._write_text("config.json", json.dumps({"config": asdict(config), "versions": versions}, indent=2))
+        versions = {"wtref": wtref.__version__, "numpy": np.__version__, "python": platform.python_version(), "device": device}
+        about = {"config": asdict(config), "data": data, "versions": versions}
+        try:
+            run._write_text("config.json", json.dumps(about, indent=2) + "\n")
+        except OSError as error:
+            run.folder.joinpath("config.json").unlink(missing_ok=True)
+            run.folder.rmdir()
+            raise Unsaved(f"cannot write to {run.folder}: {error.strerror}; no run was started") from None
         return run
 
     @classmethod
     def find(cls, name):
         """The folder of an existing run.  Raises InputError if there is none; names those there are."""
-        run = cls(name)
-        if not (run.folder / "config.json").is_file():
-            known = sorted(path.parent.name for path in RUNS.glob("*/config.json"))
-            raise InputError(f"no run named {name!r} in {RUNS}/; there are: {', '.join(known) or 'none yet'}")
-        return run
+        if name not in names():
+            raise InputError(f"no run named {name!r} in {RUNS}/; there are: {', '.join(names()) or 'none yet'}")
+        return cls(name)
+
+    def about(self):
+        """What config.json says: {"config", "data", "versions"}."""
+        path = self.folder / "config.json"
+        try:
+            about = json.loads(path.read_text())
+            return {key: dict(about[key]) for key in ("config", "data", "versions")}
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is damaged ({error!r}); restore it from a copy, or start a new run") from None
 
     def config(self):
         """The Config that the run was started with."""
-        path = self.folder / "config.json"
-        tuples = {spec.name for spec in fields(Config) if isinstance(spec.default, tuple)}
+        stored, specs = self.about()["config"], {spec.name: spec for spec in fields(Config)}
+        unknown = ", ".join(set(stored) ^ set(specs))
+        if unknown:
+            raise InputError(f"{self.folder}/config.json is of another version of wtref; it differs in: {unknown}")
         try:
-            stored = json.loads(path.read_text())["config"]
-            return Config(**{name: tuple(v) if name in tuples else v for name, v in stored.items()})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is damaged ({error!r}); restore it from a copy, or start a new run") from None
+            return Config(**{k: tuple(v) if isinstance(specs[k].default, tuple) else v for k, v in stored.items()})
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{self.folder}/config.json is damaged ({error}); restore it from a copy") from None
 
-    def save(self, training, record):
-        """Add the epoch's record to the metrics and replace the checkpoint."""
+    def add(self, record):
+        """Write down an epoch's record; the records of its own and of later epochs give way to it."""
         records = [r for r in self.metrics() if r["epoch"] < record["epoch"]] + [record]
-        self._write_text("metrics.jsonl", "".join(json.dumps(r) + "\n" for r in records))
+        self._write_metrics(records)
+
+    def save(self, training):
+        """Replace the newest checkpoint; keep the one before, and the best."""
+        last = self.folder / "last.npz"
+        if last.exists():
+            checkpoints.keep_as(last, self.folder / "previous.npz")
         arrays, plain = training.state()
-        arrays = {name: to_host(array) for name, array in arrays.items()}
-        with replacing(self.folder / "last.npz") as file:
-            np.savez(file, **arrays, **{PLAIN: np.array(json.dumps(plain))})
+        checkpoints.write(last, {name: to_host(array) for name, array in arrays.items()}, plain)
+        self._keep_best(plain, "last.npz")
 
     def restore(self, training):
-        """Bring a fresh Training to where the checkpoint was written; False if there is none yet."""
-        arrays, plain = self.checkpoint()
-        if plain is None:
-            return False
-        self.metrics()  # if they are damaged, it shows before any work
-        try:
-            training.restore(arrays, plain)
-        except (KeyError, ValueError) as error:
-            raise InputError(f"{self.folder / 'last.npz'} does not fit the run's network ({error!r})") from None
-        return True
+        """Bring a fresh Training to the newest checkpoint that is whole; False if there is none yet."""
+        damages = []
+        for name in ("last.npz", "previous.npz"):
+            try:
+                arrays, plain = checkpoints.read(self.folder / name)
+            except FileNotFoundError:
+                continue
+            except checkpoints.Damaged as damage:
+                damages.append(str(damage))
+                continue
+            try:
+                training.restore(arrays, plain)
+            except (KeyError, ValueError) as error:
+                raise InputError(f"{self.folder / name} does not fit the run's network ({error!r})") from None
+            for damage in damages:
+                print(f"wtref: {damage}; falling back to the checkpoint before it, {name}", file=sys.stderr)
+            self._tidy(name, plain)
+            return True
+        if damages:
+            raise InputError(f"{'; '.join(damages)}; no checkpoint before it is whole: restore one from a copy")
+        self._remove_leftovers()
+        return False
 
-    def saved_epoch(self):
-        """The epoch that the checkpoint was written after; 0 if there is none."""
-        _, plain = self.checkpoint()
-        return plain["epoch"] if plain else 0
-
-    def checkpoint(self):
-        """(arrays, plain values) as saved, or (None, None)."""
-        path = self.folder / "last.npz"
+    def checkpoint(self, which):
+        """(arrays, plain values) of the checkpoint "last" or "best"."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            return arrays, json.loads(str(arrays.pop(PLAIN)))
+            return checkpoints.read(self.folder / f"{which}.npz")
         except FileNotFoundError:
-            return None, None
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path} is damaged ({error}); restore it from a copy, or start a new run") from None
+            raise InputError(f"run {self.name!r} has no {which} checkpoint yet; go on with --resume {self.name}") from None
+        except checkpoints.Damaged as damage:
+            raise InputError(f"{damage}; try another with --checkpoint, or --resume {self.name}") from None
+
+    def saved(self):
+        """In words: how far the newest checkpoint goes."""
+        try:
+            _, plain = checkpoints.read(self.folder / "last.npz")
+        except (FileNotFoundError, checkpoints.Damaged):
+            return f"{self.folder} holds no checkpoint"
+        return f"{self.folder} holds epoch {plain['epoch']} and {plain['position']} steps more"
+
+    def lines(self):
+        """The metrics as `compare` writes them, a line per epoch, with rule and seed."""
+        config = self.config()
+        return [{"rule": config.rule, "seed": config.seed, **record} for record in self.metrics()]
 
     def metrics(self):
         """The records of all finished epochs."""
@@ -111,12 +154,55 @@ class Run:
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is damaged ({error!r}); restore it from a copy") from None
 
+    def _tidy(self, name, plain):
+        """Make the folder what it was when checkpoint `name` was written."""
+        if name != "last.npz":
+            checkpoints.keep_as(self.folder / name, self.folder / "last.npz")
+        self._keep_best(plain, name)
+        self._remove_leftovers()
+        records = self.metrics()
+        if records and records[-1]["epoch"] > plain["epoch"]:
+            self._write_metrics([r for r in records if r["epoch"] <= plain["epoch"]])
+
+    def _remove_leftovers(self):
+        for leftover in self.folder.glob(".*.tmp"):
+            leftover.unlink()
+
+    def _keep_best(self, plain, name):
+        """If checkpoint `name` is the end of the best epoch, it is best.npz too."""
+        if plain["best"] and plain["best"]["epoch"] == plain["epoch"] and plain["position"] == 0:
+            checkpoints.keep_as(self.folder / name, self.folder / "best.npz")
+
+    def _write_metrics(self, records):
+        self._write_text("metrics.jsonl", "".join(json.dumps(r) + "\n" for r in records))
+
     def _write_text(self, name, text):
         with replacing(self.folder / name) as file:
             file.write(text.encode())
 
 
-PLAIN = "plain.json"  # the checkpoint's entry for everything that is not an array
+def names():
+    """All runs in runs/, in alphabetical order."""
+    return sorted(path.parent.name for path in RUNS.glob("*/config.json"))
+
+
+def table():
+    """All runs as text: rule, model, data, epoch, best test error, state."""
+    rows = [("name", "rule", "model", "data", "epoch", "best error", "state"), *map(_row, names())]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def _row(name):
+    run = Run(name)
+    try:
+        config, records = run.config(), run.metrics()
+    except InputError:
+        return name, "-", "-", "-", "-", "-", "damaged"
+    best = f"{min(r['test_error'] for r in records):.2f} %" if records else "-"
+    begun = "unfinished" if run.folder.joinpath("last.npz").exists() else "not begun"
+    state = "done" if len(records) == config.epochs else begun
+    return name, config.rule, config.model, config.dataset, f"{len(records)}/{config.epochs}", best, state
 
 
 def new_folder(folder):

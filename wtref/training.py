@@ -1,5 +1,6 @@
 """The training loop: engaged mode, mirror mode, evaluation.  To be read from top to bottom."""
 
+import contextlib
 import time
 
 import numpy as np
@@ -18,77 +19,70 @@ CHECK_EVERY = 20  # steps between looks at the loss: on a GPU each look waits fo
 class Training:
     """One network, learning one data set by one rule.
 
-    All randomness comes from three generators that the run owns: of the first weights, of the
-    feedback weights, and of the order of the images.  Rules with the same seed share the first
-    weights and the order.
+    The first weights, the feedback weights, the order of the images, their augmentation and the
+    mirror's noise each have a random stream of their own, all from config.seed.  Rules with the same
+    seed share the first weights and the images.
     """
 
-    def __init__(self, config, device, data):
-        """config: Config; device: backend.Device; data: datasets.Dataset."""
-        self.config, self.device, self.data = config, device, data
-        seeds = np.random.SeedSequence(config.seed).spawn(3)
-        weights_rng, self.feedback_rng, self.order_rng = map(np.random.default_rng, seeds)
+    def __init__(self, config, device, feed):
+        """config: Config; device: backend.Device; feed: where batches come from (datasets/memory.py)."""
+        self.config, self.device, self.feed = config, device, feed
+        seeds = np.random.SeedSequence(config.seed).spawn(2)
+        weights_rng, self.feedback_rng = map(np.random.default_rng, seeds)
 
-        self.network = models.build(config.model, data.shape, data.classes, config.model_options)
+        self.network = models.build(config.model, feed.shape, feed.classes, config.model_options)
         self.network.initialise(device, weights_rng)
         self.rule = RULES[config.rule](**config.rule_options)
         for s in self.network.with_feedback:
-            self.rule.connect(s, self.feedback_rng, data.classes)
+            self.rule.connect(s, self.feedback_rng, feed.classes)
 
         self.loss = LOSSES[config.loss]
         self.sgd = SGD(config.lr, config.momentum, config.nesterov, config.weight_decay)
-        self.steps_per_epoch = -(-len(data.train_labels) // config.batch_size)
-        steps = config.epochs * self.steps_per_epoch
+        steps = config.epochs * feed.steps
         self.schedule = Schedule(config.schedule, config.lr, steps, config.warmup, config.milestones)
+        self.network.forward(device.array(np.zeros((1, *feed.shape))), train=False)  # a misfit shows here
 
-        self.images, self.labels = device.raw(data.train_images), device.raw(data.train_labels)
-        self.mean, self.std = device.array(data.mean), device.array(data.std)
-        self.network.forward(self.prepare(self.images[:1]), train=False)  # a misfit shows here
-        self.epoch = self.step = 0
+        self.epoch = self.position = 0  # finished epochs; finished steps of the present one
+        self.best = None  # the record of the epoch with the lowest test error
+        self._start_epoch()
 
-    def epochs(self):
-        """Train; after each epoch yield its record, a dict of plain numbers."""
-        if self.step == 0:
+    def steps(self):
+        """Train.  Yields after each step: None, or at the end of an epoch its record, a dict of plain numbers.
+
+        Between two steps the training may be saved (`state`) and left; `restore` goes on as if
+        nothing had happened.
+        """
+        if self.epoch == self.position == 0:
             for s in self.network.with_feedback:
                 self.rule.before_training(s)
         while self.epoch < self.config.epochs:
-            yield self.train_epoch()
+            with contextlib.closing(self.feed.train_batches(self.epoch, first=self.position)) as batches:
+                yield from self._train_epoch(batches)
 
-    @np.errstate(over="ignore", invalid="ignore")  # check_finite says it better
-    def train_epoch(self):
+    def _train_epoch(self, batches):
         start = time.perf_counter()
-        order = self.device.raw(self.order_rng.permutation(len(self.labels)))
-        losses, wrong = [], 0
-        for first in range(0, len(order), self.config.batch_size):
-            batch = order[first : first + self.config.batch_size]
-            last = first + len(batch) == len(order)
-            loss, logits = self.train_step(self.prepare(self.images[batch]), self.labels[batch], measure=last)
-            losses.append(loss)
-            wrong = wrong + (logits.argmax(axis=1) != self.labels[batch]).sum()
-            if len(losses) % CHECK_EVERY == 0 or last:
-                self.check_finite(losses)
-        seconds = time.perf_counter() - start
-        test_loss, test_error = self.evaluate(self.data.test_images, self.data.test_labels)
-        if not np.isfinite(test_loss):
-            raise Diverged(f"the test loss became {test_loss} {self.where(len(losses) - 1)}")
-        self.epoch += 1
-        return {
-            "epoch": self.epoch,
-            "lr": self.sgd.lr,
-            "train_loss": sum(float(to_host(loss)) for loss in losses) / len(losses),
-            "train_error": 100 * int(to_host(wrong)) / len(order),
-            "test_loss": test_loss,
-            "test_error": test_error,
-            "matrix_angles": matrix_angles(self.network),
-            "delta_angles": self.delta_angles,
-            "seconds": seconds,
-            "images_per_second": len(order) / seconds,
-        }
+        for images, labels in batches:
+            last = self.position + 1 == self.feed.steps
+            loss, logits = self.train_step(images, labels, measure=last)
+            self.pending.append(loss)
+            self.wrong = self.wrong + (logits.argmax(axis=1) != labels).sum()
+            self.seen += len(labels)
+            self.position += 1
+            if last or len(self.pending) == CHECK_EVERY:
+                self._add_losses()
+            now = time.perf_counter()
+            self.seconds, start = self.seconds + now - start, now
+            if not last:
+                yield None
+                start = time.perf_counter()
+        yield self._finish_epoch()
 
+    @np.errstate(over="ignore", invalid="ignore")  # _add_losses says it better
     def train_step(self, images, labels, measure=False):
         """One step on a batch; returns its loss (0-d array) and logits.  measure: the delta angles too."""
         network, rule, sgd = self.network, self.rule, self.sgd
-        sgd.lr = self.schedule(self.step)
+        step = self.epoch * self.feed.steps + self.position
+        sgd.lr = self.schedule(step)
 
         logits = network.forward(images)  # (1)
         loss, error = self.loss(logits, labels)
@@ -103,46 +97,32 @@ class Training:
         for norm in network.norms:
             norm.learn(sgd)
         for s in network.with_feedback:
-            rule.between_steps(s, self.step)  # (7)
-        self.step += 1
+            rule.between_steps(s, step)  # (7)
         return loss, logits
 
-    def evaluate(self, images, labels, batch_size=256):
-        """Mean loss in nats and error in percent on host images (N, H, W, C) and labels (N,)."""
-        loss, wrong = 0.0, 0
-        for first in range(0, len(labels), batch_size):
-            batch = slice(first, first + batch_size)
-            logits = self.network.forward(self.prepare(self.device.raw(images[batch])), train=False)
-            answers = self.device.raw(labels[batch])
-            loss = loss + self.loss(logits, answers)[0] * len(logits)
-            wrong = wrong + (logits.argmax(axis=1) != answers).sum()
-        return float(to_host(loss)) / len(labels), 100 * int(to_host(wrong)) / len(labels)
-
-    def prepare(self, images):
-        """Stored images (N, H, W, C), to the network's input: mean 0 and variance 1 per channel."""
-        return (images.astype(self.device.dtype) - self.mean) / self.std
-
-    def check_finite(self, losses):
-        """Raise Diverged if one of the latest losses of this epoch is NaN or infinite."""
-        for i in range(max(len(losses) - CHECK_EVERY, 0), len(losses)):
-            loss = float(to_host(losses[i]))
-            if not np.isfinite(loss):
-                raise Diverged(f"the loss became {loss} {self.where(i)}")
-
-    def where(self, i):
-        """In words: step i of the present epoch."""
-        lr = self.schedule(self.epoch * self.steps_per_epoch + i)
-        step = f"step {i + 1} of {self.steps_per_epoch}"
-        return f"in epoch {self.epoch + 1}, {step}, at learning rate {lr:g}; a smaller --lr may help"
+    def evaluate(self, batches):
+        """Mean loss in nats and error in percent over (images, labels) batches on the device."""
+        loss, wrong, count = 0.0, 0, 0
+        for images, labels in batches:
+            logits = self.network.forward(images, train=False)
+            loss = loss + self.loss(logits, labels)[0] * len(logits)
+            wrong = wrong + (logits.argmax(axis=1) != labels).sum()
+            count += len(logits)
+        return float(to_host(loss)) / count, 100 * int(to_host(wrong)) / count
 
     def state(self):
         """All it takes to go on: arrays by name, and plain values for JSON."""
+        self._add_losses()
         velocity = {f"velocity.{name}": v for name, v in self.sgd.velocity.items()}
-        generators = (self.feedback_rng, self.order_rng)
         plain = {
             "epoch": self.epoch,
-            "step": self.step,
-            "generators": [rng.bit_generator.state for rng in generators],
+            "position": self.position,
+            "loss_sum": self.loss_sum,
+            "wrong": int(to_host(self.wrong)),
+            "seen": self.seen,
+            "seconds": self.seconds,
+            "best": self.best,
+            "generator": self.feedback_rng.bit_generator.state,
             "rule": self.rule.state,
         }
         return {**self.network.arrays(), **velocity}, plain
@@ -151,10 +131,52 @@ class Training:
         """Take over what `state` gave; arrays are the host's."""
         for name, array in self.network.arrays().items():
             array[...] = self.device.array(arrays[name])
-        for name in arrays:
+        for name, array in arrays.items():
             if name.startswith("velocity."):
-                self.sgd.velocity[name.removeprefix("velocity.")] = self.device.array(arrays[name])
-        self.epoch, self.step = plain["epoch"], plain["step"]
-        for rng, state in zip((self.feedback_rng, self.order_rng), plain["generators"]):
-            rng.bit_generator.state = state
+                self.sgd.velocity[name.removeprefix("velocity.")] = self.device.array(array)
+        for name in ("epoch", "position", "loss_sum", "wrong", "seen", "seconds", "best"):
+            setattr(self, name, plain[name])
+        self.feedback_rng.bit_generator.state = plain["generator"]
         self.rule.state.update(plain["rule"])
+
+    def _start_epoch(self):
+        self.position, self.seconds = 0, 0.0
+        self.loss_sum, self.pending = 0.0, []  # of the losses looked at; those still on the device
+        self.wrong, self.seen = 0, 0  # images
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def _finish_epoch(self):
+        test_loss, test_error = self.evaluate(self.feed.test_batches())
+        if not np.isfinite(test_loss):
+            raise Diverged(f"the test loss became {test_loss} {self._where(self.position - 1)}")
+        self.epoch += 1
+        record = {
+            "epoch": self.epoch,
+            "lr": self.sgd.lr,
+            "train_loss": self.loss_sum / self.feed.steps,
+            "train_error": 100 * int(to_host(self.wrong)) / self.seen,
+            "test_loss": test_loss,
+            "test_error": test_error,
+            "matrix_angles": matrix_angles(self.network),
+            "delta_angles": self.delta_angles,
+            "seconds": self.seconds,
+            "images_per_second": self.seen / self.seconds,
+        }
+        if self.best is None or test_error < self.best["test_error"]:
+            self.best = {"epoch": self.epoch, "test_error": test_error}
+        self._start_epoch()
+        return record
+
+    def _add_losses(self):
+        """Add the latest losses up; raise Diverged if one is NaN or infinite."""
+        for i, loss in enumerate(self.pending, start=self.position - len(self.pending)):
+            loss = float(to_host(loss))
+            if not np.isfinite(loss):
+                raise Diverged(f"the loss became {loss} {self._where(i)}")
+            self.loss_sum += loss
+        self.pending = []
+
+    def _where(self, i):
+        """In words: step i of the present epoch."""
+        lr = self.schedule(self.epoch * self.feed.steps + i)
+        return f"in epoch {self.epoch + 1}, step {i + 1} of {self.feed.steps}, at learning rate {lr:g}; a smaller --lr may help"

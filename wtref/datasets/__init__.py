@@ -1,25 +1,68 @@
-"""The data sets, by name.  Images stay in memory as small integers, (N, H, W, C)."""
+"""The data sets, by name, and the feeds that give the training loop its batches."""
 
+from dataclasses import replace
 from pathlib import Path
 
+from wtref.datasets.augment import Augmentation
 from wtref.datasets.base import Dataset
+from wtref.datasets.cifar import load_cifar10, load_cifar100
 from wtref.datasets.digits import load_digits
+from wtref.datasets.folder import FolderFeed, load_folder_into_memory
+from wtref.datasets.idx import load_fashion_mnist, load_mnist
+from wtref.datasets.memory import MemoryFeed
+from wtref.datasets.names import CLASS_NAMES
 from wtref.datasets.synthetic import load_synthetic
-from wtref.errors import choose
+from wtref.errors import InputError, check_choice, choose
 
-DATASETS = {"digits": load_digits, "synthetic": load_synthetic}
 DATA_DIR = Path(__file__).resolve().parents[2] / "data"
+
+IN_MEMORY = {
+    "digits": load_digits,
+    "mnist": load_mnist,
+    "fashion-mnist": load_fashion_mnist,
+    "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
+    "synthetic": load_synthetic,
+    "small-folder": load_folder_into_memory,  # an image folder whose images share one size
+}
+DATASETS = (*IN_MEMORY, "folder")  # folder: an image folder, streamed from disk in ImageNet's way
 
 
 def load(name, data_dir=None):
-    """The data set called `name`, looked for in data_dir; None: the repository's data folder.
+    """The Dataset called `name`, looked for in data_dir; None: the repository's data folder.
 
     Raises
     ------
     InputError
         For an unknown name, or if its files are missing or damaged.
     """
-    return choose("dataset", name, DATASETS)(Path(data_dir or DATA_DIR))
+    data = choose("dataset", name, IN_MEMORY)(_folder(name, data_dir))
+    return replace(data, class_names=CLASS_NAMES[name]) if name in CLASS_NAMES else data
 
 
-__all__ = ["DATASETS", "DATA_DIR", "Dataset", "load"]
+def open_feed(config, device):
+    """The batches that a Config asks for: a MemoryFeed, or a FolderFeed for the data set "folder".
+
+    Raises InputError if the data are missing or damaged.
+    """
+    check_choice("dataset", config.dataset, DATASETS)
+    if config.dataset == "folder":
+        return FolderFeed(
+            _folder("folder", config.data_dir), device, config.batch_size, config.seed,
+            config.image_size, config.jitter, config.workers, config.bad_images,
+        )  # fmt: skip
+    if config.dataset == "small-folder":
+        data = load_folder_into_memory(_folder("small-folder", config.data_dir), config.workers, config.bad_images)
+    else:
+        data = load(config.dataset, config.data_dir)
+    augmentation = Augmentation(config.crop, config.flip, config.rotate)
+    return MemoryFeed(data, device, config.batch_size, config.seed, augmentation)
+
+
+def _folder(name, data_dir):
+    if data_dir is None and name.endswith("folder"):
+        raise InputError(f"--dataset {name} needs --data-dir: the folder that holds train/ and val/ or test/")
+    return Path(data_dir or DATA_DIR)
+
+
+__all__ = ["DATASETS", "DATA_DIR", "IN_MEMORY", "Dataset", "load", "open_feed"]

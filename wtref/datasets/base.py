@@ -1,15 +1,14 @@
 """What every data set offers."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images (N, H, W, C) of small integers and labels (N,) in 0 .. classes - 1.
-
-    """
+    """Images (N, H, W, C) of bytes and labels (N,) in 0 .. classes - 1."""
 
     name: str
     classes: int
@@ -17,28 +16,37 @@ class Dataset:
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
+    class_names: tuple[str, ...] = ()  # none: the classes have only numbers
 
     @property
     def shape(self):
         """(H, W, C) of one image."""
         return self.train_images.shape[1:]
 
-    @property
+    @cached_property
     def mean(self):
         """Of the training images, per channel, in pixel values."""
-        return self.train_images.mean(axis=(0, 1, 2))
+        return np.array([np.average(np.arange(256), weights=counts) for counts in self._counts])
 
-    @property
+    @cached_property
     def std(self):
         """Of the training images, per channel, in pixel values; never 0."""
-        return self.train_images.std(axis=(0, 1, 2)) + 1e-8
+        squares = (np.arange(256) - self.mean[:, None]) ** 2
+        return np.sqrt(np.average(squares, axis=1, weights=self._counts)) + 1e-8
+
+    @cached_property
+    def _counts(self):
+        """How often each byte occurs in each channel of the training images, (C, 256)."""
+        channels = np.moveaxis(self.train_images, -1, 0)
+        return np.stack([np.bincount(channel.ravel(), minlength=256) for channel in channels])
 
     def validation(self):
         """The same without its test images: a fifth of the training images stands in for them."""
         images, labels = self.train_images, self.train_labels
         train, held_out = split_fifth(labels)
         return Dataset(
-            self.name, self.classes, images[train], labels[train], images[held_out], labels[held_out]
+            self.name, self.classes, images[train], labels[train], images[held_out], labels[held_out],
+            self.class_names,
         )  # fmt: skip
 
 

@@ -1,0 +1,286 @@
+"""MNIST and Fashion-MNIST: files in the published format give their pixels, all others one clear line."""
+
+import gzip
+import random
+import struct
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from wtref.datasets import idx
+from wtref.errors import InputError
+
+TRAIN, TEST = 20, 10
+LOAD = {"mnist": idx.load_mnist, "fashion-mnist": idx.load_fashion_mnist}
+IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+
+
+def idx_bytes(array):
+    return b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+def arrays(train=TRAIN, test=TEST):
+    """{file name: array} of a small set; every class occurs."""
+    rng = np.random.default_rng(0)
+    found = {}
+    for part, count in (("train", train), ("t10k", test)):
+        found[f"{part}-images-idx3-ubyte"] = rng.integers(256, size=(count, 28, 28), dtype=np.uint8)
+        found[f"{part}-labels-idx1-ubyte"] = (np.arange(count) * 3 % 10).astype(np.uint8)
+    return found
+
+
+def write(folder, name, data, zipped):
+    (folder / name).unlink(missing_ok=True)
+    (folder / f"{name}.gz").unlink(missing_ok=True)
+    path = folder / (f"{name}.gz" if zipped else name)
+    path.write_bytes(gzip.compress(data) if zipped else data)
+    return path
+
+
+def rewrite(path, data):
+    """A new file in place of the old one; many file systems wait for the disk when a file is written over."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A small sound set in tmp_path/mnist, images zipped, labels not."""
+    monkeypatch.setattr(idx, "COUNTS", {"train": TRAIN, "t10k": TEST})
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    for name, array in arrays().items():
+        write(folder, name, idx_bytes(array), zipped="images" in name)
+    return folder
+
+
+# --- what is right ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LOAD)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_round_trip(name, zipped, tmp_path, monkeypatch):
+    monkeypatch.setattr(idx, "COUNTS", {"train": TRAIN, "t10k": TEST})
+    (tmp_path / name).mkdir()
+    for file, array in arrays().items():
+        write(tmp_path / name, file, idx_bytes(array), zipped)
+    data = LOAD[name](tmp_path)
+    images, labels, test_images, test_labels = arrays().values()
+    assert (data.name, data.classes, data.shape) == (name, 10, (28, 28, 1))
+    for found, right in (
+        (data.train_images[..., 0], images),
+        (data.train_labels, labels),
+        (data.test_images[..., 0], test_images),
+        (data.test_labels, test_labels),
+    ):
+        assert found.dtype == np.uint8 and found.flags.writeable and (found == right).all()
+
+
+def test_rows_come_before_columns(folder):
+    images = np.zeros((TRAIN, 28, 28), np.uint8)
+    images[3, 5, 7] = 200  # fourth image, sixth row, eighth pixel
+    data = bytearray(idx_bytes(images))
+    assert data.index(200) == 16 + 3 * 784 + 5 * 28 + 7
+    write(folder, IMAGES, data, zipped=False)
+    assert idx.load_mnist(folder.parent).train_images[3, 5, 7, 0] == 200
+
+
+def test_of_a_file_that_is_there_twice_the_zipped_one_counts(folder):
+    (folder / IMAGES).write_bytes(b"junk")
+    assert len(idx.load_mnist(folder.parent).train_images) == TRAIN
+
+
+# --- what is missing or wrong -----------------------------------------------------------------------------
+
+
+def refused(action, *wanted):
+    """The line in which the action is refused; it must hold all that is wanted."""
+    with pytest.raises(InputError) as caught:
+        action()
+    line = str(caught.value)
+    assert "\n" not in line and all(part in line for part in wanted), line
+    return line
+
+
+def test_a_missing_set_says_where_it_was_sought_what_was_expected_and_how_to_fetch_it(tmp_path):
+    files = [f"{name}.gz" for name in arrays()]
+    for name, load in LOAD.items():
+        hint = f"python run.py data fetch {name}"
+        refused(lambda load=load: load(tmp_path / "data"), name, str(tmp_path / "data" / name), hint, *files)
+
+
+def test_only_the_missing_files_are_named(folder):
+    (folder / LABELS).unlink()
+    assert f"{IMAGES}" not in refused(lambda: idx.load_mnist(folder.parent), LABELS)
+
+
+def test_the_published_counts_are_enforced(tmp_path):
+    path = write(tmp_path, IMAGES, idx_bytes(np.zeros((20, 28, 28), np.uint8)), zipped=False)
+    (tmp_path / "mnist").mkdir()
+    for name, array in arrays().items():
+        write(tmp_path / "mnist", name, idx_bytes(array), zipped=False)
+    refused(lambda: idx.load_mnist(tmp_path), path.name, "20 x 28 x 28", "60,000 x 28 x 28")
+
+
+good = {name: idx_bytes(array) for name, array in arrays().items()}
+BROKEN = {
+    "nothing": (IMAGES, b"", "nothing"),
+    "other magic": (IMAGES, b"\x89PNG" + good[IMAGES][4:], "89 50 4e 47", "00 00 08 03"),
+    "floats": (IMAGES, b"\0\0\x0d\x03" + good[IMAGES][4:], "00 00 0d 03"),
+    "labels for images": (IMAGES, good[LABELS], "00 00 08 01", "00 00 08 03"),
+    "images for labels": (LABELS, good[IMAGES], "00 00 08 03", "00 00 08 01"),
+    "header cut off": (IMAGES, good[IMAGES][:10], "20 x", "20 x 28 x 28"),
+    "only magic": (IMAGES, good[IMAGES][:4], "no size"),
+    "other size": (IMAGES, idx_bytes(np.zeros((TRAIN, 32, 32), np.uint8)), "20 x 32 x 32", "20 x 28 x 28"),
+    "other count": (LABELS, idx_bytes(np.zeros(TRAIN - 1, np.uint8)), "19", "20"),
+    "cut off": (IMAGES, good[IMAGES][:-1], "15,679 of 15,680"),
+    "too long": (IMAGES, good[IMAGES] + b"\0", "goes on"),
+    "label 10": (LABELS, good[LABELS][:-1] + b"\x0a", "label 10", "image 19", "0 to 9"),
+    "label 255": (LABELS, good[LABELS][:8] + b"\xff" + good[LABELS][9:], "label 255", "image 0"),
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_files(case, zipped, folder):
+    name, data, *wanted = BROKEN[case]
+    path = write(folder, name, data, zipped)
+    refused(lambda: idx.load_mnist(folder.parent), str(path), *wanted)
+
+
+def test_a_class_without_images(folder):
+    write(folder, LABELS, idx_bytes(np.zeros(TRAIN, np.uint8)), zipped=False)
+    refused(lambda: idx.load_mnist(folder.parent), "mnist", "20 training images", "class 1")
+
+
+@pytest.mark.parametrize(
+    "damage, wanted",
+    [
+        (lambda data: data[:-9], "cut off"),
+        (lambda data: data[:40], "cut off"),
+        (lambda data: data[:-8] + bytes(4) + data[-4:], "CRC"),
+        (lambda data: data[:-4] + bytes(4), "length"),
+        (lambda data: data + b"more", "gzip"),
+        (lambda data: b"not zipped at all", "gzip"),
+        (lambda data: data[:10] + b"\xff" * 20 + data[30:], "decompressing"),
+    ],
+)
+def test_broken_compression(damage, wanted, folder):
+    path = folder / f"{IMAGES}.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    assert wanted.lower() in refused(lambda: idx.load_mnist(folder.parent), str(path)).lower()
+
+
+# --- bombs and fuzz ---------------------------------------------------------------------------------------
+
+
+def peak_of(action):
+    """(what the action gives or the InputError it raises, the most bytes it took)."""
+    tracemalloc.start()
+    try:
+        result = action()
+    except InputError as error:
+        result = error
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    return result, peak
+
+
+def test_a_large_file_takes_its_own_size_and_a_bomb_no_more(tmp_path):
+    shape = (10_000, 28, 28)
+    honest, header = int(np.prod(shape)), good[IMAGES][:4] + struct.pack(">3I", 10_000, 28, 28)
+    path = write(tmp_path, IMAGES, header + bytes(honest), zipped=True)
+    images, peak = peak_of(lambda: idx.read_idx(path, shape))
+    assert images.shape == shape and peak < 1.1 * honest
+    for claimed in (header, good[IMAGES][:4] + b"\xff" * 12):
+        path = write(tmp_path, IMAGES, claimed + bytes(20 * honest), zipped=True)
+        assert path.stat().st_size < honest / 20
+        error, peak = peak_of(lambda: idx.read_idx(path, shape))
+        assert isinstance(error, InputError) and peak < 1.1 * honest
+
+
+def mutants(base, count, seed, hot=None):
+    """Yield `count` damaged copies of base: bytes changed, cut, doubled, moved, put in.
+
+    hot: positions where most of the damage is done.
+    """
+    rng = random.Random(seed)
+    hot = hot or range(len(base))
+
+    def place():
+        return rng.choice(hot) if rng.random() < 0.8 else rng.randrange(len(base))
+
+    for _ in range(count):
+        data = bytearray(base)
+        for _ in range(rng.choice((1, 1, 1, 2, 4))):
+            at, size, kind = place(), rng.choice((1, 1, 2, 4, 16, 300)), rng.randrange(8)
+            if kind == 0:
+                data[at : at + 1] = bytes([data[at % len(data)] ^ 1 << rng.randrange(8)]) if data else b""
+            elif kind == 1:
+                data[at : at + 1] = bytes([rng.randrange(256)])
+            elif kind == 2:
+                data[at : at + 4] = rng.choice((bytes(4), b"\xff" * 4, b"\xff\xff\xff\x7f", b"\0\0\0\x80"))
+            elif kind == 3:
+                del data[at : at + size]
+            elif kind == 4:
+                data[at:at] = rng.randbytes(size)
+            elif kind == 5:
+                other = place()
+                data[at:at] = base[other : other + size]
+            elif kind == 6:
+                other = place()
+                data[at : at + size] = base[other : other + size]
+            elif rng.random() < 0.3:
+                del data[at:]
+        yield bytes(data)
+
+
+def fuzz(read, damaged, sound, honest, slack=200_000):
+    """Every damaged file must be refused by an InputError or be read as something sound.
+
+    read(data), sound(result); of every 50th the memory is held against twice the honest size.
+    Returns how many were read.
+    """
+    well = 0
+    for k, data in enumerate(damaged):
+        if k % 50 == 0:
+            result, peak = peak_of(lambda data=data: read(data))
+            assert peak < 2 * honest + slack, peak
+        else:
+            try:
+                result = read(data)
+            except InputError as error:
+                result = error
+        if isinstance(result, InputError):
+            assert "\n" not in str(result)
+        else:
+            assert sound(result)
+            well += 1
+    return well
+
+
+SMALL = (3, 28, 28)
+
+
+def sound_images(images):
+    return images.shape == SMALL and images.dtype == np.uint8
+
+
+@pytest.mark.parametrize("how", ["plain", "zipped, then damaged", "damaged, then zipped"])
+def test_fuzz(how, tmp_path):
+    plain = idx_bytes(np.random.default_rng(1).integers(256, size=SMALL, dtype=np.uint8))
+    path = tmp_path / ("images" if how == "plain" else "images.gz")
+    base = gzip.compress(plain) if how.startswith("zipped") else plain
+    hot = range(16) if how != "zipped, then damaged" else [*range(40), *range(len(base) - 10, len(base))]
+
+    def read(data):
+        rewrite(path, data)
+        return idx.read_idx(path, SMALL)
+
+    damaged = mutants(base, 10_000, seed=2, hot=hot)
+    if how.startswith("damaged"):
+        damaged = (gzip.compress(data, 0) for data in damaged)
+    well = fuzz(read, damaged, sound_images, len(plain))
+    assert 0 < well < 5_000

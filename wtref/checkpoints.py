@@ -1,0 +1,59 @@
+"""Checkpoints: arrays and plain values in one .npz file without pickle, with a checksum inside."""
+
+import hashlib
+import json
+import os
+
+import numpy as np
+
+from wtref.files import replacing
+
+PLAIN, SHA256 = "plain.json", "sha256"
+
+
+class Damaged(Exception):
+    """A checkpoint cannot be trusted; the message says which and why."""
+
+
+def write(path, arrays, plain):
+    """Write host arrays by name and plain values (for JSON) to path: whole, or not at all."""
+    entries = {**arrays, PLAIN: np.array(json.dumps(plain))}
+    with replacing(path) as file:
+        np.savez(file, **entries, **{SHA256: np.array(_digest(entries))})
+
+
+def read(path):
+    """(arrays, plain) as they were written.  Raises FileNotFoundError or Damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            entries = {name: file[name] for name in file.files}
+        digest = str(entries.pop(SHA256))
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # np.load raises what the file makes it raise
+        raise Damaged(f"{path} is damaged ({error!r})") from None
+    if digest != _digest(entries):
+        raise Damaged(f"{path} is damaged (its checksum does not fit)")
+    return entries, json.loads(str(entries.pop(PLAIN)))
+
+
+def keep_as(path, copy):
+    """Let `copy` be what path is now, at once and whole.  Checkpoints are replaced, never changed, so a
+    second link to the same file is a copy."""
+    temporary = copy.with_name(f".{copy.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+        os.replace(temporary, copy)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _digest(entries):
+    """SHA-256 over names, types, shapes and bytes, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(entries):
+        array = entries[name]
+        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,299 @@
+"""Downloads: what the sets' authors publish, how to get it whole, and whether what is there is intact.
+
+A download goes to FILE.part, where the next attempt goes on if this one ends early, and is moved to FILE
+only when its size and checksum are the published ones.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from wtref import __version__
+from wtref.datasets.cifar import find_cifar, load_cifar10, load_cifar100
+from wtref.datasets.digits import load_digits
+from wtref.datasets.idx import Missing, find_idx, load_fashion_mnist, load_mnist
+from wtref.errors import InputError, choose
+
+TIMEOUT = 30.0  # seconds that a server may be silent
+SLOWEST = 1024  # bytes per second that it must deliver in any such time
+PIECE = 1 << 16
+
+
+@dataclass(frozen=True)
+class File:
+    """A file as published: its size in bytes, its MD5."""
+
+    name: str
+    size: int
+    md5: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a set's files come from, the official home first, and the folder of data_dir they go to."""
+
+    folder: str
+    homes: tuple[str, ...]
+    files: tuple[File, ...]
+
+
+def _idx_files(*sizes_and_sums):
+    names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    return tuple(File(f"{name}-ubyte.gz", *pair) for name, pair in zip(names, sizes_and_sums, strict=True))
+
+
+def _cifar(classes, form, size, md5):
+    files = (File(f"cifar-{classes}-{form}.tar.gz", size, md5),)
+    return Source(f"cifar{classes}", ("https://www.cs.toronto.edu/~kriz/",), files)
+
+
+CATALOGUE = {
+    "mnist": Source(
+        "mnist",
+        # The official home has long refused most visitors; PyTorch's copy has the same bytes.
+        ("http://yann.lecun.com/exdb/mnist/", "https://ossci-datasets.s3.amazonaws.com/mnist/"),
+        _idx_files(
+            (9_912_422, "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+            (28_881, "d53e105ee54ea40749a09fcbcd1e9432"),
+            (1_648_877, "9fb629c4189551a2d022fa330f9573f3"),
+            (4_542, "ec29112dd5afa0611ce80d1b7f02629c"),
+        ),
+    ),
+    "fashion-mnist": Source(
+        "fashion-mnist",
+        ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
+        _idx_files(
+            (26_421_880, "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+            (29_515, "25c81989df183df01b3e8a0aad5dffbe"),
+            (4_422_102, "bef4ecab320f06d8554ea6380940ec79"),
+            (5_148, "bb300cfdad3c16e7a12a480ee83cd310"),
+        ),
+    ),
+    "cifar10": _cifar(10, "binary", 170_052_171, "c32a1d4ab5d03f1284b67883e8d87530"),
+    "cifar100": _cifar(100, "binary", 168_513_733, "03b5dce01913d631647c71ecec9e9cb8"),
+    "cifar10-python": _cifar(10, "python", 170_498_071, "c58f30108f718f92721af3b95e74349a"),
+    "cifar100-python": _cifar(100, "python", 169_001_437, "eb9058c3a382ffc7106e4002c42a8d85"),
+}
+
+
+class _Failed(Exception):
+    """A download that did not succeed; keep: whether the bytes so far are worth going on from."""
+
+    def __init__(self, reason, keep=True):
+        super().__init__(reason)
+        self.keep = keep
+
+
+def show_progress(file, done, size):
+    """Say on stderr how far a file's download is: on a terminal in a line that counts up, else at its end."""
+    start, end = ("\r", "\n" if done == size else "") if sys.stderr.isatty() else ("", "\n")
+    if start or done == size:
+        print(f"{start}{file}: {done / 1e6:.1f} of {size / 1e6:.1f} MB", end=end, file=sys.stderr, flush=True)
+
+
+def fetch(name, data_dir, base_url=None, progress=show_progress, timeout=TIMEOUT):
+    """Download a set's files to its folder in data_dir, but for those that are there and intact.
+
+    base_url: where to look instead of the official home.  progress(file's name, bytes so far, bytes in all)
+    is called as they come.  timeout: seconds that a server may be silent.  Returns the paths of all files.
+
+    Raises InputError for an unknown name and for a file that could not be had, in one line that says why and
+    what to do; calling again goes on where this ended.
+    """
+    source = choose("data set to fetch", name, CATALOGUE)
+    folder = Path(data_dir) / source.folder
+    homes = (base_url,) if base_url else source.homes
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in source.files:
+            if not _is_published(folder / file.name, file):
+                _fetch_file(file, folder, homes, progress, timeout)
+    except _Failed as error:
+        absent = ", ".join(file.name for file in source.files if not (folder / file.name).is_file())
+        by_hand = f"download {absent or 'all'} from {homes[-1]} by hand and put into {folder}"
+        raise InputError(f"{name}: {error}; run it again, or {by_hand}") from None
+    except OSError as error:
+        raise InputError(f"{name}: cannot write to {folder} ({error.strerror or error})") from None
+    return [folder / file.name for file in source.files]
+
+
+def _fetch_file(file, folder, homes, progress, timeout):
+    """Try one home after the other; raises _Failed with all their reasons."""
+    part, reasons = folder / f"{file.name}.part", []
+    with _locked(part) as out:
+        for home in homes:
+            url = f"{home.rstrip('/')}/{file.name}"
+            try:
+                _download(url, out, file, progress, timeout)
+                if not _is_published(part, file):
+                    raise _Failed(f"sent bytes with MD5 {_md5(part)} instead of {file.md5}", keep=False)
+                os.replace(part, folder / file.name)
+                return
+            except _Failed as error:
+                if not error.keep:
+                    out.truncate(0)
+                reasons.append(f"{url} {error}")
+        if kept := _size(out):
+            reasons.append(f"{kept:,} of {file.size:,} bytes are kept in {part}")
+        else:
+            part.unlink()
+    raise _Failed("; ".join(reasons))
+
+
+@contextlib.contextmanager
+def _locked(part):
+    """Open a file for appending that no other process appends to, or moves away, meanwhile."""
+    with open(part, "ab") as out:
+        try:
+            fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = os.path.samestat(os.fstat(out.fileno()), part.stat())
+        except (BlockingIOError, FileNotFoundError):
+            ours = False
+        if not ours:
+            raise InputError(f"{part}: another process is downloading to it; wait for it to end")
+        yield out
+
+
+def _download(url, out, file, progress, timeout):
+    """Append to `out` what it lacks of the file, or all of it if the server cannot go on in the middle."""
+    if (have := _size(out)) == file.size:
+        return
+    have = have if have < file.size else 0
+    with _request(url, have, timeout) as response:
+        done = _offset(response, have, file.size)
+        out.truncate(done)
+        for piece in _pieces(response, file.size - done, timeout):
+            out.write(piece)
+            done += len(piece)
+            progress(file.name, done, file.size)
+    out.flush()
+    os.fsync(out.fileno())
+    if done < file.size:
+        # A server that named no length takes this for the whole file, so it is another file.
+        keep = response.headers["Content-Length"] is not None
+        raise _Failed(f"ended after {done:,} of {file.size:,} bytes", keep)
+
+
+def _request(url, have, timeout):
+    """The opened response to a request for what follows the first `have` bytes."""
+    headers = {"User-Agent": f"wtref/{__version__}", "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    if not url.startswith(("http://", "https://")):
+        raise _Failed("is no http address")
+    try:
+        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
+    except urllib.error.HTTPError as error:
+        error.close()
+        reason = http.client.responses.get(error.code, "")
+        raise _Failed(f"answers {error.code} {reason}", keep=error.code != 416) from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _Failed(f"does not answer ({_why(error)})") from None
+
+
+def _offset(response, have, size):
+    """At which byte of the file the response starts; raises _Failed unless it promises all the rest."""
+    start, length = 0, response.headers["Content-Length"]
+    if response.status == 206:
+        found, right = response.headers["Content-Range"], f"bytes {have}-{size - 1}/{size}"
+        if found != right:
+            raise _Failed(f"offers {found!r} instead of {right!r}", keep=False)
+        start = have
+    if length not in (None, str(size - start)):
+        raise _Failed(f"offers {length!r} bytes where the published file has {size - start}")
+    return start
+
+
+def _pieces(response, size, timeout):
+    """Yield up to `size` bytes as they come; raises _Failed for a server that is silent or too slow."""
+    since, came = time.monotonic(), 0
+    while size:
+        try:
+            piece = response.read1(min(PIECE, size))
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise _Failed(f"broke off ({_why(error)})") from None
+        if not piece:
+            return
+        yield piece
+        size, came, now = size - len(piece), came + len(piece), time.monotonic()
+        if now - since > timeout:
+            if came < SLOWEST * (now - since):
+                raise _Failed(f"sends less than {SLOWEST} bytes per second")
+            since, came = now, 0
+
+
+def _why(error):
+    reason = getattr(error, "reason", error)
+    return " ".join(str(getattr(reason, "strerror", None) or reason).split()) or type(reason).__name__
+
+
+def _size(out):
+    out.flush()
+    return os.fstat(out.fileno()).st_size
+
+
+def _is_published(path, file):
+    return path.is_file() and path.stat().st_size == file.size and _md5(path) == file.md5
+
+
+def _md5(path):
+    with open(path, "rb") as data:
+        return hashlib.file_digest(data, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+# --- what is there ----------------------------------------------------------------------------------------
+
+LOADERS = {"digits": load_digits, "mnist": load_mnist, "fashion-mnist": load_fashion_mnist}
+LOADERS |= {"cifar10": load_cifar10, "cifar100": load_cifar100}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A data set's state: intact, differs (sound, but other bytes than published), damaged or missing."""
+
+    name: str
+    state: str
+    detail: str
+
+
+def status(data_dir):
+    """A Row for each data set that is looked for in data_dir; reads all that is there."""
+    return [Row(name, *_state(name, Path(data_dir))) for name in LOADERS]
+
+
+def _state(name, data_dir):
+    try:
+        paths = _paths(name, data_dir)
+    except Missing as error:
+        return "missing", str(error)
+    sources = [source for source in CATALOGUE.values() if source.folder == name]
+    published = {file.name: file for source in sources for file in source.files}
+    known = [path for path in paths if path.name in published]
+    where = str(paths[0] if len(paths) == 1 else paths[0].parent)
+    try:
+        wrong = [path for path in known if not _is_published(path, published[path.name])]
+        if known == paths and not wrong:
+            return "intact", f"{where}: as published, by its checksum"
+        LOADERS[name](data_dir)
+    except (InputError, OSError) as error:
+        return "damaged", str(error)
+    if wrong:
+        return "differs", f"{wrong[0]}: in order, but not the published bytes"
+    return "intact", f"{where}: in order, by its contents"
+
+
+def _paths(name, data_dir):
+    if name == "digits":
+        path = data_dir / "digits" / "digits.npz"
+        if not path.is_file():
+            raise Missing(f"digits: {path} is not there; it belongs to the repository")
+        return [path]
+    return [find_cifar(name, data_dir)[1]] if name.startswith("cifar") else find_idx(name, data_dir)

@@ -1,0 +1,77 @@
+"""A data set kept on the device as bytes: a training batch is a few array operations, no loader.
+
+A feed gives the training loop its batches.  Which images batch i of an epoch holds and how they
+are varied depends on (seed, epoch, i) alone, so a run that goes on in mid-epoch sees what it would have seen.
+"""
+
+import contextlib
+import hashlib
+import time
+from itertools import islice
+
+import numpy as np
+
+from wtref.backend import to_host
+from wtref.datasets.augment import Augmentation, Normalise
+
+ORDER, VARIATION = 1, 2  # after the run's seed: which of its random streams
+
+
+class MemoryFeed:
+    """Batches of a Dataset.
+
+    Attributes: shape (H, W, C), classes, train_count, test_count, steps (per epoch).
+    """
+
+    def __init__(self, dataset, device, batch_size, seed, augmentation=Augmentation()):
+        """dataset: Dataset; device: backend.Device; seed: an integer of at least 0."""
+        self.device, self.batch_size, self.seed, self.augmentation = device, batch_size, seed, augmentation
+        self.dataset, self.shape, self.classes = dataset, dataset.shape, dataset.classes
+        self.skipped = getattr(dataset, "skipped", ())  # lines about images left out
+        self.train_count, self.test_count = len(dataset.train_labels), len(dataset.test_labels)
+        self.steps = -(-self.train_count // batch_size)
+        self.train = device.raw(dataset.train_images), device.raw(dataset.train_labels)
+        self.test = device.raw(dataset.test_images), device.raw(dataset.test_labels)
+        self.normalise = Normalise(device, dataset.shape, dataset.mean, dataset.std)
+
+    def about(self):
+        """What the data are, as plain values: all that it takes to know them again, or to feed the network one more."""
+        data, digest = self.dataset, hashlib.sha256()
+        for array in (data.train_images, data.train_labels, data.test_images, data.test_labels):
+            digest.update(array.tobytes())
+        names = data.class_names or tuple(map(str, range(data.classes)))
+        return {"shape": data.shape, "class_names": names, "mean": data.mean.tolist(), "std": data.std.tolist(),
+                "levels": int(data.train_images.max()), "train": self.train_count, "test": self.test_count,
+                "sha256": digest.hexdigest()}  # fmt: skip
+
+    def train_batches(self, epoch, first=0):
+        """Yield (images (n, H, W, C) varied and normalised, labels (n,)) from batch `first` on."""
+        images, labels = self.train
+        for i, batch in training_order(self.seed, epoch, self.train_count, self.batch_size, first):
+            batch = self.device.raw(batch)
+            rng = np.random.default_rng((self.seed, VARIATION, epoch, i))
+            yield self.normalise(self.augmentation(images[batch], rng)), labels[batch]
+
+    def test_batches(self, batch_size=256):
+        """Yield (images (n, H, W, C) normalised, labels (n,)), each test image once."""
+        images, labels = self.test
+        for start in range(0, self.test_count, batch_size):
+            batch = slice(start, start + batch_size)
+            yield self.normalise(images[batch]), labels[batch]
+
+
+def training_order(seed, epoch, count, batch_size, first=0):
+    """Yield (i, indices (n,)) for batch i of an epoch, from batch `first` on; each index once an epoch."""
+    order = np.random.default_rng((seed, ORDER, epoch)).permutation(count)
+    for i in range(first, -(-count // batch_size)):
+        yield i, order[i * batch_size : (i + 1) * batch_size]
+
+
+def images_per_second(feed, batches=20):
+    """How many training images a second a feed hands out when nothing is done with them."""
+    count, start = 0, time.perf_counter()
+    with contextlib.closing(feed.train_batches(epoch=0)) as source:
+        for images, _ in islice(source, batches):
+            to_host(images[-1, -1, -1, -1])  # wait for the device
+            count += len(images)
+    return count / (time.perf_counter() - start)
