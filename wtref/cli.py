@@ -54,6 +54,13 @@ def _parser():
         sub.set_defaults(command=function)
         return sub
 
+    _add_training(command)
+    _add_runs(command)
+    _add_checks(command)
+    return parser
+
+
+def _add_training(command):
     sub = command("compare", commands.compare)
     sub.add_argument("--rules", nargs="+", default=["bp", "fa", "ss", "wm", "kp"], metavar="RULE", help=_list(RULES))
     sub.add_argument("--seeds", type=int, default=5, help="how many seeds, from 0 up (default 5)")
@@ -65,6 +72,8 @@ def _parser():
     sub.add_argument("--resume", metavar="NAME", help="go on with that run, from its newest checkpoint")
     _add_config(sub)
 
+
+def _add_runs(command):
     sub = command("eval", commands.evaluate)
     _add_run(sub)
     _add_config(sub, only=("dataset", "data_dir"))
@@ -87,6 +96,8 @@ def _parser():
     sub.add_argument("--log-name", metavar="NAME", help="the run's folder in runs/ (default: a free name)")
     _add_config(sub)
 
+
+def _add_checks(command):
     sub = command("data", commands.data)
     sub.add_argument("action", nargs="?", choices=["fetch"], help="fetch: download a set from its official home")
     sub.add_argument("name", nargs="?", metavar="NAME", help="the set to fetch")
@@ -100,7 +111,6 @@ def _parser():
     _add_device(sub, dtype="float64")
 
     _add_device(command("audit", commands.audit), dtype="float64")
-    return parser
 
 
 def _add_config(sub, without=(), only=None, **defaults):

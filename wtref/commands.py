@@ -26,7 +26,8 @@ def compare(args, given):
 def train(args, given):
     """Train one network by one rule, in a folder of its own under runs/."""
     if args.resume is not None and args.log_name is not None:
-        raise InputError(f"--resume goes on under the run's own name, {args.resume}; leave --log-name {args.log_name} out")
+        extra = f"leave --log-name {args.log_name} out"
+        raise InputError(f"--resume goes on under the run's own name, {args.resume}; {extra}")
     run = Run.find(args.resume) if args.resume is not None else None
     config = _resumed_config(run, given) if run else Config(**given)
     if config.tensorboard:
@@ -40,7 +41,8 @@ def train(args, given):
     else:
         run.restore(training)
     weights = sum(s.W.size for s in training.network.synapses)
-    print(f"{config.model}, {weights:,} weights, by {config.rule} on {config.dataset}; {training.device.name}, {config.dtype}")
+    where = f"{training.device.name}, {config.dtype}"
+    print(f"{config.model}, {weights:,} weights, by {config.rule} on {config.dataset}; {where}")
     print(f"run: {run.folder}", flush=True)
     return _train_and_save(training, run)
 
@@ -50,7 +52,8 @@ def evaluate(args, given):
     run, training = _trained(args, **given)
     loss, error = training.evaluate(training.feed.test_batches())
     print(f"{run.name}: {args.checkpoint} checkpoint, after {training.epoch} epochs and {training.position} steps")
-    print(f"{training.feed.test_count} test images of {training.config.dataset}: error {error:.2f} %, loss {loss:.4f} nats")
+    tested = f"{training.feed.test_count} test images of {training.config.dataset}"
+    print(f"{tested}: error {error:.2f} %, loss {loss:.4f} nats")
 
 
 def predict(args, given):

@@ -46,8 +46,8 @@ class Run:
             go_on = f"continue it with --resume {run.name}, or choose another --log-name"
             raise InputError(f"a run named {run.name!r} exists in {run.folder}; {go_on}")
         new_folder(run.folder)
-        versions = {"wtref": wtref.__version__, "numpy": np.__version__, "python": platform.python_version(), "device": device}
-        about = {"config": asdict(config), "data": data, "versions": versions}
+        versions = {"wtref": wtref.__version__, "numpy": np.__version__, "python": platform.python_version()}
+        about = {"config": asdict(config), "data": data, "versions": {**versions, "device": device}}
         try:
             run._write_text("config.json", json.dumps(about, indent=2) + "\n")
         except OSError as error:
