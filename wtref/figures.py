@@ -105,6 +105,7 @@ def _figure(rows, columns, size):
     for axes in grid.flat:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25, linewidth=0.6)
+        axes.xaxis.get_major_locator().set_params(integer=True)  # epochs
     return figure, grid
 
 
