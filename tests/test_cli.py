@@ -618,3 +618,11 @@ def test_ctrl_c_before_any_work_is_one_line(monkeypatch, capsys, mine, argv):
     except KeyboardInterrupt:
         pytest.fail("a traceback")
     assert code == 130 and capsys.readouterr().err.strip().count("\n") == 0
+
+
+def test_a_reader_that_leaves_early_is_no_traceback(here):
+    process = start(*MLP, "--epochs", "50", "--log-name", "mine", cwd=here)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 1
+    assert main(["train", "--resume", "mine", "--device", "cpu"]) == 0

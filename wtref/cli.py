@@ -1,6 +1,7 @@
 """The command line: `python run.py COMMAND --flags`.  What the commands do stands in commands.py."""
 
 import argparse
+import os
 import sys
 from dataclasses import fields
 from typing import get_args
@@ -37,6 +38,9 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("wtref: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output has left; nothing more can be said there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 class _Parser(argparse.ArgumentParser):
