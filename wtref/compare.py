@@ -16,7 +16,7 @@ from wtref.rules import RULES
 from wtref.training import Training
 
 # Deep enough for FA to fail, and a lambda large enough for KP to align within these 360 steps;
-# chosen on a fifth of the training images, never on the test images.
+# chosen on a fifth of the training images (README, "What it shows", tells of the choice before).
 DEFAULTS = {"model": "resnet20", "epochs": 8, "weight_decay": 0.03}
 
 

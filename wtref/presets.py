@@ -7,7 +7,7 @@ PRESETS = {
         "lr": 0.1, "schedule": "step", "milestones": (90 / 180, 150 / 180), "warmup": 0.0,
         "momentum": 0.9, "weight_decay": 5e-4, "crop": 4, "flip": True, "rotate": 15.0,
     },
-    # CIFAR-10 in minutes on a CPU
+    # CIFAR-10, for a CPU
     "cifar10-resnet8": {
         "model": "resnet8", "dataset": "cifar10", "epochs": 6, "batch_size": 128, "lr": 0.1, "schedule": "cosine",
         "warmup": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "crop": 4, "flip": True,
