@@ -20,6 +20,8 @@ from wtref.losses import one_hot
 from wtref.rules import RULES
 from wtref.training import Training
 
+pytestmark = pytest.mark.usefixtures("plain_kernels")  # the double has no others
+
 CLASSES, BATCH = 4, 6
 HOST = np.arange(6.0).reshape(2, 3)
 

@@ -4,17 +4,18 @@
 """
 
 from wtref.backend import array_module
+from wtref.kernels import primitives
 
 
 class ReLU:
     """y = max(a, 0);  phi'(y) = 1 where y > 0, else 0."""
 
     def forward(self, a, train=True):
-        self.y = array_module(a).maximum(a, 0)
+        self.y = primitives(a).relu(a)
         return self.y
 
     def backward(self, delta):
-        return delta * (self.y > 0)
+        return primitives(delta).relu_back(delta, self.y)
 
 
 class Sigmoid:

@@ -35,12 +35,14 @@ def to_host(x):
 class Device:
     """Where arrays live and how precise they are.
 
-    Attributes: name ("cpu" or "cuda:N"), xp (the array module), dtype (of every real number).
+    Attributes: name ("cpu" or "cuda:N"), xp (the array module), dtype (of every real number), kernels
+    (which compute, in words).
     """
 
     name: str
     xp: ModuleType
     dtype: type
+    kernels: str = ""
 
     def array(self, host):
         """A host array of real numbers, copied to this device in its dtype."""
@@ -51,19 +53,22 @@ class Device:
         return self.xp.asarray(host)
 
 
-def open_device(name="auto", dtype="float32"):
-    """The device called auto, cpu, cuda or cuda:N.
+def open_device(name="auto", dtype="float32", kernels="auto", threads=None):
+    """The device called auto, cpu, cuda or cuda:N.  On the CPU, kernels and threads go to kernels.use.
 
     Raises
     ------
     InputError
-        If the name is none of these, or CUDA is asked for and CuPy or a GPU is missing.
+        If the name is none of these, or CUDA is asked for and CuPy or a GPU is missing, or compiled kernels
+        and a C compiler is.
     """
     real = choose("dtype", dtype, DTYPES)
     if name == "auto":
         name = "cuda" if _cuda_obstacle() is None else "cpu"
     if name == "cpu":
-        return Device("cpu", np, real)
+        from wtref.kernels import use  # it needs this module in turn
+
+        return Device("cpu", np, real, use(kernels, threads))
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
     if match is None:
         raise InputError(f"unknown device {name!r}; choose from: auto, cpu, cuda, cuda:N")

@@ -10,6 +10,7 @@ from wtref import __version__, commands
 from wtref.compare import DEFAULTS as COMPARE_DEFAULTS
 from wtref.config import Config
 from wtref.errors import Diverged, InputError, Unsaved, choose
+from wtref.models import MODELS
 from wtref.presets import PRESETS
 from wtref.rules import RULES
 
@@ -107,7 +108,18 @@ def _add_checks(command):
     sub.add_argument("name", nargs="?", metavar="NAME", help="the set to fetch")
     _add_config(sub, only=("data_dir",))
 
-    _add_config(command("bench", commands.bench))
+    sub = command("bench", commands.bench)
+    sub.add_argument("--models", nargs="+", metavar="MODEL", help=_list(MODELS))
+    sub.add_argument("--rules", nargs="+", metavar="RULE", help=_list(RULES))
+    sub.add_argument("--batches", nargs="+", type=int, metavar="N", help="images per step")
+    sub.add_argument("--shape", nargs=3, type=int, metavar=("H", "W", "C"), help="default: CIFAR's or MNIST's")
+    sub.add_argument("--repeats", type=int, default=7, metavar="N", help="turns the median is taken over (default 7)")
+    sub.add_argument("--profile", action="store_true", help="also show where wtref's time goes")
+    sub.add_argument("--json", metavar="FILE", help="write everything there too")
+    kinds = sub.add_mutually_exclusive_group()
+    kinds.add_argument("--growth", action="store_true", help="only how time grows with the batch and the network")
+    kinds.add_argument("--loader", action="store_true", help="the loader's images per second, and the training step's")
+    _add_config(sub, without=("model", "rule", "batch_size"))
 
     sub = command("check", commands.check)
     sub.add_argument("--models", nargs="+", default=["mlp", "lenet", "resnet18", "resnet50"], metavar="MODEL")

@@ -41,7 +41,7 @@ def train(args, given):
     else:
         run.restore(training)
     weights = sum(s.W.size for s in training.network.synapses)
-    where = f"{training.device.name}, {config.dtype}"
+    where = ", ".join(filter(None, (training.device.name, config.dtype, training.device.kernels)))
     print(f"{config.model}, {weights:,} weights, by {config.rule} on {config.dataset}; {where}")
     print(f"run: {run.folder}", flush=True)
     return _train_and_save(training, run)
@@ -120,12 +120,32 @@ def data(args, given):
 
 
 def bench(args, given):
-    """The loader's images per second beside the training step's."""
-    training = _training(Config(**given), given.get("device", "auto"))
-    loader, step = benching.loader_and_step(training)
-    config = training.config
+    """Time training steps beside PyTorch's: with no flags the goals of speed, else a grid of models, rules, batches."""
+    own = {name: value for name, value in vars(args).items() if name in benching.OWN and value}
+    kind = benching.kind(args.loader, args.growth, own | given)
+    benching.check_counts(repeats=[args.repeats], batches=args.batches, shape=args.shape)
+    if args.json:
+        benching.check_path(args.json)
+    if kind == "loader":
+        configs = [Config(**{**given, **which}) for which in benching.combinations(own, given)]
+        found = {"rows": [_bench_loader(config, args.repeats) for config in configs]}
+    else:
+        plan = benching.plan(kind, own, given)
+        found = {"rows": benching.run(plan, args.repeats, args.profile)}
+        if kind != "grid":
+            found["growth"] = benching.judge_growth(found["rows"])
+            print(*map(benching.verdict, found["growth"]), sep="\n")
+    if args.json:
+        benching.write(args.json, repeats=args.repeats, **found)
+
+
+def _bench_loader(config, repeats):
+    training = _training(config, config.device)
+    loader, step = benching.loader_and_step(training, repeats)
     print(f"{config.dataset} at batch {config.batch_size}: the loader alone gives {loader:,.0f} images/s")
     print(f"{config.model} under {config.rule} on {training.device.name}: the training step takes {step:,.0f} images/s")
+    about = {name: getattr(config, name) for name in ("dataset", "model", "rule", "batch_size")}
+    return about | {"loader_images_per_second": loader, "step_images_per_second": step}
 
 
 def check(args, given):
@@ -145,7 +165,7 @@ def audit(args, given):
 
 
 def _training(config, device_name):
-    device = open_device(device_name, config.dtype)
+    device = open_device(device_name, config.dtype, config.kernels, config.threads)
     return Training(config, device, datasets.open_feed(config, device))
 
 

@@ -12,6 +12,7 @@ from wtref import datasets, figures, runs
 from wtref.backend import open_device
 from wtref.errors import Diverged, InputError, check_choice
 from wtref.files import replacing
+from wtref.kernels import cores
 from wtref.rules import RULES
 from wtref.training import Training
 
@@ -73,8 +74,7 @@ def table(lines, rules):
 def _run_all(configs, jobs, folder):
     """All runs, `jobs` at a time; each is written down as it finishes."""
     lines = []
-    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = str(max((os.cpu_count() or 1) // jobs, 1))  # read when a worker imports NumPy
+    configs = [replace(config, threads=config.threads or max(cores() // jobs, 1)) for config in configs]
     with _pool(jobs) as pool:
         for done, (config, records) in enumerate(pool.imap_unordered(_train, configs), start=1):
             lines += [{"rule": config.rule, "seed": config.seed, **record} for record in records]
@@ -93,14 +93,14 @@ def _train(config):
 
 
 def _open(config):
-    device = open_device(config.device, config.dtype)
+    device = open_device(config.device, config.dtype, config.kernels, config.threads)
     return Training(config, device, datasets.open_feed(config, device))
 
 
 def _jobs(config, jobs, most):
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs must be at least 1, found {jobs}")
-    on_cpu = open_device(config.device, config.dtype).name == "cpu"
+    on_cpu = open_device(config.device, config.dtype, config.kernels).name == "cpu"
     return min(jobs or (os.cpu_count() or 1 if on_cpu else 1), most)
 
 

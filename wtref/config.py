@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from wtref.activations import ACTIVATIONS
 from wtref.datasets import DATASETS
 from wtref.errors import InputError, check_choice
+from wtref.kernels import KERNELS
 from wtref.losses import LOSSES
 from wtref.models import ALIASES, MODELS, NORMS, STEMS, Options
 from wtref.noise import NOISES, power_of_two
@@ -50,6 +51,8 @@ class Config:
     tensorboard: bool = _option(False, "also write TensorBoard event files into the run's folder", changeable=True)
     seed: int = _option(0, "of everything random in the run")
     device: str = _option("auto", "auto, cpu, cuda or cuda:N", changeable=True)
+    threads: int | None = _option(None, "threads of the CPU's kernels; default: one a core", changeable=True)
+    kernels: str = _option("auto", "what computes on the CPU; auto: compiled if there is a C compiler", KERNELS, changeable=True)
     dtype: str = _option("float32", "precision", ["float32", "float64"])
     mirror_noise: str = _option("decorrelated", "WM: noise of mirror mode", NOISES)
     mirror_window: float | None = _option(None, "WM: noise rows that B remembers, per input cell; default: by noise, 6 or 100")
@@ -71,6 +74,7 @@ class Config:
         self._require("momentum", 0 <= self.momentum < 1, "from 0 up to but not including 1")
         self._require("weight_decay", self.weight_decay >= 0, "at least 0")
         self._require("warmup", 0 <= self.warmup < 1, "from 0 up to but not including 1")
+        self._require("threads", self.threads is None or self.threads >= 1, "at least 1")
         self._require("mirror_window", self.mirror_window is None or self.mirror_window > 0, "more than 0")
         self._require("jitter", self.jitter >= 0, "at least 0")
         self._require("crop", self.crop >= 0, "at least 0")

@@ -13,7 +13,8 @@ import math
 from wtref.activations import ReLU, Sigmoid, Tanh  # noqa: F401  (part of this module's vocabulary)
 from wtref.backend import array_module
 from wtref.errors import InputError
-from wtref.kernels import gather, output_size, scatter
+from wtref.kernels import primitives
+from wtref.kernels.plain import gather, output_size, scatter
 from wtref.synapses import Synapses
 
 
@@ -29,17 +30,18 @@ class Linear:
         s, self.y = self.synapses, y
         if y.shape[1:] != (s.n_in,):
             raise InputError(f"{s.name}: takes {s.n_in} values, was given {_shape(y)}")
-        return y @ s.W.T + s.b  # (1)
+        return primitives(y).product(y, s.W.T) + s.b  # (1)
 
     def backward(self, delta):
         """delta_{l+1} (N, n_out) -> the error at y_l, (N, n_in), or None where there is no B."""
         s = self.synapses
         s.delta = delta
-        s.outer = delta.T @ self.y  # delta_{l+1} y_l^T, what (4), (16) and (17) learn from
+        product = primitives(delta).product
+        s.outer = product(delta.T, self.y)  # delta_{l+1} y_l^T, what (4), (16) and (17) learn from
         s.delta_sum = delta.sum(axis=0)
         if s.B is None:
             return None
-        return s.carried(delta) @ s.B.T  # (2), (3): B_{l+1} delta_{l+1}; phi' follows below
+        return product(s.carried(delta), s.B.T)  # (2), (3): B_{l+1} delta_{l+1}; phi' follows below
 
 
 class Conv2d:
@@ -50,7 +52,7 @@ class Conv2d:
 
     def __init__(self, name, c_in, c_out, kernel, stride=1, padding=0, bias=True):
         """kernel, stride, padding: an int or a pair (vertical, horizontal)."""
-        self.kernel, self.stride, self.padding = _pair(kernel), _pair(stride), _pair(padding)
+        self.geometry = self.kernel, self.stride, self.padding = _pair(kernel), _pair(stride), _pair(padding)
         self.c_in, area = c_in, math.prod(self.kernel)
         self.synapses = Synapses(
             name, area * c_in, c_out, bias=bias,
@@ -59,26 +61,23 @@ class Conv2d:
 
     def forward(self, y, train=True):
         """y (N, H, W, C_in) -> (N, H', W', C_out)."""
-        s, self.size = self.synapses, y.shape[1:3]
-        _check_fit(s.name, y, self.kernel, self.stride, self.padding, self.c_in)
-        self.patches = gather(y, self.kernel, self.stride, self.padding)
-        out = _rows(self.patches, s.n_in) @ s.W.T  # (1)
+        s, self.y = self.synapses, y
+        _check_fit(s.name, y, *self.geometry, self.c_in)
+        out = primitives(y).convolve(y, s.W, *self.geometry)  # (1)
         if s.b is not None:
             out += s.b
-        return out.reshape(*self.patches.shape[:3], s.n_out)
+        return out
 
     def backward(self, delta):
         """delta_{l+1} (N, H', W', C_out) -> the error at y_l, (N, H, W, C_in), or None."""
-        s = self.synapses
+        s, kernels = self.synapses, primitives(delta)
         s.delta = delta
-        rows = _rows(delta, s.n_out)
-        s.outer = rows.T @ _rows(self.patches, s.n_in)  # sum over positions of delta_{l+1} y_l^T
-        s.delta_sum = rows.sum(axis=0) if s.bias else None
+        s.outer = kernels.convolve_outer(delta, self.y, *self.geometry)  # delta_{l+1} y_l^T, over all positions
+        s.delta_sum = delta.sum(axis=(0, 1, 2)) if s.bias else None
         if s.B is None:
             return None
-        carried = s.carried(delta)
-        errors = _rows(carried, carried.shape[-1]) @ s.B.T  # (2), (3), patch by patch
-        return scatter(errors.reshape(self.patches.shape), self.size, self.stride, self.padding)
+        size = self.y.shape[1:3]
+        return kernels.convolve_back(s.carried(delta), s.B, *self.geometry, size)  # (2), (3), patch by patch
 
 
 class BatchNorm:
@@ -105,28 +104,27 @@ class BatchNorm:
         """y (..., C) -> (..., C)."""
         if y.shape[-1] != self.channels:
             raise InputError(f"{self.name}: takes {self.channels} channels, was given {_shape(y)}")
-        rows = _rows(y, self.channels)
+        kernels, self.y, self.train = primitives(y), y, train
         if train:
-            mean = rows.mean(axis=0)
-            centred = rows - mean
-            variance = (centred * centred).mean(axis=0)
-            self._track(mean, variance, len(rows))
+            self.mean, variance = kernels.moments(y)
+            self._track(self.mean, variance, y.size // self.channels)
         else:
-            centred, variance = rows - self.running_mean, self.running_var
-        self.train = train
+            self.mean, variance = self.running_mean, self.running_var
         self.inverse_std = 1 / array_module(y).sqrt(variance + self.epsilon)
-        self.normal = centred * self.inverse_std
-        return (self.gamma * self.normal + self.beta).reshape(y.shape)
+        scale = self.gamma * self.inverse_std
+        return kernels.norm_forward(y, self.mean, scale, self.beta)
 
     def backward(self, delta):
         """delta (..., C) -> (..., C); leaves the gradients of gamma and beta."""
-        rows = _rows(delta, self.channels)
-        self.beta_gradient = rows.sum(axis=0)
-        self.gamma_gradient = (rows * self.normal).sum(axis=0)
+        kernels, scale, count = primitives(delta), self.gamma * self.inverse_std, delta.size // self.channels
+        self.beta_gradient, centred = kernels.norm_sums(delta, self.y, self.mean)
+        self.gamma_gradient = centred * self.inverse_std
         if self.train:  # the batch's mean and variance depend on every row
-            shift, slope = self.beta_gradient / len(rows), self.gamma_gradient / len(rows)
-            rows = rows - shift - self.normal * slope
-        return (rows * (self.gamma * self.inverse_std)).reshape(delta.shape)
+            through_mean = -scale * self.beta_gradient / count
+            through_variance = -scale * self.inverse_std * self.gamma_gradient / count
+        else:
+            through_mean = through_variance = 0 * scale
+        return kernels.norm_back(delta, self.y, self.mean, scale, through_variance, through_mean)
 
     def learn(self, sgd):
         """Plain gradient descent on gamma and beta; no weight decay."""
@@ -241,12 +239,13 @@ class Residual:
 
     def forward(self, y, train=True):
         body, shortcut, after = self.layers
-        return after.forward(body.forward(y, train) + shortcut.forward(y, train), train)
+        both = primitives(y).add(body.forward(y, train), shortcut.forward(y, train))
+        return after.forward(both, train)
 
     def backward(self, delta):
         body, shortcut, after = self.layers
         delta = after.backward(delta)
-        return body.backward(delta) + shortcut.backward(delta)
+        return primitives(delta).add(body.backward(delta), shortcut.backward(delta))
 
 
 def walk(layer):
@@ -254,10 +253,6 @@ def walk(layer):
     yield layer
     for inner in getattr(layer, "layers", ()):
         yield from walk(inner)
-
-
-def _rows(x, width):
-    return x.reshape(-1, width)
 
 
 def _pair(value):

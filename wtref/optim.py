@@ -4,6 +4,7 @@ import math
 
 from wtref.backend import array_module
 from wtref.errors import choose
+from wtref.kernels import primitives
 
 
 class SGD:
@@ -28,14 +29,9 @@ class SGD:
         w = getattr(owner, name)
         if w is None:
             return
-        if decay and self.weight_decay:
-            gradient = gradient + self.weight_decay * w
-        if self.momentum:
-            v = self._velocity(f"{owner.name}.{name}", w)
-            v *= self.momentum
-            v += gradient
-            gradient = gradient + self.momentum * v if self.nesterov else v
-        w -= self.lr * gradient
+        velocity = self._velocity(f"{owner.name}.{name}", w)
+        decay = self.weight_decay if decay else 0.0
+        primitives(w).descend(w, velocity, gradient, self.lr, self.momentum, decay, self.nesterov)
 
     def _velocity(self, key, w):
         if key not in self.velocity:

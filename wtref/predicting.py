@@ -14,7 +14,7 @@ class Predictor:
     def __init__(self, run, checkpoint="best", device="auto"):
         """run: runs.Run; checkpoint: "best" or "last"."""
         config, data = run.config(), run.about()["data"]
-        self.device = open_device(device, config.dtype)
+        self.device = open_device(device, config.dtype, config.kernels, config.threads)
         self.shape, self.class_names = tuple(data["shape"]), data["class_names"]
         self.mean, self.std = (self.device.array(data[name]) for name in ("mean", "std"))
         self.levels = data["levels"]

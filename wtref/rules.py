@@ -18,6 +18,7 @@ import math
 
 from wtref.activations import ACTIVATIONS
 from wtref.errors import InputError, choose
+from wtref.kernels import primitives
 from wtref.noise import NOISES, power_of_two
 
 
@@ -171,9 +172,10 @@ class WeightMirror(Rule):
         t = self.state[s.name] = self.state.get(s.name, 0) + 1  # mirror steps of this layer so far
         a, M = max(self.rate(s), 1 / t), self.batch(s)  # a plain average at first
         y_l = self.noise.draw(s.device, (self.seed, s.layer, t - 1), M, s.n_in)  # sigma = 1
-        y_next = self._fire(y_l @ s.W.T)
+        product = primitives(y_l).product
+        y_next = self._fire(product(y_l, s.W.T))
         eta_B = a / M
-        delta_B = eta_B * (y_next.T @ y_l).T  # (7)  Delta B_{l+1} = eta_B y_l y_{l+1}^T
+        delta_B = eta_B * product(y_next.T, y_l).T  # (7)  Delta B_{l+1} = eta_B y_l y_{l+1}^T
         self.add_bounded(s, delta_B, lambda_B=a)  # lambda_B = eta_B M sigma^2
 
     def batch(self, s):

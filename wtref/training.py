@@ -129,11 +129,14 @@ class Training:
 
     def restore(self, arrays, plain):
         """Take over what `state` gave; arrays are the host's."""
-        for name, array in self.network.arrays().items():
+        learned = self.network.arrays()
+        for name, array in learned.items():
             array[...] = self.device.array(arrays[name])
         for name, array in arrays.items():
             if name.startswith("velocity."):
-                self.sgd.velocity[name.removeprefix("velocity.")] = self.device.array(array)
+                key = name.removeprefix("velocity.")
+                self.sgd.velocity[key] = self.device.xp.empty_like(learned[key])  # laid out as that array is
+                self.sgd.velocity[key][...] = self.device.array(array)
         for name in ("epoch", "position", "loss_sum", "wrong", "seen", "seconds", "best"):
             setattr(self, name, plain[name])
         self.feedback_rng.bit_generator.state = plain["generator"]

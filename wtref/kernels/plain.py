@@ -1,11 +1,81 @@
-"""Patches of an image, written plainly: what every faster version must equal.
+"""The array primitives, written plainly, on NumPy's arrays or CuPy's: what every faster version must equal.
 
-A convolution is a matrix acting on patches.  `gather` lays the patches out as rows, values in the
-order (k_h, k_w, C); `scatter` is its transpose and adds rows back into the image they came from.
-Kernel, stride and padding are pairs (vertical, horizontal).
+A convolution is a matrix acting on patches.  `gather` lays the patches of an image out as rows,
+values in the order (k_h, k_w, C); `scatter` is its transpose and adds rows back into the image they
+came from.  Kernel, stride and padding are pairs (vertical, horizontal).
 """
 
 from wtref.backend import array_module
+
+
+def product(a, b):
+    """a (M, K) times b (K, N)."""
+    return a @ b
+
+
+def convolve(y, W, kernel, stride, padding):
+    """W (C_out, k_h k_w C_in) acting on the patches of y (N, H, W, C_in): (N, H', W', C_out)."""
+    patches = gather(y, kernel, stride, padding)
+    return (_rows(patches, W.shape[1]) @ W.T).reshape(*patches.shape[:3], len(W))
+
+
+def convolve_outer(delta, y, kernel, stride, padding):
+    """The sum over batch and positions of delta y^T, delta (N, H', W', C_out) and y's patches: as W, (C_out, n_in)."""
+    patches = gather(y, kernel, stride, padding)
+    return _rows(delta, delta.shape[3]).T @ patches.reshape(-1, kernel[0] * kernel[1] * y.shape[3])
+
+
+def convolve_back(delta, B, kernel, stride, padding, size):
+    """delta (N, H', W', C_out) through B (k_h k_w C_in, C_out), patch by patch: (N, H, W, C_in), size = (H, W)."""
+    patches = _rows(delta, delta.shape[3]) @ B.T
+    return scatter(patches.reshape(*delta.shape[:3], *kernel, -1), size, stride, padding)
+
+
+def moments(x):
+    """Mean and variance (C) of x (..., C) over all but the last axis."""
+    rows = _rows(x, x.shape[-1])
+    mean = rows.mean(axis=0)
+    centred = rows - mean
+    return mean, (centred * centred).mean(axis=0)
+
+
+def norm_sums(delta, x, mean):
+    """The sums (C) of delta and of delta (x - mean) over all but the last axis; delta, x (..., C)."""
+    rows, centred = (_rows(array, len(mean)) for array in (delta, x - mean))
+    return rows.sum(axis=0), (rows * centred).sum(axis=0)
+
+
+def norm_forward(x, mean, scale, shift):
+    """(x - mean) scale + shift, channel by channel."""
+    return (x - mean) * scale + shift
+
+
+def norm_back(delta, x, mean, scale, slope, shift):
+    """delta scale + (x - mean) slope + shift, channel by channel."""
+    return delta * scale + (x - mean) * slope + shift
+
+
+def relu(a):
+    """max(a, 0)."""
+    return array_module(a).maximum(a, 0)
+
+
+def relu_back(delta, y):
+    """delta where y > 0, else 0."""
+    return delta * (y > 0)
+
+
+def add(a, b):
+    """a + b, of one shape."""
+    return a + b
+
+
+def descend(w, v, gradient, lr, momentum, decay, nesterov):
+    """g = gradient + decay w;  v = momentum v + g;  w -= lr v, or lr (g + momentum v): w and v in place."""
+    gradient = gradient + decay * w
+    v *= momentum
+    v += gradient
+    w -= lr * (gradient + momentum * v if nesterov else v)
 
 
 def output_size(size, kernel, stride, padding):
@@ -37,6 +107,10 @@ def scatter(patches, size, stride, padding):
             across = slice(j, j + stride[1] * (columns - 1) + 1, stride[1])
             image[:, down, across] += patches[:, :, :, i, j]
     return image[:, p_h : p_h + height, p_w : p_w + width]
+
+
+def _rows(x, width):
+    return x.reshape(-1, width)
 
 
 def _pad(image, padding, fill):

@@ -1,0 +1,74 @@
+"""The C sources in c/, compiled for this machine when first used.
+
+The compiler is $CC, or cc.  What it makes is kept in ~/.cache/wtref (or under $XDG_CACHE_HOME), by a
+name that changes with the sources, the flags, the compiler and the processor.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+SOURCES = Path(__file__).parent / "c"
+FLAGS = ["-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-fopenmp"]
+
+
+class NoCompiler(Exception):
+    """Why there are no compiled kernels, in a few words."""
+
+
+def library(real):
+    """The functions of c/ for numbers of the C type `real`, float or double, as a ctypes.CDLL.
+
+    Raises NoCompiler.
+    """
+    return _library(real, os.environ.get("CC", "cc"))
+
+
+@functools.cache
+def _library(real, command):
+    compiler = shlex.split(command)
+    try:
+        path = _cache() / f"{real}-{_key(compiler)}.so"
+        if not path.exists():
+            print(f"wtref: compiling the CPU kernels for {real}, once for this machine", file=sys.stderr, flush=True)
+            _compile(compiler, real, path)
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise NoCompiler(str(error)) from None
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.decode(errors="replace").splitlines() or ["no message"]
+        raise NoCompiler(f"{compiler[0]} fails: {lines[0]}") from None
+
+
+def _compile(compiler, real, path):
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        _run([*compiler, *FLAGS, f"-DREAL={real}", str(SOURCES / "all.c"), "-o", str(temporary)])
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _key(compiler):
+    """Of all that the library depends on; what the compiler defines tells its version and the processor."""
+    machine = _run([*compiler, *FLAGS, "-dM", "-E", "-x", "c", os.devnull])
+    sources = b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir()))
+    return hashlib.sha256(machine + sources).hexdigest()[:16]
+
+
+def _cache():
+    """A folder that only its owner may write."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wtref"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:
+        raise PermissionError(f"{folder} can be written by others")
+    return folder
+
+
+def _run(command):
+    return subprocess.run(command, capture_output=True, check=True).stdout

@@ -1,0 +1,4 @@
+#include "products.c"
+#include "winograd.c"
+#include "convolution.c"
+#include "elementwise.c"

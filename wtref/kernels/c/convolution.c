@@ -1,0 +1,184 @@
+/* Convolutions: W acting on patches, forward, for the weights, and back through B.
+ *
+ * A patch's values are ordered (k_h, k_w, C), as in plain.py.  In a channels-last image each of its
+ * k_h rows is one contiguous run, so tiles read patches where they lie: nothing is gathered.
+ */
+struct geometry { long n, h, w, c_in, out_h, out_w, c_out, k_h, k_w, s_h, s_w, p_h, p_w; };
+
+static int suits_winograd(struct geometry g) {
+    return g.k_h == 3 && g.k_w == 3 && g.s_h == 1 && g.s_w == 1 && g.p_h == 1 && g.p_w == 1 && g.c_in % V == 0 &&
+           g.c_out % V == 0 && (g.h + 3) / 4 * ((g.w + 3) / 4) * 16 <= 2 * g.h * g.w;
+}
+
+static int is_product(struct geometry g) {
+    return g.k_h == 1 && g.k_w == 1 && g.s_h == 1 && g.s_w == 1 && g.p_h == 0 && g.p_w == 0;
+}
+
+static long padded_w(struct geometry g) { return g.w + 2 * g.p_w; }
+
+/* Rows first..last of an image with its padding, counted from the padding's first row, into `to`. */
+static void padded_rows(struct geometry g, const REAL *image, long first, long last, REAL *to) {
+    long line = padded_w(g) * g.c_in, margin = g.p_w * g.c_in;
+    for (long y = first; y < last; y++, to += line) {
+        if (y < g.p_h || y >= g.h + g.p_h) {
+            memset(to, 0, line * sizeof(REAL));
+            continue;
+        }
+        memset(to, 0, margin * sizeof(REAL));
+        memcpy(to + margin, image + (y - g.p_h) * g.w * g.c_in, g.w * g.c_in * sizeof(REAL));
+        memset(to + line - margin, 0, margin * sizeof(REAL));
+    }
+}
+
+/* The whole kernel in panels of output channels: (panels, k_h k_w c_in, width). */
+static REAL *packed_kernel(struct geometry g, struct kernel k) {
+    long taps = g.k_h * g.k_w;
+    REAL *packed = space(taps * g.c_in * panels(g.c_out) * WIDE);
+#pragma omp parallel for schedule(static) num_threads(team())
+    for (long o = 0; o < g.c_out; o += WIDE) {
+        long width = panel_width(g.c_out, o);
+        for (long tap = 0; tap < taps; tap++)
+            pack(k.weights + tap * k.s_tap + o * k.s_out, k.s_in, k.s_out, g.c_in, MIN(width, g.c_out - o), width,
+                 packed + taps * g.c_in * o + tap * g.c_in * width);
+    }
+    return packed;
+}
+
+/* Output rows that share one padded strip of the input. */
+static long strip_of(struct geometry g, long bytes, long bytes_per_row) {
+    return MAX(1, MIN(bytes / bytes_per_row, g.out_h));
+}
+
+static void direct(struct geometry g, const REAL *y, struct kernel k, REAL *out) {
+    REAL *packed = packed_kernel(g, k);
+    long line = padded_w(g) * g.c_in, run = g.k_w * g.c_in, taps = g.k_h * g.k_w;
+    long strip = strip_of(g, 1 << 17, line * g.s_h * sizeof(REAL)), strips = (g.out_h + strip - 1) / strip;
+#pragma omp parallel num_threads(team())
+    {
+        REAL *rows = space(((strip - 1) * g.s_h + g.k_h) * line);
+#pragma omp for schedule(static)
+        for (long item = 0; item < g.n * strips; item++) {
+            long n = item / strips, first = item % strips * strip, last = MIN(first + strip, g.out_h);
+            padded_rows(g, y + n * g.h * g.w * g.c_in, first * g.s_h, (last - 1) * g.s_h + g.k_h, rows);
+            for (long o = 0; o < g.c_out; o += WIDE)
+                for (long row = first; row < last; row++) {
+                    long width = panel_width(g.c_out, o);
+                    panel_times((struct tile){.a = rows + (row - first) * g.s_h * line, .b = packed + taps * g.c_in * o,
+                                              .c = out + (n * g.out_h + row) * g.out_w * g.c_out + o, .runs = g.k_h,
+                                              .depth = run, .a_run = line, .a_row = g.s_w * g.c_in, .a_depth = 1,
+                                              .b_run = run * width, .b_depth = width, .c_row = g.c_out,
+                                              .columns = MIN(width, g.c_out - o)},
+                                g.out_w);
+                }
+        }
+        free(rows);
+    }
+    free(packed);
+}
+
+static void correlate(struct geometry g, const REAL *y, struct kernel k, REAL *out) {
+    if (suits_winograd(g))
+        winograd(tiling_of(g.n, g.h, g.w), y, g.c_in, g.c_out, k, out);
+    else if (is_product(g))
+        product(y, g.c_in, 1, k.weights, k.s_in, k.s_out, g.n * g.h * g.w, g.c_out, g.c_in, out);
+    else
+        direct(g, y, k, out);
+}
+
+/* out (n, out_h, out_w, c_out) = W (c_out, k_h k_w c_in) acting on the patches of y. */
+void convolve(const struct geometry *g, const REAL *y, const REAL *W, long W_row, long W_column, REAL *out) {
+    correlate(*g, y, (struct kernel){W, g->c_in * W_column, W_column, W_row}, out);
+}
+
+/* Stride > 1: every output position adds B delta into the patch it came from. */
+static void scatter(struct geometry g, const REAL *delta, struct kernel k, REAL *dx) {
+    long taps = g.k_h * g.k_w, line = padded_w(g) * g.c_in, image = (g.h + 2 * g.p_h) * line;
+    struct geometry each_tap = g;
+    each_tap.c_in = g.c_out, each_tap.c_out = g.c_in;
+    REAL *packed = packed_kernel(each_tap, k);
+#pragma omp parallel num_threads(team())
+    {
+        REAL *padded = space(image);
+#pragma omp for schedule(static)
+        for (long n = 0; n < g.n; n++) {
+            memset(padded, 0, image * sizeof(REAL));
+            for (long tap = 0; tap < taps; tap++)
+                for (long c = 0; c < g.c_in; c += WIDE)
+                    for (long row = 0; row < g.out_h; row++) {
+                        long width = panel_width(g.c_in, c), i = tap / g.k_w, j = tap % g.k_w;
+                        panel_times((struct tile){.a = delta + (n * g.out_h + row) * g.out_w * g.c_out,
+                                                  .b = packed + (taps * c + tap * width) * g.c_out,
+                                                  .c = padded + (row * g.s_h + i) * line + j * g.c_in + c, .runs = 1,
+                                                  .depth = g.c_out, .a_row = g.c_out, .a_depth = 1, .b_depth = width,
+                                                  .c_row = g.s_w * g.c_in, .columns = MIN(width, g.c_in - c), .add = 1},
+                                    g.out_w);
+                    }
+            for (long y = 0; y < g.h; y++)
+                memcpy(dx + (n * g.h + y) * g.w * g.c_in, padded + (y + g.p_h) * line + g.p_w * g.c_in,
+                       g.w * g.c_in * sizeof(REAL));
+        }
+        free(padded);
+    }
+    free(packed);
+}
+
+/* dx (n, h, w, c_in): delta (n, out_h, out_w, c_out) through B (k_h k_w c_in, c_out).
+ * At stride 1 this is itself a convolution, with the kernel turned by 180 degrees. */
+void convolve_back(const struct geometry *g, const REAL *delta, const REAL *B, long B_row, long B_column, REAL *dx) {
+    long s_tap = g->c_in * B_row, last = g->k_h * g->k_w - 1;
+    if (g->s_h > 1 || g->s_w > 1 || g->p_h >= g->k_h || g->p_w >= g->k_w) {
+        scatter(*g, delta, (struct kernel){B, s_tap, B_column, B_row}, dx);
+        return;
+    }
+    struct geometry turned = {g->n, g->out_h, g->out_w, g->c_out, g->h, g->w, g->c_in, g->k_h, g->k_w, 1, 1,
+                              g->k_h - 1 - g->p_h, g->k_w - 1 - g->p_w};
+    correlate(turned, delta, (struct kernel){B + last * s_tap, -s_tap, B_column, B_row}, dx);
+}
+
+/* The tiles first..last of `outer` from one image: strip by strip, so that what the tiles share stays near. */
+static void add_outer(struct geometry g, const REAL *y, const REAL *delta, REAL *outer, long first, long last, int add) {
+    long line = padded_w(g) * g.c_in, run = g.k_w * g.c_in, columns = panels(run);
+    long strip = strip_of(g, 1 << 17, (line * g.s_h + g.out_w * g.c_out) * sizeof(REAL));
+    for (long row = 0; row < g.out_h; row += strip)
+        for (long item = first; item < last; item++) {
+            long i = item / columns % g.k_h, o = item / columns / g.k_h * ROWS, k = item % columns * WIDE;
+            long width = panel_width(run, k);
+            tile(&(struct tile){.a = delta + row * g.out_w * g.c_out + o, .b = y + (row * g.s_h + i) * line + k,
+                                .c = outer + (o * g.k_h + i) * run + k, .runs = MIN(strip, g.out_h - row),
+                                .depth = g.out_w, .a_run = g.out_w * g.c_out, .a_row = 1, .a_depth = g.c_out,
+                                .b_run = g.s_h * line, .b_depth = g.s_w * g.c_in, .c_row = g.k_h * run,
+                                .rows = MIN(ROWS, g.c_out - o), .columns = MIN(width, run - k), .add = add || row > 0});
+        }
+}
+
+static void direct_outer(struct geometry g, const REAL *y, const REAL *delta, REAL *outer) {
+    long rows = g.h + 2 * g.p_h, image = rows * padded_w(g) * g.c_in;
+    long chunk = MAX(1, MIN(g.n, (1 << 22) / (image * (long)sizeof(REAL))));
+    long items = (g.c_out + ROWS - 1) / ROWS * g.k_h * panels(g.k_w * g.c_in);
+    REAL *padded = space(chunk * image);
+#pragma omp parallel num_threads(team())
+    {
+        long first = items * thread_index() / team_size(), last = items * (thread_index() + 1) / team_size();
+        for (long start = 0; start < g.n; start += chunk) {
+            long count = MIN(chunk, g.n - start);
+#pragma omp for schedule(static)
+            for (long item = 0; item < count * rows; item++)
+                padded_rows(g, y + (start + item / rows) * g.h * g.w * g.c_in, item % rows, item % rows + 1,
+                            padded + item * padded_w(g) * g.c_in);
+            for (long n = start; n < start + count; n++)
+                add_outer(g, padded + (n - start) * image, delta + n * g.out_h * g.out_w * g.c_out, outer, first, last, n > 0);
+#pragma omp barrier
+        }
+    }
+    free(padded);
+}
+
+/* outer (c_out, k_h k_w c_in): the sum over batch and positions of delta y^T. */
+void convolve_outer(const struct geometry *g, const REAL *delta, const REAL *y, REAL *outer) {
+    if (suits_winograd(*g))
+        winograd_outer(tiling_of(g->n, g->h, g->w), y, delta, g->c_in, g->c_out, outer);
+    else if (is_product(*g))
+        product(delta, 1, g->c_out, y, g->c_in, 1, g->c_out, g->c_in, g->n * g->h * g->w, outer);
+    else
+        direct_outer(*g, y, delta, outer);
+}

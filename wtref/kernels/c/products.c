@@ -1,0 +1,167 @@
+/* Products of matrices: the one register tile that all products share, and C = A B built from it.
+ *
+ * REAL is float or double; a vec is as many of them as one of the processor's registers holds.
+ * Lengths and strides count elements.  Threads share the tiles of a result in fixed, contiguous
+ * ranges, and each tile is summed in one order, so the result does not depend on their number.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#if defined(__AVX512F__)
+enum { VECTOR_BYTES = 64, ROWS = 8 };
+#elif defined(__AVX__)
+enum { VECTOR_BYTES = 32, ROWS = 4 };
+#else
+enum { VECTOR_BYTES = 16, ROWS = 4 };
+#endif
+enum { V = VECTOR_BYTES / sizeof(REAL), WIDE = 2 * V };
+
+typedef REAL vec __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
+#define LOAD(p) (*(const vec *)(p))
+#define STORE(p, v) (*(vec *)(p) = (v))
+#define INLINE static inline __attribute__((always_inline))
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+
+static int threads = 1;
+static pid_t owner;
+void use_threads(int n) {
+    threads = n;
+    if (!owner) owner = getpid();
+}
+
+/* How many threads share the work.  A process forked from the owner has none of OpenMP's. */
+static int team(void) { return getpid() == owner ? threads : 1; }
+
+/* Freed memory stays with the process: large fresh arrays would cost a page fault every 4 KiB. */
+void keep_memory(void) {
+#ifdef __GLIBC__
+    mallopt(M_MMAP_MAX, 0);
+    mallopt(M_TRIM_THRESHOLD, 0x7fffffff);
+#endif
+}
+
+static int thread_index(void) {
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+static int team_size(void) {
+#ifdef _OPENMP
+    return omp_get_num_threads();
+#else
+    return 1;
+#endif
+}
+
+static REAL *space(long elements) {  /* slack: a tile may read past the last row, never write */
+    return aligned_alloc(64, ((elements + 2 * WIDE) * sizeof(REAL) + 63) / 64 * 64);
+}
+
+/* c[i][j] (+)= sum over r < runs and k < depth of a[r a_run + i a_row + k a_depth] * b[r b_run + k b_depth + j] */
+struct tile {
+    const REAL *a, *b;
+    REAL *c;
+    long runs, depth, a_run, a_row, a_depth, b_run, b_depth, c_row;
+    int rows, columns, add;
+};
+
+INLINE void tile_of(const int rows, const int vectors, const struct tile *t) {
+    vec sum[ROWS][2] = {};
+    for (long r = 0; r < t->runs; r++) {
+        const REAL *a = t->a + r * t->a_run, *b = t->b + r * t->b_run;
+        for (long k = 0; k < t->depth; k++, a += t->a_depth, b += t->b_depth) {
+            vec b0 = LOAD(b), b1 = vectors > 1 ? LOAD(b + V) : b0;
+#pragma GCC unroll 8
+            for (int i = 0; i < rows; i++) {
+                REAL value = a[i * t->a_row];
+                sum[i][0] += value * b0;
+                if (vectors > 1) sum[i][1] += value * b1;
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++) {
+        REAL *c = t->c + i * t->c_row;
+        if (t->columns == vectors * V) {
+            for (int j = 0; j < vectors; j++) {
+                if (t->add) sum[i][j] += LOAD(c + j * V);
+                STORE(c + j * V, sum[i][j]);
+            }
+        } else {
+            const REAL *s = (const REAL *)sum[i];
+            for (int j = 0; j < t->columns; j++) c[j] = t->add ? c[j] + s[j] : s[j];
+        }
+    }
+}
+
+#define CASE(rows) case rows: if (t->columns > V) tile_of(rows, 2, t); else tile_of(rows, 1, t); break;
+static void tile(const struct tile *t) {
+    switch (t->rows) {
+        CASE(1) CASE(2) CASE(3) CASE(4)
+#if defined(__AVX512F__)
+        CASE(5) CASE(6) CASE(7) CASE(8)
+#endif
+    }
+}
+
+/* rows x columns of c: tile by tile down one panel of b, which is at most WIDE columns wide */
+static void panel_times(struct tile t, long rows) {
+    const REAL *a = t.a;
+    REAL *c = t.c;
+    for (long i = 0; i < rows; i += ROWS) {
+        t.a = a + i * t.a_row, t.c = c + i * t.c_row, t.rows = MIN(ROWS, rows - i);
+        tile(&t);
+    }
+}
+
+static long panels(long columns) { return (columns + WIDE - 1) / WIDE; }
+static long panel_width(long columns, long first) { return columns - first > V ? WIDE : V; }
+
+/* b (depth, columns), strided, into a panel of contiguous rows, zeros behind the last column */
+static void pack(const REAL *b, long b_depth, long b_column, long depth, long columns, long width, REAL *panel) {
+    if (columns < width) memset(panel, 0, depth * width * sizeof(REAL));
+    if (b_column == 1)
+        for (long k = 0; k < depth; k++) memcpy(panel + k * width, b + k * b_depth, columns * sizeof(REAL));
+    else
+        for (long j = 0; j < columns; j++)
+            for (long k = 0; k < depth; k++) panel[k * width + j] = b[k * b_depth + j * b_column];
+}
+
+/* c (m, n) = a (m, k) b (k, n); a and b by their strides, c contiguous */
+void product(const REAL *a, long a_row, long a_depth, const REAL *b, long b_depth, long b_column, long m, long n,
+             long k, REAL *c) {
+    enum { DEPTH = 1024, BLOCK = 16 * ROWS };
+    long blocks = (m + BLOCK - 1) / BLOCK, count = panels(n);
+    REAL *packed = space(count * WIDE * MIN(k, DEPTH));
+    for (long start = 0; start < k; start += DEPTH) {
+        long depth = MIN(DEPTH, k - start);
+#pragma omp parallel num_threads(team())
+        {
+#pragma omp for schedule(static)
+            for (long p = 0; p < count; p++)
+                pack(b + start * b_depth + p * WIDE * b_column, b_depth, b_column, depth, MIN(WIDE, n - p * WIDE),
+                     panel_width(n, p * WIDE), packed + p * WIDE * depth);
+#pragma omp for schedule(static)
+            for (long item = 0; item < blocks * count; item++) {
+                long p = item % count, i = item / count * BLOCK, width = panel_width(n, p * WIDE);
+                panel_times((struct tile){.a = a + i * a_row + start * a_depth, .b = packed + p * WIDE * depth,
+                                          .c = c + i * n + p * WIDE, .runs = 1, .depth = depth, .a_row = a_row,
+                                          .a_depth = a_depth, .b_depth = width, .c_row = n,
+                                          .columns = MIN(width, n - p * WIDE), .add = start > 0},
+                            MIN(BLOCK, m - i));
+            }
+        }
+    }
+    free(packed);
+}

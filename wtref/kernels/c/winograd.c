@@ -1,0 +1,215 @@
+/* 3x3 convolutions of stride 1 and padding 1 by Winograd's F(4x4, 3x3) (Lavin and Gray, 2016).
+ *
+ * Output comes in tiles of 4x4, each from 6x6 of the input:  tile = A^T [(G k G^T) * (B^T d B)] A,
+ * where * runs over the 36 frequencies and sums over channels: 36 products of matrices where the
+ * plain way has 144 multiplications for the same 16 values.  Channels lie in vectors.
+ */
+
+/* One line through B^T, A^T, G, and through A and G^T, which carry gradients back. */
+INLINE void times_BT(const vec d[6], vec out[6]) {
+    vec p = d[4] - 4 * d[2], q = d[3] - 4 * d[1], r = d[4] - d[2], s = 2 * (d[3] - d[1]);
+    out[0] = 4 * d[0] - 5 * d[2] + d[4];
+    out[1] = p + q, out[2] = p - q, out[3] = r + s, out[4] = r - s;
+    out[5] = 4 * d[1] - 5 * d[3] + d[5];
+}
+
+INLINE void times_AT(const vec m[6], vec out[4]) {
+    vec p = m[1] + m[2], q = m[1] - m[2], r = m[3] + m[4], s = m[3] - m[4];
+    out[0] = m[0] + p + r, out[1] = q + 2 * s, out[2] = p + 4 * r, out[3] = q + 8 * s + m[5];
+}
+
+INLINE void times_A(const vec d[4], vec out[6]) {
+    vec p = d[0] + d[2], q = d[1] + d[3], r = d[0] + 4 * d[2], s = 2 * d[1] + 8 * d[3];
+    out[0] = d[0], out[1] = p + q, out[2] = p - q, out[3] = r + s, out[4] = r - s, out[5] = d[3];
+}
+
+INLINE void times_G(const vec k[3], vec out[6]) {
+    vec p = -(k[0] + k[2]) / 6, q = k[1] / 6, r = k[0] / 24 + k[2] / 6, s = k[1] / 12;
+    out[0] = k[0] / 4, out[1] = p - q, out[2] = p + q, out[3] = r + s, out[4] = r - s, out[5] = k[2];
+}
+
+INLINE void times_GT(const vec u[6], vec out[3]) {
+    vec p = u[1] + u[2], q = u[2] - u[1], r = u[3] + u[4], s = u[3] - u[4];
+    out[0] = u[0] / 4 - p / 6 + r / 24, out[1] = q / 6 + s / 12, out[2] = -p / 6 + r / 6 + u[5];
+}
+
+/* Both sides: every column through `line`, then every row. */
+#define UNROLL _Pragma("GCC unroll 6")
+#define TRANSFORM(name, line, from, to)                                   \
+    INLINE void name(vec d[from][from], vec out[to][to]) {                \
+        vec half[to][from], in[from], done[to];                           \
+        UNROLL for (int j = 0; j < from; j++) {                           \
+            UNROLL for (int i = 0; i < from; i++) in[i] = d[i][j];        \
+            line(in, done);                                               \
+            UNROLL for (int i = 0; i < to; i++) half[i][j] = done[i];     \
+        }                                                                 \
+        UNROLL for (int i = 0; i < to; i++) line(half[i], out[i]);        \
+    }
+TRANSFORM(image_to_frequency, times_BT, 6, 6)
+TRANSFORM(frequency_to_image, times_AT, 6, 4)
+TRANSFORM(error_to_frequency, times_A, 4, 6)
+TRANSFORM(kernel_to_frequency, times_G, 3, 6)
+TRANSFORM(frequency_to_kernel, times_GT, 6, 3)
+
+/* Tiles of a batch of images (n, h, w), numbered through. */
+struct tiling { long n, h, w, down, across; };
+
+static struct tiling tiling_of(long n, long h, long w) {
+    return (struct tiling){n, h, w, (h + 3) / 4, (w + 3) / 4};
+}
+
+/* A tile's image, as the number of pixels before it, and its first pixel there. */
+struct place { long image, top, left; };
+
+static struct place place_of(long t, struct tiling g) {
+    long inside = t % (g.down * g.across);
+    return (struct place){t / (g.down * g.across) * g.h * g.w, inside / g.across * 4, inside % g.across * 4};
+}
+
+static long tile_count(struct tiling g) { return g.n * g.down * g.across; }
+
+/* The square of pixels whose first is (top, left), a vector of channels each; zeros outside the image. */
+#define PIXELS(name, size)                                                                              \
+    INLINE void name(const REAL *image, struct tiling g, long c, long top, long left, vec d[size][size]) { \
+        int inside = top >= 0 && left >= 0 && top + size <= g.h && left + size <= g.w;                  \
+        const REAL *first = image + (top * g.w + left) * c;                                             \
+        UNROLL for (int y = 0; y < size; y++)                                                           \
+            UNROLL for (int x = 0; x < size; x++)                                                       \
+                if (inside || (top + y >= 0 && left + x >= 0 && top + y < g.h && left + x < g.w))       \
+                    d[y][x] = LOAD(first + (y * g.w + x) * c);                                          \
+                else                                                                                    \
+                    d[y][x] = (vec){};                                                                  \
+    }
+PIXELS(pixels_6, 6)
+PIXELS(pixels_4, 4)
+
+/* Tiles first..last of x (n, h, w, c) into v (36, ., c); `step` elements from one frequency to the next. */
+#define TILES_TO_FREQUENCY(name, pixels, transform, size, margin)                                         \
+    static void name(const REAL *x, struct tiling g, long c, long first, long last, REAL *v, long step) { \
+        for (long t = first; t < last; t++, v += c) {                                                     \
+            struct place at = place_of(t, g);                                                             \
+            for (long i = 0; i < c; i += V) {                                                             \
+                vec d[size][size], f[6][6];                                                               \
+                pixels(x + at.image * c + i, g, c, at.top - margin, at.left - margin, d);                 \
+                transform(d, f);                                                                          \
+                UNROLL for (int y = 0; y < 6; y++)                                                        \
+                    UNROLL for (int z = 0; z < 6; z++) STORE(v + (6 * y + z) * step + i, f[y][z]);        \
+            }                                                                                             \
+        }                                                                                                 \
+    }
+TILES_TO_FREQUENCY(image_tiles, pixels_6, image_to_frequency, 6, 1)
+TILES_TO_FREQUENCY(error_tiles, pixels_4, error_to_frequency, 4, 0)
+
+/* m (36, ., c) into tiles first..last of out (n, h, w, c). */
+static void tiles_to_image(const REAL *m, long step, struct tiling g, long c, long first, long last, REAL *out) {
+    for (long t = first; t < last; t++, m += c) {
+        struct place at = place_of(t, g);
+        int rows = MIN(4, g.h - at.top), columns = MIN(4, g.w - at.left);
+        for (long i = 0; i < c; i += V) {
+            vec f[6][6], d[4][4];
+            UNROLL for (int y = 0; y < 6; y++)
+                UNROLL for (int z = 0; z < 6; z++) f[y][z] = LOAD(m + (6 * y + z) * step + i);
+            frequency_to_image(f, d);
+            REAL *to = out + (at.image + at.top * g.w + at.left) * c + i;
+            UNROLL for (int y = 0; y < 4; y++)
+                UNROLL for (int x = 0; x < 4; x++)
+                    if (y < rows && x < columns) STORE(to + (y * g.w + x) * c, d[y][x]);
+        }
+    }
+}
+
+/* A kernel's element for (tap, input channel, output channel) is weights[tap s_tap + in s_in + out s_out]. */
+struct kernel { const REAL *weights; long s_tap, s_in, s_out; };
+
+INLINE vec strided(const REAL *p, long stride) {
+    if (stride == 1) return LOAD(p);
+    vec v;
+    for (int l = 0; l < V; l++) v[l] = p[l * stride];
+    return v;
+}
+
+/* U (36, panels of output channels, c_in, width). */
+static void kernel_to_panels(struct kernel k, long c_in, long c_out, REAL *U) {
+#pragma omp parallel for schedule(static) num_threads(team())
+    for (long o = 0; o < c_out; o += V)
+        for (long i = 0; i < c_in; i++) {
+            vec taps[3][3], f[6][6];
+            for (int tap = 0; tap < 9; tap++)
+                taps[tap / 3][tap % 3] = strided(k.weights + tap * k.s_tap + i * k.s_in + o * k.s_out, k.s_out);
+            kernel_to_frequency(taps, f);
+            long first = o / WIDE * WIDE;
+            REAL *at = U + first * c_in + i * panel_width(c_out, first) + o - first;
+            for (int j = 0; j < 36; j++) STORE(at + j * c_in * c_out, f[j / 6][j % 6]);
+        }
+}
+
+/* Tiles handled at a time: frequencies of one block should stay in a core's cache. */
+static long block_of(long count, long channels) {
+    long fit = (1 << 19) / (36 * sizeof(REAL)) / channels, share = (count + threads - 1) / threads;
+    return MAX(1, MIN(MAX(fit, 2 * ROWS) / ROWS * ROWS, share));
+}
+
+/* out (n, h, w, c_out) = y (n, h, w, c_in) convolved with the kernel. */
+static void winograd(struct tiling g, const REAL *y, long c_in, long c_out, struct kernel k, REAL *out) {
+    REAL *U = space(36 * c_in * c_out);
+    kernel_to_panels(k, c_in, c_out, U);
+    long count = tile_count(g), block = block_of(count, c_in + c_out);
+    long v_step = block * c_in + V, m_step = block * c_out + V;  /* V apart: not all in one cache set */
+#pragma omp parallel num_threads(team())
+    {
+        REAL *v = space(36 * v_step), *m = space(36 * m_step);
+#pragma omp for schedule(static)
+        for (long first = 0; first < count; first += block) {
+            long last = MIN(first + block, count);
+            image_tiles(y, g, c_in, first, last, v, v_step);
+            for (int f = 0; f < 36; f++)
+                for (long o = 0; o < c_out; o += WIDE) {
+                    long width = panel_width(c_out, o);
+                    panel_times((struct tile){.a = v + f * v_step, .b = U + f * c_in * c_out + o * c_in,
+                                              .c = m + f * m_step + o, .runs = 1, .depth = c_in, .a_row = c_in,
+                                              .a_depth = 1, .b_depth = width, .c_row = c_out, .columns = width},
+                                last - first);
+                }
+            tiles_to_image(m, m_step, g, c_out, first, last, out);
+        }
+        free(v), free(m);
+    }
+    free(U);
+}
+
+/* outer (c_out, 9 c_in) = sum over the batch of delta y^T, by the adjoint of every step above. */
+static void winograd_outer(struct tiling g, const REAL *y, const REAL *delta, long c_in, long c_out, REAL *outer) {
+    long count = tile_count(g), most = MAX((1 << 22) / (36 * sizeof(REAL)) / (c_in + c_out), 4 * ROWS);
+    long block = MIN(count, most), v_step = block * c_in + V, m_step = block * c_out + V;
+    REAL *v = space(36 * v_step), *m = space(36 * m_step), *dU = space(36 * c_in * c_out);
+    long strips = (c_out + ROWS - 1) / ROWS;
+#pragma omp parallel num_threads(team())
+    {
+        for (long first = 0; first < count; first += block) {
+            long last = MIN(first + block, count);
+#pragma omp for schedule(static)
+            for (long t = first; t < last; t++) {
+                image_tiles(y, g, c_in, t, t + 1, v + (t - first) * c_in, v_step);
+                error_tiles(delta, g, c_out, t, t + 1, m + (t - first) * c_out, m_step);
+            }
+#pragma omp for schedule(static)
+            for (long item = 0; item < 36 * strips; item++) {
+                long f = item / strips, o = item % strips * ROWS;
+                for (long i = 0; i < c_in; i += WIDE)
+                    tile(&(struct tile){.a = m + f * m_step + o, .b = v + f * v_step + i,
+                                        .c = dU + (f * c_out + o) * c_in + i, .runs = 1, .depth = last - first,
+                                        .a_row = 1, .a_depth = c_out, .b_depth = c_in, .c_row = c_in,
+                                        .rows = MIN(ROWS, c_out - o), .columns = panel_width(c_in, i), .add = first > 0});
+            }
+        }
+#pragma omp for schedule(static)
+        for (long o = 0; o < c_out; o++)
+            for (long i = 0; i < c_in; i += V) {
+                vec f[6][6], taps[3][3];
+                for (int k = 0; k < 36; k++) f[k / 6][k % 6] = LOAD(dU + (k * c_out + o) * c_in + i);
+                frequency_to_kernel(f, taps);
+                for (int tap = 0; tap < 9; tap++) STORE(outer + (o * 9 + tap) * c_in + i, taps[tap / 3][tap % 3]);
+            }
+    }
+    free(v), free(m), free(dU);
+}

@@ -1,0 +1,112 @@
+"""The primitives of plain.py by the C functions of the same names in c/."""
+
+import ctypes
+
+import numpy as np
+
+from wtref.kernels import plain
+from wtref.kernels.building import library
+
+REALS = {np.dtype(np.float32): ("float", ctypes.c_float), np.dtype(np.float64): ("double", ctypes.c_double)}
+
+
+class Geometry(ctypes.Structure):
+    """struct geometry of c/convolution.c."""
+
+    _fields_ = [
+        (name, ctypes.c_long)
+        for name in ("n", "h", "w", "c_in", "out_h", "out_w", "c_out", "k_h", "k_w", "s_h", "s_w", "p_h", "p_w")
+    ]
+
+    @classmethod
+    def of(cls, images, c_out, kernel, stride, padding):
+        """images: the shape (N, H, W, C_in) of what the kernel slides over."""
+        size = plain.output_size(images[1:3], kernel, stride, padding)
+        return cls(*images, *size, c_out, *kernel, *stride, *padding)
+
+
+class Compiled:
+    """Functions with the names and meanings of plain.py's, on NumPy arrays of float32 or float64."""
+
+    def __init__(self, threads):
+        """Raises NoCompiler."""
+        self.libraries = {dtype: library(real) for dtype, (real, _) in REALS.items()}
+        for functions in self.libraries.values():
+            functions.use_threads(threads)
+            functions.keep_memory()
+
+    def product(self, a, b):
+        m, n, k = len(a), b.shape[1], len(b)
+        return self._new((m, n), "product", a, *_strides(a), b, *_strides(b), m, n, k)
+
+    def convolve(self, y, W, kernel, stride, padding):
+        g = Geometry.of(y.shape, len(W), kernel, stride, padding)
+        return self._new((g.n, g.out_h, g.out_w, g.c_out), "convolve", g, _flat(y), W, *_strides(W))
+
+    def convolve_outer(self, delta, y, kernel, stride, padding):
+        g = Geometry.of(y.shape, delta.shape[3], kernel, stride, padding)
+        return self._new((g.c_out, g.k_h * g.k_w * g.c_in), "convolve_outer", g, _flat(delta), _flat(y))
+
+    def convolve_back(self, delta, B, kernel, stride, padding, size):
+        images = (len(delta), *size, len(B) // (kernel[0] * kernel[1]))
+        g = Geometry.of(images, delta.shape[3], kernel, stride, padding)
+        return self._new(images, "convolve_back", g, _flat(delta), B, *_strides(B))
+
+    def moments(self, x):
+        return self._new((2, x.shape[-1]), "moments", _flat(x), *_rows(x))
+
+    def norm_sums(self, delta, x, mean):
+        return self._new((2, x.shape[-1]), "norm_sums", _flat(delta), _flat(x), mean, *_rows(x))
+
+    def norm_forward(self, x, mean, scale, shift):
+        return self._new(x.shape, "norm_forward", _flat(x), mean, scale, shift, *_rows(x))
+
+    def norm_back(self, delta, x, mean, scale, slope, shift):
+        return self._new(x.shape, "norm_back", _flat(delta), _flat(x), mean, scale, slope, shift, *_rows(x))
+
+    def relu(self, a):
+        return self._new(a.shape, "relu", _flat(a), a.size)
+
+    def relu_back(self, delta, y):
+        return self._new(y.shape, "relu_back", _flat(delta), _flat(y), y.size)
+
+    def add(self, a, b):
+        return self._new(a.shape, "add", _flat(a), _flat(b), a.size)
+
+    def descend(self, w, v, gradient, lr, momentum, decay, nesterov):
+        if w.ndim == 2 and not w.flags.c_contiguous:  # B lies in memory as its transpose does
+            w, v, gradient = w.T, v.T, gradient.T
+        if not (w.flags.c_contiguous and v.flags.c_contiguous):
+            return plain.descend(w, v, gradient, lr, momentum, decay, nesterov)
+        rates = (REALS[w.dtype][1](rate) for rate in (lr, momentum, decay))
+        self._call("descend", w, v, _flat(gradient), w.size, *rates, ctypes.c_int(nesterov))
+
+    def _new(self, shape, name, *arguments):
+        """A new array of the shape, filled by the C function of that name, whose last argument it is."""
+        out = np.empty(shape, next(x.dtype for x in arguments if isinstance(x, np.ndarray)))
+        self._call(name, *arguments, out)
+        return out
+
+    def _call(self, name, *arguments):
+        dtype = next(x.dtype for x in arguments if isinstance(x, np.ndarray))
+        self.libraries[dtype][name](*map(_as_c, arguments))
+
+
+def _as_c(x):
+    if isinstance(x, np.ndarray):
+        return ctypes.c_void_p(x.ctypes.data)
+    return ctypes.byref(x) if isinstance(x, Geometry) else ctypes.c_long(x) if isinstance(x, int) else x
+
+
+def _flat(x):
+    return np.ascontiguousarray(x)
+
+
+def _rows(x):
+    """How many rows of channels, and how many channels."""
+    return x.size // x.shape[-1], x.shape[-1]
+
+
+def _strides(matrix):
+    """In elements."""
+    return [stride // matrix.itemsize for stride in matrix.strides]

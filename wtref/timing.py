@@ -1,0 +1,159 @@
+"""The instruments of `run.py bench`: seconds, taken turn by turn, and the memory at its peak.
+
+A side is wtref's (Ours) or PyTorch's (torch_bench.Theirs) of a bench.Work; both have step() and evaluate().
+"""
+
+import math
+import multiprocessing
+import signal
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+
+from wtref.backend import open_device
+from wtref.sampling import profile
+from wtref.training import Training
+
+WARM_UP = 2  # steps before the clock starts
+TURN = 0.2  # seconds that a side's turn lasts at least
+MNIST = 60_000  # training images
+
+
+class Ours:
+    """wtref's side of a Work."""
+
+    def __init__(self, work):
+        device = open_device("cpu", work.config.dtype, work.config.kernels, work.config.threads)
+        images, labels = work.data()
+        self.images, self.labels = device.array(images), device.raw(labels)
+        feed = SimpleNamespace(shape=work.shape, classes=work.classes, steps=1)
+        self.training = Training(work.config, device, feed)
+
+    def step(self):
+        """One step of training."""
+        self.training.train_step(self.images, self.labels)
+        self.training.position += 1  # mirror_every counts the steps
+
+    def evaluate(self):
+        """The logits without training."""
+        return self.training.network.forward(self.images, train=False)
+
+    def gflop(self):
+        """Of one training step: a product upward, one for Delta W and, where there is a B, one downward."""
+        weights = [(2 * s.W.size + (0 if s.B is None else s.B.size), s) for s in self.training.network.synapses]
+        return sum(2 * products * s.delta.size // s.n_out for products, s in weights) / 1e9
+
+
+def measure(work, repeats, profiled=False):
+    """One Work as a dict of plain values; PyTorch's are absent where it, or the rule in it, is missing.
+
+    profiled: also the ms of a step by what they are spent on.
+    """
+    pytorch, ours, setting = _pytorch(work), Ours(work), None
+    tasks = {"wtref": work.task(ours)}
+    if work.config.rule == "wm":
+        tasks["bp"] = work.task(Ours(replace(work, config=replace(work.config, rule="bp"))))
+    if pytorch:
+        setting = _fastest(work, pytorch)
+        tasks["torch"] = work.task(pytorch.Theirs(work, setting))
+    seconds = median_seconds(tasks.values(), repeats, work.config.mirror_every)
+    ms = {name: 1000 * each for name, each in zip(tasks, seconds)}
+
+    row = work.about() | {"ms": ms["wtref"]} | _speed(work, ours, ms["wtref"]) | _memory(work)
+    if "bp" in tasks:
+        row["of_bp"] = ms["wtref"] / ms["bp"]
+    if profiled:
+        row["profile"] = profile(tasks["wtref"])
+    if pytorch:
+        row |= _beside(row, ms["torch"], setting, _memory(work, setting))
+    return row
+
+
+def _speed(work, ours, ms):
+    """What follows from wtref's time."""
+    batch = work.config.batch_size
+    speed = {"images_per_second": 1000 * batch / ms}
+    if not work.evaluation:
+        speed |= {"gflop_per_image": ours.gflop() / batch, "gflops": 1000 * ours.gflop() / ms}
+    if work.shape == (28, 28, 1):
+        speed["mnist_epoch_seconds"] = math.ceil(MNIST / batch) * ms / 1000
+    return speed
+
+
+def _beside(row, ms, setting, memory):
+    """PyTorch's part of a row."""
+    theirs = {"torch_ms": ms, "torch_setting": str(setting), "ratio": ms / row["ms"]}
+    if "gflops" in row:
+        theirs["torch_gflops"] = row["gflops"] / theirs["ratio"]
+    if memory:
+        theirs["memory_ratio"] = row["memory_mib"] / memory["memory_mib"]
+    return theirs | {f"torch_{name}": value for name, value in memory.items()}
+
+
+def median_seconds(tasks, repeats, multiple=1, clock=time.perf_counter):
+    """The median time of one call of each task, over `repeats` rounds in which all take turns.
+
+    A turn is as many calls as fill TURN seconds, rounded up to a multiple of `multiple`.
+    """
+    turns = []
+    for task in tasks:
+        for _ in range(WARM_UP):
+            start = clock()
+            task()
+        calls = math.ceil(TURN / (clock() - start))
+        turns.append((task, -(-calls // multiple) * multiple, []))
+    for _ in range(repeats):
+        for task, calls, seconds in turns:
+            start = clock()
+            for _ in range(calls):
+                task()
+            seconds.append((clock() - start) / calls)
+    return [median(seconds) for _, _, seconds in turns]
+
+
+def _pytorch(work):
+    """The module with PyTorch's side; None where PyTorch, or the rule in it, is missing."""
+    try:
+        from wtref import torch_bench
+    except ImportError:
+        return None
+    return torch_bench if work.config.rule in torch_bench.RULES else None
+
+
+def _fastest(work, pytorch):
+    """PyTorch's best Setting, by a short run of each."""
+    return min(pytorch.SETTINGS, key=lambda setting: median_seconds([work.task(pytorch.Theirs(work, setting))], 3))
+
+
+def _memory(work, setting=None):
+    """The MiB that three steps add to a process that has loaded all it needs, and its MiB in all; {} without /proc.
+
+    The process is a new one, which leaves Ctrl-C to this one.  setting: PyTorch's, or None for wtref's side.
+    """
+    if not Path("/proc/self/status").exists():
+        return {}
+    ignore_ctrl_c = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), **ignore_ctrl_c) as pool:
+        return pool.submit(_peak, work, setting).result()
+
+
+def _peak(work, setting):
+    side = partial(_pytorch(work).Theirs, setting=setting) if setting else Ours
+    smallest = replace(work.config, model="mlp", hidden=(1,), batch_size=2)
+    side(replace(work, config=smallest)).step()  # PyTorch imports half of itself as it goes
+    before = _resident("VmRSS")
+    task = work.task(side(work))
+    for _ in range(3):
+        task()
+    peak = _resident("VmHWM")  # ru_maxrss would begin with the parent's
+    return {"memory_mib": peak - before, "memory_total_mib": peak}
+
+
+def _resident(name):
+    """This process's VmRSS (memory now) or VmHWM (its peak), in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
