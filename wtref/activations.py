@@ -1,24 +1,36 @@
 """The nonlinearities phi, each with its derivative written in terms of its own output y = phi(a).
 
-`forward(a, train)` and `backward(delta)` work element by element on arrays of any shape.
+`forward(a, train)` and `backward(delta)` work element by element on arrays of any shape; `forward_sum`
+is the forward pass of a sum.
 """
 
 from wtref.backend import array_module
 from wtref.kernels import primitives
 
 
-class ReLU:
+class Activation:
+    """What all have in common."""
+
+    def forward_sum(self, a, b):
+        return self.forward(primitives(a).add(a, b))
+
+
+class ReLU(Activation):
     """y = max(a, 0);  phi'(y) = 1 where y > 0, else 0."""
 
     def forward(self, a, train=True):
         self.y = primitives(a).relu(a)
         return self.y
 
+    def forward_sum(self, a, b):
+        self.y = primitives(a).add(a, b, rectify=True)
+        return self.y
+
     def backward(self, delta):
         return primitives(delta).relu_back(delta, self.y)
 
 
-class Sigmoid:
+class Sigmoid(Activation):
     """y = 1 / (1 + exp(-a));  phi'(y) = y (1 - y)."""
 
     def forward(self, a, train=True):
@@ -29,7 +41,7 @@ class Sigmoid:
         return delta * self.y * (1 - self.y)
 
 
-class Tanh:
+class Tanh(Activation):
     """y = tanh(a);  phi'(y) = 1 - y^2."""
 
     def forward(self, a, train=True):

@@ -35,7 +35,7 @@ class Linear:
     def backward(self, delta):
         """delta_{l+1} (N, n_out) -> the error at y_l, (N, n_in), or None where there is no B."""
         s = self.synapses
-        s.delta = delta
+        s.delta = delta if s.watched else None
         product = primitives(delta).product
         s.outer = product(delta.T, self.y)  # delta_{l+1} y_l^T, what (4), (16) and (17) learn from
         s.delta_sum = delta.sum(axis=0)
@@ -71,7 +71,7 @@ class Conv2d:
     def backward(self, delta):
         """delta_{l+1} (N, H', W', C_out) -> the error at y_l, (N, H, W, C_in), or None."""
         s, kernels = self.synapses, primitives(delta)
-        s.delta = delta
+        s.delta = delta if s.watched else None
         s.outer = kernels.convolve_outer(delta, self.y, *self.geometry)  # delta_{l+1} y_l^T, over all positions
         s.delta_sum = delta.sum(axis=(0, 1, 2)) if s.bias else None
         if s.B is None:
@@ -88,6 +88,8 @@ class BatchNorm:
     PyTorch); evaluation normalises with the running statistics.  Errors return by ordinary
     backprop under every rule: there is no weight matrix here.  (Ioffe and Szegedy, 2015.)
     """
+
+    rectify = False
 
     def __init__(self, name, channels, momentum=0.1, epsilon=1e-5):
         self.name, self.channels = name, channels
@@ -112,19 +114,21 @@ class BatchNorm:
             self.mean, variance = self.running_mean, self.running_var
         self.inverse_std = 1 / array_module(y).sqrt(variance + self.epsilon)
         scale = self.gamma * self.inverse_std
-        return kernels.norm_forward(y, self.mean, scale, self.beta)
+        out = kernels.norm_forward(y, self.mean, scale, self.beta, self.rectify)
+        self.rectified = out if self.rectify else None
+        return out
 
     def backward(self, delta):
         """delta (..., C) -> (..., C); leaves the gradients of gamma and beta."""
         kernels, scale, count = primitives(delta), self.gamma * self.inverse_std, delta.size // self.channels
-        self.beta_gradient, centred = kernels.norm_sums(delta, self.y, self.mean)
+        self.beta_gradient, centred = kernels.norm_sums(delta, self.y, self.mean, self.rectified)
         self.gamma_gradient = centred * self.inverse_std
         if self.train:  # the batch's mean and variance depend on every row
             through_mean = -scale * self.beta_gradient / count
             through_variance = -scale * self.inverse_std * self.gamma_gradient / count
         else:
             through_mean = through_variance = 0 * scale
-        return kernels.norm_back(delta, self.y, self.mean, scale, through_variance, through_mean)
+        return kernels.norm_back(delta, self.y, self.mean, scale, through_variance, through_mean, self.rectified)
 
     def learn(self, sgd):
         """Plain gradient descent on gamma and beta; no weight decay."""
@@ -140,6 +144,12 @@ class BatchNorm:
         unbiased = variance * (count / max(count - 1, 1))
         self.running_mean += self.momentum * (mean - self.running_mean)
         self.running_var += self.momentum * (unbiased - self.running_var)
+
+
+class NormReLU(BatchNorm):
+    """Batch norm and the ReLU behind it, one pass over memory for both."""
+
+    rectify = True
 
 
 class MaxPool:
@@ -232,19 +242,20 @@ class Sequential:
 
 
 class Residual:
-    """after(body(y) + shortcut(y)); the error returns along both branches and adds up."""
+    """phi(body(y) + shortcut(y)); the error returns along both branches and adds up.  phi may be None."""
 
-    def __init__(self, body, shortcut, after):
-        self.layers = (body, shortcut, after)
+    def __init__(self, body, shortcut, phi):
+        self.layers = (body, shortcut, phi) if phi else (body, shortcut)
+        self.phi = phi
 
     def forward(self, y, train=True):
-        body, shortcut, after = self.layers
-        both = primitives(y).add(body.forward(y, train), shortcut.forward(y, train))
-        return after.forward(both, train)
+        branches = [branch.forward(y, train) for branch in self.layers[:2]]
+        return self.phi.forward_sum(*branches) if self.phi else primitives(y).add(*branches)
 
     def backward(self, delta):
-        body, shortcut, after = self.layers
-        delta = after.backward(delta)
+        body, shortcut = self.layers[:2]
+        if self.phi:
+            delta = self.phi.backward(delta)
         return primitives(delta).add(body.backward(delta), shortcut.backward(delta))
 
 

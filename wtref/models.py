@@ -7,10 +7,10 @@ stands before the activation or after it (the paper's runs used both).
 from dataclasses import dataclass
 from functools import partial
 
-from wtref.activations import ACTIVATIONS
+from wtref.activations import ACTIVATIONS, ReLU
 from wtref.errors import check_choice, choose
 from wtref.layers import (
-    BatchNorm, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool, Residual, Sequential, walk,
+    BatchNorm, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool, NormReLU, Residual, Sequential, walk,
 )  # fmt: skip
 
 
@@ -192,11 +192,16 @@ class _Unit:
         return Sequential(weights, *self._tail(weights, channels, None))
 
     def after_sum(self):
-        return Sequential() if self.norm == "after" else self.activation()
+        return None if self.norm == "after" else self.activation()
 
     def _tail(self, weights, channels, phi):
-        norm = BatchNorm(f"{weights.synapses.name}.norm", channels) if self.norm != "none" else None
-        order = (phi, norm) if self.norm == "after" else (norm, phi)
+        if self.norm == "none":
+            order = (phi,)
+        elif self.norm == "before" and type(phi) is ReLU:
+            order = (NormReLU(f"{weights.synapses.name}.norm", channels),)
+        else:
+            norm = BatchNorm(f"{weights.synapses.name}.norm", channels)
+            order = (phi, norm) if self.norm == "after" else (norm, phi)
         return [layer for layer in order if layer]
 
 

@@ -6,6 +6,8 @@ come out the same on every device.
 
 import numpy as np
 
+from wtref.kernels import primitives
+
 
 class IndependentNoise:
     """Every value an independent standard normal.
@@ -50,9 +52,8 @@ class DecorrelatedNoise:
         block, index = divmod(step, slices)
         column_signs = _signs((*layer, 0, block), n) * _slice_signs(slices, index, rows, n)
         row_signs = _signs((*layer, 1, step), rows)
-        tiles = -(-n // rows)
-        x = device.xp.tile(self._hadamard_on(device, rows), (1, tiles))[:, :n]
-        return device.array(row_signs)[:, None] * x * device.array(column_signs)
+        h = self._hadamard_on(device, rows)
+        return primitives(h).signed(h, device.array(row_signs), device.array(column_signs))
 
     def _hadamard_on(self, device, order):
         if order not in self._hadamard:

@@ -19,7 +19,7 @@ class Synapses:
                                 the first layer, which has nobody below to tell
     outer : (n_out, n_in)       sum over the batch of delta_{l+1} y_l^T, left by the backward pass
     delta_sum : (n_out,)        sum over the batch of delta_{l+1}, likewise
-    delta : (..., n_out)        delta_{l+1} itself, likewise
+    delta : (..., n_out)        delta_{l+1} itself, likewise, where `watched`; None where not, to spare memory
     direct : (N, width) or None the network's output error, where a rule sends that through B
                                 instead of delta_{l+1}; B is then (n_in, width)
     """
@@ -30,6 +30,7 @@ class Synapses:
         self.bias, self.std, self.sign_scale = bias, std, sign_scale
         self.W = self.b = self.B = None
         self.outer = self.delta_sum = self.delta = self.direct = None
+        self.watched = True
 
     def initialise(self, device, rng):
         """W ~ N(0, std^2), b = 0."""

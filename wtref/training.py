@@ -88,6 +88,8 @@ class Training:
         loss, error = self.loss(logits, labels)
         for s in network.with_feedback:
             rule.before_backward(s, self.feedback_rng, error)
+        for s in network.synapses:
+            s.watched = measure
         if measure:
             self.delta_angles = delta_angles(network, error)
         network.backward(error)  # (2), (3)

@@ -55,14 +55,14 @@ class Compiled:
     def moments(self, x):
         return self._new((2, x.shape[-1]), "moments", _flat(x), *_rows(x))
 
-    def norm_sums(self, delta, x, mean):
-        return self._new((2, x.shape[-1]), "norm_sums", _flat(delta), _flat(x), mean, *_rows(x))
+    def norm_sums(self, delta, x, mean, y=None):
+        return self._new((2, x.shape[-1]), "norm_sums", _flat(delta), _flat(x), mean, _flat(y), *_rows(x))
 
-    def norm_forward(self, x, mean, scale, shift):
-        return self._new(x.shape, "norm_forward", _flat(x), mean, scale, shift, *_rows(x))
+    def norm_forward(self, x, mean, scale, shift, rectify=False):
+        return self._new(x.shape, "norm_forward", _flat(x), mean, scale, shift, rectify, *_rows(x))
 
-    def norm_back(self, delta, x, mean, scale, slope, shift):
-        return self._new(x.shape, "norm_back", _flat(delta), _flat(x), mean, scale, slope, shift, *_rows(x))
+    def norm_back(self, delta, x, mean, scale, slope, shift, y=None):
+        return self._new(x.shape, "norm_back", _flat(delta), _flat(x), mean, scale, slope, shift, _flat(y), *_rows(x))
 
     def relu(self, a):
         return self._new(a.shape, "relu", _flat(a), a.size)
@@ -70,8 +70,12 @@ class Compiled:
     def relu_back(self, delta, y):
         return self._new(y.shape, "relu_back", _flat(delta), _flat(y), y.size)
 
-    def add(self, a, b):
-        return self._new(a.shape, "add", _flat(a), _flat(b), a.size)
+    def add(self, a, b, rectify=False):
+        return self._new(a.shape, "add", _flat(a), _flat(b), rectify, a.size)
+
+    def signed(self, h, rows, columns):
+        n = len(columns)
+        return self._new((len(rows), n), "signed_rows", _flat(h), rows, columns, len(rows), n, h.shape[1])
 
     def descend(self, w, v, gradient, lr, momentum, decay, nesterov):
         if w.ndim == 2 and not w.flags.c_contiguous:  # B lies in memory as its transpose does
@@ -79,7 +83,7 @@ class Compiled:
         if not (w.flags.c_contiguous and v.flags.c_contiguous):
             return plain.descend(w, v, gradient, lr, momentum, decay, nesterov)
         rates = (REALS[w.dtype][1](rate) for rate in (lr, momentum, decay))
-        self._call("descend", w, v, _flat(gradient), w.size, *rates, ctypes.c_int(nesterov))
+        self._call("descend", w, v, _flat(gradient), w.size, *rates, nesterov)
 
     def _new(self, shape, name, *arguments):
         """A new array of the shape, filled by the C function of that name, whose last argument it is."""
@@ -89,17 +93,17 @@ class Compiled:
 
     def _call(self, name, *arguments):
         dtype = next(x.dtype for x in arguments if isinstance(x, np.ndarray))
-        self.libraries[dtype][name](*map(_as_c, arguments))
+        getattr(self.libraries[dtype], name)(*map(_as_c, arguments))
 
 
 def _as_c(x):
     if isinstance(x, np.ndarray):
-        return ctypes.c_void_p(x.ctypes.data)
+        return ctypes.c_void_p(x.__array_interface__["data"][0])
     return ctypes.byref(x) if isinstance(x, Geometry) else ctypes.c_long(x) if isinstance(x, int) else x
 
 
 def _flat(x):
-    return np.ascontiguousarray(x)
+    return None if x is None else np.ascontiguousarray(x)
 
 
 def _rows(x):

@@ -39,20 +39,24 @@ def moments(x):
     return mean, (centred * centred).mean(axis=0)
 
 
-def norm_sums(delta, x, mean):
-    """The sums (C) of delta and of delta (x - mean) over all but the last axis; delta, x (..., C)."""
-    rows, centred = (_rows(array, len(mean)) for array in (delta, x - mean))
-    return rows.sum(axis=0), (rows * centred).sum(axis=0)
+def norm_sums(delta, x, mean, y=None):
+    """The sums (C) of delta and of delta (x - mean) over all but the last axis; delta, x (..., C).
+
+    y: if given, delta counts only where y > 0.
+    """
+    rows = _rows(delta if y is None else relu_back(delta, y), len(mean))
+    return rows.sum(axis=0), (rows * _rows(x - mean, len(mean))).sum(axis=0)
 
 
-def norm_forward(x, mean, scale, shift):
-    """(x - mean) scale + shift, channel by channel."""
-    return (x - mean) * scale + shift
+def norm_forward(x, mean, scale, shift, rectify=False):
+    """(x - mean) scale + shift, channel by channel; rectify: and max(., 0) of that."""
+    y = (x - mean) * scale + shift
+    return relu(y) if rectify else y
 
 
-def norm_back(delta, x, mean, scale, slope, shift):
-    """delta scale + (x - mean) slope + shift, channel by channel."""
-    return delta * scale + (x - mean) * slope + shift
+def norm_back(delta, x, mean, scale, slope, shift, y=None):
+    """delta scale + (x - mean) slope + shift, channel by channel; y: if given, delta counts only where y > 0."""
+    return (delta if y is None else relu_back(delta, y)) * scale + (x - mean) * slope + shift
 
 
 def relu(a):
@@ -65,9 +69,9 @@ def relu_back(delta, y):
     return delta * (y > 0)
 
 
-def add(a, b):
-    """a + b, of one shape."""
-    return a + b
+def add(a, b, rectify=False):
+    """a + b, of one shape; rectify: and max(., 0) of that."""
+    return relu(a + b) if rectify else a + b
 
 
 def descend(w, v, gradient, lr, momentum, decay, nesterov):
@@ -76,6 +80,12 @@ def descend(w, v, gradient, lr, momentum, decay, nesterov):
     v *= momentum
     v += gradient
     w -= lr * (gradient + momentum * v if nesterov else v)
+
+
+def signed(h, rows, columns):
+    """x[i, j] = rows[i] h[i, j mod M] columns[j]: h (., M) side by side, under signs of rows and columns."""
+    tiles = -(-len(columns) // h.shape[1])
+    return rows[:, None] * array_module(h).tile(h, (1, tiles))[:, : len(columns)] * columns
 
 
 def output_size(size, kernel, stride, padding):

@@ -56,33 +56,42 @@ void moments(const REAL *restrict x, long rows, long c, REAL *found) {
     free(totals);
 }
 
-/* the sums over rows, found (2, c), of delta and of delta (x - mean) */
-void norm_sums(const REAL *restrict delta, const REAL *restrict x, const REAL *restrict mean, long rows, long c,
-               REAL *found) {
+/* the sums over rows, found (2, c), of delta and of delta (x - mean); only where y > 0, unless y is NULL */
+void norm_sums(const REAL *restrict delta, const REAL *restrict x, const REAL *restrict mean, const REAL *restrict y,
+               long rows, long c, REAL *found) {
     TWO_SUMS({
-        const REAL *restrict xr = x + r * c, *restrict dr = delta + r * c;
-        for (long j = 0; j < c; j++) one[j] += dr[j], two[j] += dr[j] * (xr[j] - mean[j]);
+        const REAL *restrict xr = x + r * c, *restrict dr = delta + r * c, *restrict yr = y + r * c;
+        for (long j = 0; j < c; j++) {
+            REAL d = !y || yr[j] > 0 ? dr[j] : 0;
+            one[j] += d, two[j] += d * (xr[j] - mean[j]);
+        }
     })
     for (long j = 0; j < c; j++) found[j] = totals[j], found[c + j] = totals[c + j];
     free(totals);
 }
 
-/* out = (x - mean) scale + shift, by channel */
+/* out = (x - mean) scale + shift, by channel, or the larger of that and 0 */
 void norm_forward(const REAL *restrict x, const REAL *restrict mean, const REAL *restrict scale,
-                  const REAL *restrict shift, long rows, long c, REAL *restrict out) {
+                  const REAL *restrict shift, long rectify, long rows, long c, REAL *restrict out) {
+    REAL least = rectify ? 0 : -INFINITY;
 #pragma omp parallel for schedule(static) num_threads(team())
     for (long r = 0; r < rows; r++)
-        for (long j = 0; j < c; j++) out[r * c + j] = (x[r * c + j] - mean[j]) * scale[j] + shift[j];
+        for (long j = 0; j < c; j++) {
+            REAL y = (x[r * c + j] - mean[j]) * scale[j] + shift[j];
+            out[r * c + j] = y < least ? least : y;
+        }
 }
 
-/* out = delta scale + (x - mean) slope + shift, by channel */
+/* out = delta scale + (x - mean) slope + shift, by channel; delta only where y > 0, unless y is NULL */
 void norm_back(const REAL *restrict delta, const REAL *restrict x, const REAL *restrict mean,
-               const REAL *restrict scale, const REAL *restrict slope, const REAL *restrict shift, long rows, long c,
-               REAL *restrict out) {
+               const REAL *restrict scale, const REAL *restrict slope, const REAL *restrict shift,
+               const REAL *restrict y, long rows, long c, REAL *restrict out) {
 #pragma omp parallel for schedule(static) num_threads(team())
     for (long r = 0; r < rows; r++)
-        for (long j = 0; j < c; j++)
-            out[r * c + j] = delta[r * c + j] * scale[j] + (x[r * c + j] - mean[j]) * slope[j] + shift[j];
+        for (long j = 0; j < c; j++) {
+            REAL d = !y || y[r * c + j] > 0 ? delta[r * c + j] : 0;
+            out[r * c + j] = d * scale[j] + (x[r * c + j] - mean[j]) * slope[j] + shift[j];
+        }
 }
 
 #define EACH(n) _Pragma("omp parallel for simd schedule(static) num_threads(team())") for (long i = 0; i < n; i++)
@@ -93,11 +102,27 @@ void relu_back(const REAL *restrict delta, const REAL *restrict y, long n, REAL 
     EACH(n) out[i] = y[i] > 0 ? delta[i] : 0;
 }
 
-void add(const REAL *restrict a, const REAL *restrict b, long n, REAL *restrict out) { EACH(n) out[i] = a[i] + b[i]; }
+void add(const REAL *restrict a, const REAL *restrict b, long rectify, long n, REAL *restrict out) {
+    REAL least = rectify ? 0 : -INFINITY;
+    EACH(n) {
+        REAL y = a[i] + b[i];
+        out[i] = y < least ? least : y;
+    }
+}
+
+/* x[i][j] = rows[i] h[i][j mod m] columns[j], x (n_rows, n) */
+void signed_rows(const REAL *restrict h, const REAL *restrict rows, const REAL *restrict columns, long n_rows, long n,
+                 long m, REAL *restrict x) {
+#pragma omp parallel for schedule(static) num_threads(team())
+    for (long i = 0; i < n_rows; i++)
+        for (long first = 0; first < n; first += m)
+            for (long j = 0; j < MIN(m, n - first); j++)
+                x[i * n + first + j] = rows[i] * h[i * m + j] * columns[first + j];
+}
 
 /* SGD as in optim.py, in one pass: w and its velocity v are changed in place */
 void descend(REAL *restrict w, REAL *restrict v, const REAL *restrict gradient, long n, REAL lr, REAL momentum,
-             REAL decay, int nesterov) {
+             REAL decay, long nesterov) {
     if (nesterov)
         EACH(n) {
             REAL g = gradient[i] + decay * w[i];

@@ -4,6 +4,7 @@
  * Lengths and strides count elements.  Threads share the tiles of a result in fixed, contiguous
  * ranges, and each tile is summed in one order, so the result does not depend on their number.
  */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
