@@ -96,6 +96,7 @@ class Training:
 
         for s in network.synapses:
             rule.learn(s, sgd)  # (4), (16), (17)
+            s.forget()
         for norm in network.norms:
             norm.learn(sgd)
         for s in network.with_feedback:
