@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from test_backend import fake_cupy
 
-from wtref import __version__, backend, compare, datasets
+from wtref import __version__, backend, compare, datasets, kernels
 from wtref.cli import main
 from wtref.config import Config
 from wtref.datasets import DATA_DIR, DATASETS
@@ -428,7 +428,9 @@ def test_training_prints_an_epoch_a_line_and_where_it_went(capsys):
     assert main([*MLP, "--epochs", "3", "--rule", "kp", "--log-name", "mine"]) == 0
     out, err = capsys.readouterr()
     head, run, *epochs, done = out.splitlines()
-    assert head == f"mlp, {64 * 8 + 80} weights, by kp on digits; cpu, float32"
+    where, compute, threads = head.rsplit(", ", 2)
+    assert where == f"mlp, {64 * 8 + 80} weights, by kp on digits; cpu, float32"
+    assert (compute, threads) == tuple(kernels.use().rsplit(", ", 1))
     assert run == "run: runs/mine" and "runs/mine" in done and err == ""
     for number, (line, record) in enumerate(zip(epochs, Run("mine").metrics(), strict=True), start=1):
         assert line.startswith(f"epoch {number}/3  loss {record['train_loss']:.4f}  ")

@@ -231,9 +231,9 @@ def test_the_stem_goes_by_the_image(name, shape, stem, wanted):
 
 
 BLOCKS = {  # body, shortcut, after the sum
-    "before": "Conv2d BatchNorm ReLU Conv2d BatchNorm | Conv2d BatchNorm | ReLU",
-    "after": "Conv2d ReLU BatchNorm Conv2d ReLU BatchNorm | Conv2d BatchNorm | ",
-    "none": "Conv2d ReLU Conv2d | Conv2d | ReLU",
+    "before": ["Conv2d NormReLU Conv2d BatchNorm", "Conv2d BatchNorm", "ReLU"],
+    "after": ["Conv2d ReLU BatchNorm Conv2d ReLU BatchNorm", "Conv2d BatchNorm"],
+    "none": ["Conv2d ReLU Conv2d", "Conv2d", "ReLU"],
 }
 
 
@@ -241,13 +241,13 @@ BLOCKS = {  # body, shortcut, after the sum
 def test_where_the_norm_stands_in_a_residual_block(norm):
     network = build("resnet8", *CIFAR, Options(norm=norm))
     plain, widening = network.layers[1:3]
-    body, shortcut, after = BLOCKS[norm].split(" | ")
-    assert [kinds(part) for part in widening.layers] == [body, shortcut, after]
-    assert [kinds(part) for part in plain.layers] == [body, "", after]
+    body, shortcut, *after = BLOCKS[norm]
+    assert [kinds(part) for part in widening.layers] == [body, shortcut, *after]
+    assert [kinds(part) for part in plain.layers] == [body, "", *after]
 
 
 BOTTLENECKS = {
-    "before": "Conv2d BatchNorm ReLU Conv2d BatchNorm ReLU Conv2d BatchNorm",
+    "before": "Conv2d NormReLU Conv2d NormReLU Conv2d BatchNorm",
     "after": "Conv2d ReLU BatchNorm Conv2d ReLU BatchNorm Conv2d ReLU BatchNorm",
     "none": "Conv2d ReLU Conv2d ReLU Conv2d",
 }
@@ -258,7 +258,7 @@ def test_where_the_norm_stands_in_a_bottleneck(norm):
     assert kinds(build("resnet50", *CIFAR, Options(norm=norm)).layers[1].layers[0]) == BOTTLENECKS[norm]
 
 
-UNITS = {"before": "Linear BatchNorm ReLU", "after": "Linear ReLU BatchNorm", "none": "Linear ReLU"}
+UNITS = {"before": "Linear NormReLU", "after": "Linear ReLU BatchNorm", "none": "Linear ReLU"}
 
 
 @pytest.mark.parametrize("norm", UNITS)

@@ -13,6 +13,9 @@ from collections import Counter
 CATEGORIES = {
     "plain.gather": "convolution gather",
     "plain.scatter": "convolution gather",
+    "compiled.Compiled.convolve": "convolution, forward",
+    "compiled.Compiled.convolve_outer": "convolution, for W",
+    "compiled.Compiled.convolve_back": "convolution, through B",
     "layers.Conv2d": "products",
     "layers.Linear": "products",
     "layers.BatchNorm": "batch norm",

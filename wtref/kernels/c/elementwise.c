@@ -2,7 +2,7 @@
  *
  * Sums down the rows are taken in strips, in REAL within a strip and in double across strips.
  */
-enum { STRIP = 64 };
+enum { STRIP = 64, SMALL = 8192 };
 
 /* A thread's share of rows, in whole strips. */
 static void my_rows(long rows, long *first, long *last) {
@@ -94,7 +94,7 @@ void norm_back(const REAL *restrict delta, const REAL *restrict x, const REAL *r
         }
 }
 
-#define EACH(n) _Pragma("omp parallel for simd schedule(static) num_threads(team())") for (long i = 0; i < n; i++)
+#define EACH(n) _Pragma("omp parallel for simd schedule(static) num_threads(n < SMALL ? 1 : team())") for (long i = 0; i < n; i++)
 
 void relu(const REAL *restrict a, long n, REAL *restrict y) { EACH(n) y[i] = a[i] < 0 ? 0 : a[i]; }
 
