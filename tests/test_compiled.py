@@ -4,7 +4,6 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ except building.NoCompiler as reason:
 
 LIMIT = {np.float64: 1e-10, np.float32: 1e-4}
 seeds, dtypes = st.integers(0, 2**32 - 1), st.sampled_from(list(LIMIT))
-channels = st.sampled_from([1, 3, 8, 10, 16, 17, 32, 40])
+channels, vectors = st.sampled_from([1, 3, 8, 10, 16, 17, 32, 40]), st.sampled_from([16, 32, 48, 80])
 
 
 def normal(seed, dtype):
@@ -78,7 +77,7 @@ def test_convolutions(geometry, c_in, c_out, batch, dtype, seed):
     convolutions(normal(seed, dtype), size, rest, c_in, c_out, batch)
 
 
-@given(st.tuples(*[st.integers(3, 14)] * 2), st.sampled_from([16, 32, 48, 80]), st.sampled_from([16, 64, 96]), dtypes, seeds)
+@given(st.tuples(*[st.integers(3, 14)] * 2), vectors, vectors, dtypes, seeds)
 @modest
 def test_convolutions_by_winograd(size, c_in, c_out, dtype, seed):
     """3x3, stride 1, padding 1 and whole vectors of channels; images of whole tiles and of broken ones."""
@@ -95,6 +94,20 @@ def test_winograd_costs_a_digit_of_float32(c):
         exact = getattr(plain, name)(*in_double(*arguments))
         for kernels, limit in ((fast, 1e-5), (plain, 1e-6)):
             assert np.std(getattr(kernels, name)(*arguments) - exact) < limit * np.std(exact)
+
+
+@given(geometries(half_padding=True), channels, dtypes, seeds)
+@modest
+def test_max_pool(geometry, c, dtype, seed):
+    size, *window = geometry
+    draw = normal(seed, dtype)
+    y = np.round(draw(2, *size, c), 1)  # with ties
+    largest, winner = fast.max_pool(y, *window)
+    wanted, places = plain.max_pool(y, *window)
+    assert np.array_equal(largest, wanted) and np.array_equal(winner, places)
+    delta = draw(*winner.shape)
+    found = fast.max_pool_back(delta, winner, *window, size)
+    assert_equal(found, plain.max_pool_back(delta.astype(np.float64), places, *window, size), LIMIT[dtype])
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 2100), dtypes, seeds)
@@ -129,8 +142,10 @@ def test_batch_norm(leading, c, mean, dtype, seed):
 def test_element_by_element(n, dtype, seed):
     draw = normal(seed, dtype)
     a, b = draw(n), draw(n)
-    for name, arguments in {"relu": [a], "relu_back": [a, b], "add": [a, b], "add and relu": [a, b, True]}.items():
-        both(name.split()[0], *arguments)
+    both("relu", a)
+    both("relu_back", a, b)
+    for rectify in (False, True):
+        both("add", a, b, rectify)
 
 
 @given(st.integers(1, 70), st.sampled_from([1, 4, 16]), dtypes, seeds)
@@ -160,9 +175,28 @@ def test_descend(rows, columns, transposed, nesterov, dtype, seed):
 def test_nan_and_infinity_are_not_hidden(dtype):
     a = np.array([np.nan, np.inf, -np.inf, -1, 2], dtype)
     zero, one = np.zeros(1, dtype), np.ones(1, dtype)
-    for found in (fast.relu(a), fast.add(a, 0 * one.repeat(5), True), fast.norm_forward(a[:, None], zero, one, zero, True)[:, 0]):
+    normed = fast.norm_forward(a[:, None], zero, one, zero, True)[:, 0]
+    for found in (fast.relu(a), fast.add(a, np.zeros_like(a), True), normed):
         np.testing.assert_array_equal(found, np.maximum(a, 0))
+    windows = np.array([[np.nan, 1], [1, np.nan], [-np.inf, -2]], dtype)[:, :, None, None]
+    largest, winner = fast.max_pool(windows, (2, 1), (1, 1), (0, 0))
+    np.testing.assert_array_equal(largest.ravel(), [np.nan, np.nan, -2])
+    assert winner.ravel().tolist() == [0, 1, 1]
     assert np.isnan(fast.moments(a[:, None])[0]).all()
+
+
+def test_what_does_not_fit_is_refused():
+    draw, same = normal(0, np.float32), [(3, 3), (1, 1), (1, 1)]
+    y, W, x = draw(2, 5, 5, 3), draw(4, 27), draw(6)
+    for call in [
+        lambda: fast.product(W, W), lambda: fast.convolve(y, W[:, 1:], *same), lambda: fast.add(x, x[1:]),
+        lambda: fast.convolve_outer(draw(2, 4, 5, 4), y, *same), lambda: fast.relu_back(x, x[1:]),
+        lambda: fast.convolve_back(draw(2, 5, 5, 3), W.T, *same, (5, 5)), lambda: fast.norm_sums(y, y[1:], draw(3)),
+        lambda: fast.norm_back(y, y[1:], *[draw(3)] * 4), lambda: fast.descend(W, W.copy(), W.T, 1, 0, 0, False),
+        lambda: fast.product(W, W.T.astype(np.float64)),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError):
+            call()
 
 
 # --- threads and processes ----------------------------------------------------------------------------------
@@ -173,12 +207,12 @@ def results(threads):
     many, draw = Compiled(threads), normal(7, np.float32)
     y, delta, W = draw(5, 13, 13, 32), draw(5, 13, 13, 48), draw(48, 288)
     same, strided = [(3, 3), (1, 1), (1, 1)], [(3, 3), (2, 2), (1, 1)]
-    half = draw(5, 7, 7, 48)
-    made = [
-        many.convolve(y, W, *same), many.convolve_outer(delta, y, *same), many.convolve_back(delta, W.T, *same, (13, 13)),
-        many.convolve(y, W, *strided), many.convolve_outer(half, y, *strided), many.convolve_back(half, W.T, *strided, (13, 13)),
-        many.product(W, W.T), many.moments(y), many.norm_sums(y, y, y[0, 0, 0]),
-    ]  # fmt: skip
+    half, made = draw(5, 7, 7, 48), []
+    for error, geometry in ((delta, same), (half, strided)):
+        made.append(many.convolve(y, W, *geometry))
+        made.append(many.convolve_outer(error, y, *geometry))
+        made.append(many.convolve_back(error, W.T, *geometry, (13, 13)))
+    made += [many.product(W, W.T), many.moments(y), many.norm_sums(y, y, y[0, 0, 0])]
     Compiled(kernels.cores())
     return made
 
@@ -223,7 +257,8 @@ def test_processors_with_narrower_vectors(march, tmp_path):
     narrow = compiled_with(tmp_path, f"-march={march}", "-w")
     for dtype in LIMIT:
         draw = normal(3, dtype)
-        for geometry in [[(3, 3), (1, 1), (1, 1)], [(3, 3), (2, 2), (1, 1)], [(1, 1), (1, 1), (0, 0)], [(5, 5), (1, 1), (2, 2)]]:
+        for kernel, stride, padding in [(3, 1, 1), (3, 2, 1), (1, 1, 0), (5, 1, 2)]:
+            geometry = [(kernel, kernel), (stride, stride), (padding, padding)]
             convolutions(draw, (9, 8), geometry, 16, 24, 3, narrow)
             convolutions(draw, (9, 8), geometry, 3, 10, 3, narrow)
         both("product", draw(70, 50), draw(50, 33), fast=narrow)
@@ -263,6 +298,9 @@ for c_in, c_out in [(3, 5), (6, 16), (16, 16), (17, 33), (32, 48)]:
         delta = draw(2, *plain.output_size((6, 7), *geometry), c_out)
         fast.convolve(y, W, *geometry), fast.convolve_outer(delta, y, *geometry)
         fast.convolve_back(delta, B, *geometry, (6, 7))
+        if padding <= kernel // 2:
+            largest, winner = fast.max_pool(y, *geometry)
+            fast.max_pool_back(largest, winner, *geometry, (6, 7))
         mean, y2 = draw(c_in), draw(2, 6, 7, c_in)
         fast.moments(y), fast.norm_sums(y, y2, mean, y), fast.norm_forward(y, mean, mean, mean, True)
         fast.norm_back(y, y2, mean, mean, mean, mean, y), fast.relu(y), fast.relu_back(y, y2), fast.add(y, y2)
@@ -275,12 +313,13 @@ print("whole")
 @pytest.mark.skipif(sys.platform != "linux", reason="mprotect by way of ctypes")
 def test_no_read_or_write_beyond_an_array():
     """Every array ends where the process may not read on; a step too far would kill it."""
-    done = subprocess.run([sys.executable, "-c", GUARDED], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", GUARDED], capture_output=True, text=True, cwd=root)
     assert (done.returncode, done.stdout) == (0, "whole\n"), done.stderr
 
 
 def test_words_and_refusals_without_a_compiler(monkeypatch):
-    for compiler, reason in [("no-such-compiler", "No such file"), ("false", "false fails")]:
+    for compiler, reason in [("no-such-compiler", "no-such-compiler is not there"), ("false", "false fails")]:
         monkeypatch.setenv("CC", compiler)
         assert reason in kernels.use("auto", 1) and kernels.use("auto", 1).startswith("plain kernels")
         assert kernels.primitives(np.zeros(1)) is plain

@@ -163,18 +163,13 @@ class MaxPool:
         """y (N, H, W, C) -> (N, H', W', C)."""
         _check_fit(self.name, y, self.kernel, self.stride, self.padding)
         self.size = y.shape[1:3]
-        patches = gather(y, self.kernel, self.stride, self.padding, fill=-math.inf)
-        n, rows, columns, *_, channels = self.shape = patches.shape
-        windows = patches.reshape(n, rows, columns, -1, channels)
-        self.winner = windows.argmax(axis=3)[:, :, :, None]
-        return windows.max(axis=3)
+        largest, self.winner = primitives(y).max_pool(y, self.kernel, self.stride, self.padding)
+        return largest
 
     def backward(self, delta):
         """delta (N, H', W', C) -> (N, H, W, C)."""
-        xp = array_module(delta)
-        places = xp.arange(math.prod(self.kernel))[:, None]
-        won = (self.winner == places) * delta[:, :, :, None]
-        return scatter(won.reshape(self.shape), self.size, self.stride, self.padding)
+        geometry = self.kernel, self.stride, self.padding
+        return primitives(delta).max_pool_back(delta, self.winner, *geometry, self.size)
 
 
 class AvgPool:
@@ -233,11 +228,13 @@ class Sequential:
             y = layer.forward(y, train)
         return y
 
-    def backward(self, delta):
+    def backward(self, delta, keep=True):
+        """keep=False: each layer, once passed, lets go of its activities; there can be no second pass."""
         for layer in reversed(self.layers):
-            if delta is None:  # below the first weights there is nobody to tell
-                break
-            delta = layer.backward(delta)
+            if delta is not None:  # below the first weights there is nobody to tell
+                delta = layer.backward(delta)
+            if not keep:
+                forget(layer)
         return delta
 
 
@@ -264,6 +261,13 @@ def walk(layer):
     yield layer
     for inner in getattr(layer, "layers", ()):
         yield from walk(inner)
+
+
+def forget(layer):
+    """Let go of the arrays of activities that a layer, and all layers inside it, kept for the backward pass."""
+    for part in walk(layer):
+        for name in {"y", "rectified", "winner"} & vars(part).keys():
+            setattr(part, name, None)
 
 
 def _pair(value):

@@ -29,9 +29,8 @@ class Synapses:
         self.name, self.n_in, self.n_out = name, n_in, n_out
         self.bias, self.std, self.sign_scale = bias, std, sign_scale
         self.W = self.b = self.B = None
-        self.direct = None
+        self.outer = self.delta_sum = self.delta = self.direct = None
         self.watched = True
-        self.forget()
 
     def initialise(self, device, rng):
         """W ~ N(0, std^2), b = 0."""
@@ -57,10 +56,6 @@ class Synapses:
         n, *positions = delta.shape[:-1]
         share = self.direct.reshape(n, *(1 for _ in positions), -1) / math.prod(positions)
         return self.device.xp.broadcast_to(share, (n, *positions, share.shape[-1]))
-
-    def forget(self):
-        """Let go of what the backward pass left."""
-        self.outer = self.delta_sum = self.delta = None
 
     def arrays(self):
         """The arrays that learning changes, by name."""

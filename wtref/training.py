@@ -92,11 +92,10 @@ class Training:
             s.watched = measure
         if measure:
             self.delta_angles = delta_angles(network, error)
-        network.backward(error)  # (2), (3)
+        network.backward(error, keep=False)  # (2), (3)
 
         for s in network.synapses:
             rule.learn(s, sgd)  # (4), (16), (17)
-            s.forget()
         for norm in network.norms:
             norm.learn(sgd)
         for s in network.with_feedback:

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,9 @@ def library(real):
 
 @functools.cache
 def _library(real, command):
-    compiler = shlex.split(command)
+    compiler = shlex.split(command) or ["cc"]
+    if not shutil.which(compiler[0]):
+        raise NoCompiler(f"no C compiler: {compiler[0]} is not there; gcc would do")
     try:
         path = _cache() / f"{real}-{_key(compiler)}.so"
         if not path.exists():
@@ -65,7 +68,8 @@ def _cache():
     """A folder that only its owner may write."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wtref"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:
+    about = folder.stat()
+    if hasattr(os, "getuid") and (about.st_uid != os.getuid() or about.st_mode & 0o022):
         raise PermissionError(f"{folder} can be written by others")
     return folder
 

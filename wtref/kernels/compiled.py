@@ -36,41 +36,59 @@ class Compiled:
             functions.keep_memory()
 
     def product(self, a, b):
+        _check(a.shape[1] == len(b), a, b)
         m, n, k = len(a), b.shape[1], len(b)
         return self._new((m, n), "product", a, *_strides(a), b, *_strides(b), m, n, k)
 
     def convolve(self, y, W, kernel, stride, padding):
         g = Geometry.of(y.shape, len(W), kernel, stride, padding)
+        _check(W.shape[1] == g.k_h * g.k_w * g.c_in, y, W)
         return self._new((g.n, g.out_h, g.out_w, g.c_out), "convolve", g, _flat(y), W, *_strides(W))
 
     def convolve_outer(self, delta, y, kernel, stride, padding):
         g = Geometry.of(y.shape, delta.shape[3], kernel, stride, padding)
+        _check(delta.shape == (g.n, g.out_h, g.out_w, g.c_out), delta, y)
         return self._new((g.c_out, g.k_h * g.k_w * g.c_in), "convolve_outer", g, _flat(delta), _flat(y))
 
     def convolve_back(self, delta, B, kernel, stride, padding, size):
         images = (len(delta), *size, len(B) // (kernel[0] * kernel[1]))
         g = Geometry.of(images, delta.shape[3], kernel, stride, padding)
+        _check(delta.shape == (g.n, g.out_h, g.out_w, B.shape[1]), delta, B)
         return self._new(images, "convolve_back", g, _flat(delta), B, *_strides(B))
+
+    def max_pool(self, y, kernel, stride, padding):
+        g = Geometry.of(y.shape, y.shape[3], kernel, stride, padding)
+        winner = np.empty((g.n, g.out_h, g.out_w, g.c_out), np.int32)
+        return self._new(winner.shape, "max_pool", g, _flat(y), _address(winner)), winner
+
+    def max_pool_back(self, delta, winner, kernel, stride, padding, size):
+        g = Geometry.of((len(delta), *size, delta.shape[3]), delta.shape[3], kernel, stride, padding)
+        _check(delta.shape == winner.shape == (g.n, g.out_h, g.out_w, g.c_out), delta, winner)
+        return self._new((g.n, *size, g.c_in), "max_pool_back", g, _flat(delta), _address(winner))
 
     def moments(self, x):
         return self._new((2, x.shape[-1]), "moments", _flat(x), *_rows(x))
 
     def norm_sums(self, delta, x, mean, y=None):
+        _check(delta.shape == x.shape, delta, x)
         return self._new((2, x.shape[-1]), "norm_sums", _flat(delta), _flat(x), mean, _flat(y), *_rows(x))
 
     def norm_forward(self, x, mean, scale, shift, rectify=False):
         return self._new(x.shape, "norm_forward", _flat(x), mean, scale, shift, rectify, *_rows(x))
 
     def norm_back(self, delta, x, mean, scale, slope, shift, y=None):
+        _check(delta.shape == x.shape, delta, x)
         return self._new(x.shape, "norm_back", _flat(delta), _flat(x), mean, scale, slope, shift, _flat(y), *_rows(x))
 
     def relu(self, a):
         return self._new(a.shape, "relu", _flat(a), a.size)
 
     def relu_back(self, delta, y):
+        _check(delta.shape == y.shape, delta, y)
         return self._new(y.shape, "relu_back", _flat(delta), _flat(y), y.size)
 
     def add(self, a, b, rectify=False):
+        _check(a.shape == b.shape, a, b)
         return self._new(a.shape, "add", _flat(a), _flat(b), rectify, a.size)
 
     def signed(self, h, rows, columns):
@@ -78,6 +96,7 @@ class Compiled:
         return self._new((len(rows), n), "signed_rows", _flat(h), rows, columns, len(rows), n, h.shape[1])
 
     def descend(self, w, v, gradient, lr, momentum, decay, nesterov):
+        _check(w.shape == v.shape == gradient.shape, w, v, gradient)
         if w.ndim == 2 and not w.flags.c_contiguous:  # B lies in memory as its transpose does
             w, v, gradient = w.T, v.T, gradient.T
         if not (w.flags.c_contiguous and v.flags.c_contiguous):
@@ -92,14 +111,24 @@ class Compiled:
         return out
 
     def _call(self, name, *arguments):
-        dtype = next(x.dtype for x in arguments if isinstance(x, np.ndarray))
+        (dtype,) = {x.dtype for x in arguments if isinstance(x, np.ndarray)}  # C would not notice a mixture
         getattr(self.libraries[dtype], name)(*map(_as_c, arguments))
+
+
+def _check(fits, *arrays):
+    """C believes what it is told: shapes that do not fit must not get there."""
+    if not fits:
+        raise ValueError(f"shapes do not fit: {', '.join(str(x.shape) for x in arrays)}")
 
 
 def _as_c(x):
     if isinstance(x, np.ndarray):
-        return ctypes.c_void_p(x.__array_interface__["data"][0])
+        return _address(x)
     return ctypes.byref(x) if isinstance(x, Geometry) else ctypes.c_long(x) if isinstance(x, int) else x
+
+
+def _address(x):
+    return ctypes.c_void_p(x.__array_interface__["data"][0])
 
 
 def _flat(x):

@@ -5,6 +5,8 @@ values in the order (k_h, k_w, C); `scatter` is its transpose and adds rows back
 came from.  Kernel, stride and padding are pairs (vertical, horizontal).
 """
 
+import math
+
 from wtref.backend import array_module
 
 
@@ -29,6 +31,20 @@ def convolve_back(delta, B, kernel, stride, padding, size):
     """delta (N, H', W', C_out) through B (k_h k_w C_in, C_out), patch by patch: (N, H, W, C_in), size = (H, W)."""
     patches = _rows(delta, delta.shape[3]) @ B.T
     return scatter(patches.reshape(*delta.shape[:3], *kernel, -1), size, stride, padding)
+
+
+def max_pool(y, kernel, stride, padding):
+    """The largest value of each window of y (N, H, W, C), and which of its places held it first: both (N, H', W', C)."""
+    patches = gather(y, kernel, stride, padding, fill=-math.inf)
+    windows = patches.reshape(*patches.shape[:3], -1, y.shape[3])
+    return windows.max(axis=3), windows.argmax(axis=3)
+
+
+def max_pool_back(delta, winner, kernel, stride, padding, size):
+    """delta (N, H', W', C) to the places that won: (N, H, W, C), size = (H, W)."""
+    places = array_module(delta).arange(math.prod(kernel))[:, None]
+    won = (winner[:, :, :, None] == places) * delta[:, :, :, None]
+    return scatter(won.reshape(*delta.shape[:3], *kernel, -1), size, stride, padding)
 
 
 def moments(x):

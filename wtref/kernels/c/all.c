@@ -1,4 +1,5 @@
 #include "products.c"
 #include "winograd.c"
 #include "convolution.c"
+#include "pooling.c"
 #include "elementwise.c"

@@ -136,7 +136,8 @@ void convolve_back(const struct geometry *g, const REAL *delta, const REAL *B, l
 }
 
 /* The tiles first..last of `outer` from one image: strip by strip, so that what the tiles share stays near. */
-static void add_outer(struct geometry g, const REAL *y, const REAL *delta, REAL *outer, long first, long last, int add) {
+static void add_outer(struct geometry g, const REAL *y, const REAL *delta, REAL *outer, long first, long last,
+                      int add) {
     long line = padded_w(g) * g.c_in, run = g.k_w * g.c_in, columns = panels(run);
     long strip = strip_of(g, 1 << 17, (line * g.s_h + g.out_w * g.c_out) * sizeof(REAL));
     for (long row = 0; row < g.out_h; row += strip)
@@ -166,7 +167,8 @@ static void direct_outer(struct geometry g, const REAL *y, const REAL *delta, RE
                 padded_rows(g, y + (start + item / rows) * g.h * g.w * g.c_in, item % rows, item % rows + 1,
                             padded + item * padded_w(g) * g.c_in);
             for (long n = start; n < start + count; n++)
-                add_outer(g, padded + (n - start) * image, delta + n * g.out_h * g.out_w * g.c_out, outer, first, last, n > 0);
+                add_outer(g, padded + (n - start) * image, delta + n * g.out_h * g.out_w * g.c_out, outer, first, last,
+                          n > 0);
 #pragma omp barrier
         }
     }

@@ -11,18 +11,18 @@ static void my_rows(long rows, long *first, long *last) {
     *last = MIN(rows, strips * (thread_index() + 1) / team_size() * STRIP);
 }
 
-/* totals[s][j] = sum over threads of parts[thread][s][j] */
-static void add_up(const double *parts, long members, long count, double *totals) {
+/* totals[j] = the sum over threads of parts[thread][j] */
+static void add_up(const double *parts, long count, double *totals) {
     for (long j = 0; j < count; j++) {
         totals[j] = 0;
-        for (long t = 0; t < members; t++) totals[j] += parts[t * count + j];
+        for (long t = 0; t < threads; t++) totals[j] += parts[t * count + j];
     }
 }
 
 /* The strips' common part: two sums per channel, of terms that the argument adds for row r, channel j. */
 #define TWO_SUMS(...)                                                                          \
-    double *parts = calloc(threads * 2 * c, sizeof(double)), *totals = calloc(2 * c, sizeof(double)); \
-    _Pragma("omp parallel num_threads(team())") {                                             \
+    double *parts = calloc(threads * 2 * c, sizeof(double)), *totals = malloc(2 * c * sizeof(double)); \
+    _Pragma("omp parallel num_threads(team())") {                                              \
         long first, last;                                                                      \
         my_rows(rows, &first, &last);                                                          \
         double *part = parts + thread_index() * 2 * c;                                         \
@@ -36,7 +36,7 @@ static void add_up(const double *parts, long members, long count, double *totals
         }                                                                                      \
         free(one);                                                                             \
     }                                                                                          \
-    add_up(parts, threads, 2 * c, totals);                                                     \
+    add_up(parts, 2 * c, totals);                                                              \
     free(parts);
 
 /* mean and variance, found (2, c), of x (rows, c), about the first row so that large means cost no digits */
@@ -94,7 +94,9 @@ void norm_back(const REAL *restrict delta, const REAL *restrict x, const REAL *r
         }
 }
 
-#define EACH(n) _Pragma("omp parallel for simd schedule(static) num_threads(n < SMALL ? 1 : team())") for (long i = 0; i < n; i++)
+#define EACH(n)                                                                                  \
+    _Pragma("omp parallel for simd schedule(static) num_threads(n < SMALL ? 1 : team())")        \
+    for (long i = 0; i < n; i++)
 
 void relu(const REAL *restrict a, long n, REAL *restrict y) { EACH(n) y[i] = a[i] < 0 ? 0 : a[i]; }
 

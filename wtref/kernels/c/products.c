@@ -5,6 +5,7 @@
  * ranges, and each tile is summed in one order, so the result does not depend on their number.
  */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -65,8 +66,14 @@ static int team_size(void) {
 #endif
 }
 
-static REAL *space(long elements) {  /* slack: a tile may read past the last row, never write */
-    return aligned_alloc(64, ((elements + 2 * WIDE) * sizeof(REAL) + 63) / 64 * 64);
+/* Room to work in, with slack: a tile may read past the last row, never write. */
+static REAL *space(long elements) {
+    REAL *room = aligned_alloc(64, ((elements + 2 * WIDE) * sizeof(REAL) + 63) / 64 * 64);
+    if (!room) {
+        fputs("wtref: out of memory; a smaller batch needs less\n", stderr);
+        abort();
+    }
+    return room;
 }
 
 /* c[i][j] (+)= sum over r < runs and k < depth of a[r a_run + i a_row + k a_depth] * b[r b_run + k b_depth + j] */
@@ -106,6 +113,7 @@ INLINE void tile_of(const int rows, const int vectors, const struct tile *t) {
     }
 }
 
+/* t->rows is from 1 to ROWS; each number of rows has a copy of its own, all of it in registers. */
 #define CASE(rows) case rows: if (t->columns > V) tile_of(rows, 2, t); else tile_of(rows, 1, t); break;
 static void tile(const struct tile *t) {
     switch (t->rows) {

@@ -199,7 +199,8 @@ static void winograd_outer(struct tiling g, const REAL *y, const REAL *delta, lo
                     tile(&(struct tile){.a = m + f * m_step + o, .b = v + f * v_step + i,
                                         .c = dU + (f * c_out + o) * c_in + i, .runs = 1, .depth = last - first,
                                         .a_row = 1, .a_depth = c_out, .b_depth = c_in, .c_row = c_in,
-                                        .rows = MIN(ROWS, c_out - o), .columns = panel_width(c_in, i), .add = first > 0});
+                                        .rows = MIN(ROWS, c_out - o), .columns = panel_width(c_in, i),
+                                        .add = first > 0});
             }
         }
 #pragma omp for schedule(static)
