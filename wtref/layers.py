@@ -223,13 +223,16 @@ class Sequential:
     def __init__(self, *layers):
         self.layers = layers
 
-    def forward(self, y, train=True):
+    def forward(self, y, train=True, keep=True):
+        """keep=False: each layer, once passed, lets go of its activities; there can be no backward pass."""
         for layer in self.layers:
             y = layer.forward(y, train)
+            if not keep:
+                forget(layer)
         return y
 
     def backward(self, delta, keep=True):
-        """keep=False: each layer, once passed, lets go of its activities; there can be no second pass."""
+        """keep=False: the same on the way down; there can be no second pass."""
         for layer in reversed(self.layers):
             if delta is not None:  # below the first weights there is nobody to tell
                 delta = layer.backward(delta)

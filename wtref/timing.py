@@ -40,7 +40,7 @@ class Ours:
 
     def evaluate(self):
         """The logits without training."""
-        return self.training.network.forward(self.images, train=False)
+        return self.training.network.forward(self.images, train=False, keep=False)
 
     def gflop(self):
         """Of one training step: a product upward, one for Delta W and, where there is a B, one downward."""

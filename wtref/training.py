@@ -106,7 +106,7 @@ class Training:
         """Mean loss in nats and error in percent over (images, labels) batches on the device."""
         loss, wrong, count = 0.0, 0, 0
         for images, labels in batches:
-            logits = self.network.forward(images, train=False)
+            logits = self.network.forward(images, train=False, keep=False)
             loss = loss + self.loss(logits, labels)[0] * len(logits)
             wrong = wrong + (logits.argmax(axis=1) != labels).sum()
             count += len(logits)

@@ -42,10 +42,11 @@ void use_threads(int n) {
 /* How many threads share the work.  A process forked from the owner has none of OpenMP's. */
 static int team(void) { return getpid() == owner ? threads : 1; }
 
-/* Freed memory stays with the process: large fresh arrays would cost a page fault every 4 KiB. */
+/* Freed memory stays with the process, as fresh memory costs a page fault every 4 KiB; but for arrays of 32 MiB
+ * and more, which have huge pages and leave holes behind. */
 void keep_memory(void) {
 #ifdef __GLIBC__
-    mallopt(M_MMAP_MAX, 0);
+    mallopt(M_MMAP_THRESHOLD, 1 << 25);
     mallopt(M_TRIM_THRESHOLD, 0x7fffffff);
 #endif
 }
