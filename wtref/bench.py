@@ -21,6 +21,7 @@ from wtref.config import Config
 from wtref.datasets.memory import images_per_second
 from wtref.errors import InputError
 from wtref.files import replacing
+from wtref.kernels import cores
 from wtref.timing import WARM_UP, measure
 
 BATCHES = (8, 16, 32, 64, 128, 256, 512)
@@ -66,7 +67,7 @@ class Work:
 
     @property
     def threads(self):
-        return getattr(self.config, "threads", None) or os.cpu_count()
+        return self.config.threads or cores()
 
     def data(self):
         """images (N, H, W, C), labels (N,): random, and always the same."""

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import signal
 import sys
 from dataclasses import asdict, replace
@@ -101,7 +100,7 @@ def _jobs(config, jobs, most):
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs must be at least 1, found {jobs}")
     on_cpu = open_device(config.device, config.dtype, config.kernels).name == "cpu"
-    return min(jobs or (os.cpu_count() or 1 if on_cpu else 1), most)
+    return min(jobs or (cores() if on_cpu else 1), most)
 
 
 def _pool(jobs):

@@ -34,7 +34,7 @@ def convolve_back(delta, B, kernel, stride, padding, size):
 
 
 def max_pool(y, kernel, stride, padding):
-    """The largest value of each window of y (N, H, W, C), and which of its places held it first: both (N, H', W', C)."""
+    """The largest value of each window of y (N, H, W, C) and which of its places first held it, both (N, H', W', C)."""
     patches = gather(y, kernel, stride, padding, fill=-math.inf)
     windows = patches.reshape(*patches.shape[:3], -1, y.shape[3])
     return windows.max(axis=3), windows.argmax(axis=3)
