@@ -203,35 +203,39 @@ def test_what_does_not_fit_is_refused():
 
 
 def results(threads):
-    """One array of each kind, computed on so many threads."""
-    many, draw = Compiled(threads), normal(7, np.float32)
+    """([arrays of products], [arrays of sums over a batch]), computed on so many threads."""
+    many, draw = Compiled(threads), normal(7, np.float64)
     y, delta, W = draw(5, 13, 13, 32), draw(5, 13, 13, 48), draw(48, 288)
     same, strided = [(3, 3), (1, 1), (1, 1)], [(3, 3), (2, 2), (1, 1)]
-    half, made = draw(5, 7, 7, 48), []
+    half, wide = draw(5, 7, 7, 48), draw(5, 7, 7, 192)
+    products, sums = [many.product(W, W.T)], [many.moments(y), many.norm_sums(y, y, y[0, 0, 0])]
     for error, geometry in ((delta, same), (half, strided)):
-        made.append(many.convolve(y, W, *geometry))
-        made.append(many.convolve_outer(error, y, *geometry))
-        made.append(many.convolve_back(error, W.T, *geometry, (13, 13)))
-    made += [many.product(W, W.T), many.moments(y), many.norm_sums(y, y, y[0, 0, 0])]
+        products.append(many.convolve(y, W, *geometry))
+        products.append(many.convolve_back(error, W.T, *geometry, (13, 13)))
+        sums.append(many.convolve_outer(error, y, *geometry))
+    sums.append(many.convolve_outer(wide, wide, *same))
     Compiled(kernels.cores())
-    return made
+    return products, sums
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 def test_threads_change_nothing_but_rounding(threads):
-    for found, again, alone in zip(results(threads), results(threads), results(1)):
+    (products, sums), alone = results(threads), results(1)
+    for found, again in zip(products + sums, sum(results(threads), [])):
         assert np.array_equal(found, again)
-        assert_equal(found, alone, 1e-6)
-    for found, alone in list(zip(results(threads), results(1)))[:7]:
-        assert np.array_equal(found, alone)  # a product is summed in one order by any number of threads
+    for found, wanted in zip(sums, alone[1]):
+        assert_equal(found, wanted, 1e-14)
+    for found, wanted in zip(products, alone[0]):
+        assert np.array_equal(found, wanted)  # each summed in one order by any number of threads
 
 
 def test_a_forked_process_computes_on(tmp_path):
     """OpenMP's threads do not survive a fork: the child must do without, not wait for them."""
-    wanted = results(2)
+    wanted = results(1)
+    results(2)
     child = os.fork()
     if child == 0:
-        os._exit(0 if all(np.array_equal(a, b) for a, b in zip(results(2)[:7], wanted)) else 1)
+        os._exit(0 if all(np.array_equal(a, b) for a, b in zip(sum(results(2), []), sum(wanted, []))) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 

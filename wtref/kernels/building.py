@@ -19,7 +19,7 @@ FLAGS = ["-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-fopenmp"]
 
 # How long an OpenMP thread that waits for the others keeps its core.  With OpenMP's own number
 # three programs on two cores took up to twelve times as long as with this one; one alone showed no clear difference.
-SPINS = "1000"
+SPINS = "10000"
 
 
 class NoCompiler(Exception):

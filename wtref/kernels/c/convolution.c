@@ -49,17 +49,29 @@ static long strip_of(struct geometry g, long bytes, long bytes_per_row) {
     return MAX(1, MIN(bytes / bytes_per_row, g.out_h));
 }
 
+static long strip_size(struct geometry g, long strip) {
+    return ((strip - 1) * g.s_h + g.k_h) * padded_w(g) * g.c_in;
+}
+
+/* What output rows first..last of image n see: where it lies, or with its padding in `room`. */
+static const REAL *strip_rows(struct geometry g, const REAL *y, long n, long first, long last, REAL *room) {
+    const REAL *image = y + n * g.h * g.w * g.c_in;
+    if (g.p_h == 0 && g.p_w == 0 && g.k_w * g.c_in % V == 0) return image + first * g.s_h * g.w * g.c_in;
+    padded_rows(g, image, first * g.s_h, (last - 1) * g.s_h + g.k_h, room);
+    return room;
+}
+
 static void direct(struct geometry g, const REAL *y, struct kernel k, REAL *out) {
     REAL *packed = packed_kernel(g, k);
     long line = padded_w(g) * g.c_in, run = g.k_w * g.c_in, taps = g.k_h * g.k_w;
     long strip = strip_of(g, 1 << 17, line * g.s_h * sizeof(REAL)), strips = (g.out_h + strip - 1) / strip;
 #pragma omp parallel num_threads(team())
     {
-        REAL *rows = space(((strip - 1) * g.s_h + g.k_h) * line);
+        REAL *room = space(strip_size(g, strip));
 #pragma omp for schedule(static)
         for (long item = 0; item < g.n * strips; item++) {
             long n = item / strips, first = item % strips * strip, last = MIN(first + strip, g.out_h);
-            padded_rows(g, y + n * g.h * g.w * g.c_in, first * g.s_h, (last - 1) * g.s_h + g.k_h, rows);
+            const REAL *rows = strip_rows(g, y, n, first, last, room);
             for (long o = 0; o < g.c_out; o += WIDE)
                 for (long row = first; row < last; row++) {
                     long width = panel_width(g.c_out, o);
@@ -71,7 +83,7 @@ static void direct(struct geometry g, const REAL *y, struct kernel k, REAL *out)
                                 g.out_w);
                 }
         }
-        free(rows);
+        free(room);
     }
     free(packed);
 }
@@ -135,44 +147,45 @@ void convolve_back(const struct geometry *g, const REAL *delta, const REAL *B, l
     correlate(turned, delta, (struct kernel){B + last * s_tap, -s_tap, B_column, B_row}, dx);
 }
 
-/* The tiles first..last of `outer` from one image: strip by strip, so that what the tiles share stays near. */
-static void add_outer(struct geometry g, const REAL *y, const REAL *delta, REAL *outer, long first, long last,
-                      int add) {
-    long line = padded_w(g) * g.c_in, run = g.k_w * g.c_in, columns = panels(run);
-    long strip = strip_of(g, 1 << 17, (line * g.s_h + g.out_w * g.c_out) * sizeof(REAL));
-    for (long row = 0; row < g.out_h; row += strip)
-        for (long item = first; item < last; item++) {
-            long i = item / columns % g.k_h, o = item / columns / g.k_h * ROWS, k = item % columns * WIDE;
-            long width = panel_width(run, k);
-            tile(&(struct tile){.a = delta + row * g.out_w * g.c_out + o, .b = y + (row * g.s_h + i) * line + k,
-                                .c = outer + (o * g.k_h + i) * run + k, .runs = MIN(strip, g.out_h - row),
-                                .depth = g.out_w, .a_run = g.out_w * g.c_out, .a_row = 1, .a_depth = g.c_out,
-                                .b_run = g.s_h * line, .b_depth = g.s_w * g.c_in, .c_row = g.k_h * run,
-                                .rows = MIN(ROWS, g.c_out - o), .columns = MIN(width, run - k), .add = add || row > 0});
-        }
+/* outer (+)= delta y^T over `count` output rows, y's rows being padded. */
+static void add_outer(struct geometry g, const REAL *y, const REAL *delta, long count, int add, REAL *outer) {
+    long line = padded_w(g) * g.c_in, run = g.k_w * g.c_in;
+    for (long o = 0; o < g.c_out; o += ROWS)
+        for (long i = 0; i < g.k_h; i++)
+            for (long k = 0; k < run; k += WIDE)
+                tile(&(struct tile){.a = delta + o, .b = y + i * line + k, .c = outer + (o * g.k_h + i) * run + k,
+                                    .runs = count, .depth = g.out_w, .a_run = g.out_w * g.c_out, .a_row = 1,
+                                    .a_depth = g.c_out, .b_run = g.s_h * line, .b_depth = g.s_w * g.c_in,
+                                    .c_row = g.k_h * run, .rows = MIN(ROWS, g.c_out - o),
+                                    .columns = MIN(panel_width(run, k), run - k), .add = add});
 }
 
+/* Each thread sums up strips of its own. */
 static void direct_outer(struct geometry g, const REAL *y, const REAL *delta, REAL *outer) {
-    long rows = g.h + 2 * g.p_h, image = rows * padded_w(g) * g.c_in;
-    long chunk = MAX(1, MIN(g.n, (1 << 22) / (image * (long)sizeof(REAL))));
-    long items = (g.c_out + ROWS - 1) / ROWS * g.k_h * panels(g.k_w * g.c_in);
-    REAL *padded = space(chunk * image);
-#pragma omp parallel num_threads(team())
+    long line = padded_w(g) * g.c_in, size = g.c_out * g.k_h * g.k_w * g.c_in;
+    long strip = strip_of(g, 1 << 17, (line * g.s_h + g.out_w * g.c_out) * sizeof(REAL));
+    long strips = (g.out_h + strip - 1) / strip;
+    int crew = MIN(team(), g.n * strips);
+    REAL *parts = space(crew * size);
+#pragma omp parallel num_threads(crew)
     {
-        long first = items * thread_index() / team_size(), last = items * (thread_index() + 1) / team_size();
-        for (long start = 0; start < g.n; start += chunk) {
-            long count = MIN(chunk, g.n - start);
-#pragma omp for schedule(static)
-            for (long item = 0; item < count * rows; item++)
-                padded_rows(g, y + (start + item / rows) * g.h * g.w * g.c_in, item % rows, item % rows + 1,
-                            padded + item * padded_w(g) * g.c_in);
-            for (long n = start; n < start + count; n++)
-                add_outer(g, padded + (n - start) * image, delta + n * g.out_h * g.out_w * g.c_out, outer, first, last,
-                          n > 0);
+        REAL *room = space(strip_size(g, strip)), *part = parts + thread_index() * size;
+        struct range mine = my_share(g.n * strips);
+        for (long item = mine.first; item < mine.last; item++) {
+            long n = item / strips, first = item % strips * strip, last = MIN(first + strip, g.out_h);
+            const REAL *rows = strip_rows(g, y, n, first, last, room);
+            add_outer(g, rows, delta + (n * g.out_h + first) * g.out_w * g.c_out, last - first, item > mine.first, part);
+        }
+        free(room);
 #pragma omp barrier
+#pragma omp for schedule(static)
+        for (long j = 0; j < size; j++) {
+            REAL sum = parts[j];
+            for (int t = 1; t < crew; t++) sum += parts[t * size + j];
+            outer[j] = sum;
         }
     }
-    free(padded);
+    free(parts);
 }
 
 /* outer (c_out, k_h k_w c_in): the sum over batch and positions of delta y^T. */

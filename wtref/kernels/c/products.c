@@ -1,8 +1,9 @@
 /* Products of matrices: the one register tile that all products share, and C = A B built from it.
  *
  * REAL is float or double; a vec is as many of them as one of the processor's registers holds.
- * Lengths and strides count elements.  Threads share the tiles of a result in fixed, contiguous
- * ranges, and each tile is summed in one order, so the result does not depend on their number.
+ * Lengths and strides count elements.  Threads work on fixed, contiguous ranges: for one number of
+ * threads results are the same bit for bit.  Where each thread sums up its own part of a batch,
+ * their number changes the rounding.
  */
 #include <math.h>
 #include <stdio.h>
@@ -65,6 +66,12 @@ static int team_size(void) {
 #else
     return 1;
 #endif
+}
+
+/* This thread's part of `count` items. */
+struct range { long first, last; };
+static struct range my_share(long count) {
+    return (struct range){count * thread_index() / team_size(), count * (thread_index() + 1) / team_size()};
 }
 
 /* Room to work in, with slack: a tile may read past the last row, never write. */

@@ -177,40 +177,62 @@ static void winograd(struct tiling g, const REAL *y, long c_in, long c_out, stru
     free(U);
 }
 
-/* outer (c_out, 9 c_in) = sum over the batch of delta y^T, by the adjoint of every step above. */
-static void winograd_outer(struct tiling g, const REAL *y, const REAL *delta, long c_in, long c_out, REAL *outer) {
-    long count = tile_count(g), most = MAX((1 << 22) / (36 * sizeof(REAL)) / (c_in + c_out), 4 * ROWS);
-    long block = MIN(count, most), v_step = block * c_in + V, m_step = block * c_out + V;
-    REAL *v = space(36 * v_step), *m = space(36 * m_step), *dU = space(36 * c_in * c_out);
+/* dU (36, c_out, c_in) (+)= m^T v for the items first..last of the frequencies' strips of output channels. */
+static void add_frequencies(const REAL *m, long m_step, const REAL *v, long v_step, long depth, long c_in, long c_out,
+                            long first, long last, int add, REAL *dU) {
     long strips = (c_out + ROWS - 1) / ROWS;
-#pragma omp parallel num_threads(team())
+    for (long item = first; item < last; item++) {
+        long f = item / strips, o = item % strips * ROWS;
+        for (long i = 0; i < c_in; i += WIDE)
+            tile(&(struct tile){.a = m + f * m_step + o, .b = v + f * v_step + i, .c = dU + (f * c_out + o) * c_in + i,
+                                .runs = 1, .depth = depth, .a_row = 1, .a_depth = c_out, .b_depth = c_in,
+                                .c_row = c_in, .rows = MIN(ROWS, c_out - o), .columns = panel_width(c_in, i),
+                                .add = add});
+    }
+}
+
+/* outer (c_out, 9 c_in) = sum over the batch of delta y^T, by the adjoint of every step above.
+ * Where dU fits a core's cache each thread sums up tiles of its own; else all work on the same tiles, each on a
+ * part of dU. */
+static void winograd_outer(struct tiling g, const REAL *y, const REAL *delta, long c_in, long c_out, REAL *outer) {
+    long count = tile_count(g), size = 36 * c_in * c_out, items = 36 * ((c_out + ROWS - 1) / ROWS);
+    int apart = size * sizeof(REAL) <= 1 << 20, crew = MIN(team(), count), groups = apart ? crew : 1;
+    long most = (apart ? 1 << 19 : 1 << 22) / (36 * sizeof(REAL)) / (c_in + c_out);
+    long block = MIN(count, MAX(most, 4 * ROWS)), v_step = block * c_in + V, m_step = block * c_out + V;
+    REAL *vs = space(groups * 36 * v_step), *ms = space(groups * 36 * m_step), *dUs = space(groups * size);
+#pragma omp parallel num_threads(crew)
     {
-        for (long first = 0; first < count; first += block) {
-            long last = MIN(first + block, count);
-#pragma omp for schedule(static)
-            for (long t = first; t < last; t++) {
-                image_tiles(y, g, c_in, t, t + 1, v + (t - first) * c_in, v_step);
-                error_tiles(delta, g, c_out, t, t + 1, m + (t - first) * c_out, m_step);
+        struct range tiles = {0, count}, my_items = {0, items};
+        if (apart) tiles = my_share(count); else my_items = my_share(items);
+        long group = apart ? thread_index() : 0;
+        REAL *v = vs + group * 36 * v_step, *m = ms + group * 36 * m_step, *dU = dUs + group * size;
+        for (long first = tiles.first; first < tiles.last; first += block) {
+            long last = MIN(first + block, tiles.last);
+            struct range mine = {0, last - first};
+            if (!apart) mine = my_share(last - first);
+            image_tiles(y, g, c_in, first + mine.first, first + mine.last, v + mine.first * c_in, v_step);
+            error_tiles(delta, g, c_out, first + mine.first, first + mine.last, m + mine.first * c_out, m_step);
+            if (!apart) {
+#pragma omp barrier
             }
-#pragma omp for schedule(static)
-            for (long item = 0; item < 36 * strips; item++) {
-                long f = item / strips, o = item % strips * ROWS;
-                for (long i = 0; i < c_in; i += WIDE)
-                    tile(&(struct tile){.a = m + f * m_step + o, .b = v + f * v_step + i,
-                                        .c = dU + (f * c_out + o) * c_in + i, .runs = 1, .depth = last - first,
-                                        .a_row = 1, .a_depth = c_out, .b_depth = c_in, .c_row = c_in,
-                                        .rows = MIN(ROWS, c_out - o), .columns = panel_width(c_in, i),
-                                        .add = first > 0});
+            add_frequencies(m, m_step, v, v_step, last - first, c_in, c_out, my_items.first, my_items.last,
+                            first > tiles.first, dU);
+            if (!apart) {
+#pragma omp barrier
             }
         }
+#pragma omp barrier
 #pragma omp for schedule(static)
         for (long o = 0; o < c_out; o++)
             for (long i = 0; i < c_in; i += V) {
                 vec f[6][6], taps[3][3];
-                for (int k = 0; k < 36; k++) f[k / 6][k % 6] = LOAD(dU + (k * c_out + o) * c_in + i);
+                for (int k = 0; k < 36; k++) {
+                    f[k / 6][k % 6] = LOAD(dUs + (k * c_out + o) * c_in + i);
+                    for (int j = 1; j < groups; j++) f[k / 6][k % 6] += LOAD(dUs + j * size + (k * c_out + o) * c_in + i);
+                }
                 frequency_to_kernel(f, taps);
                 for (int tap = 0; tap < 9; tap++) STORE(outer + (o * 9 + tap) * c_in + i, taps[tap / 3][tap % 3]);
             }
     }
-    free(v), free(m), free(dU);
+    free(vs), free(ms), free(dUs);
 }
