@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from wtref import backend
+from wtref import backend, kernels
 from wtref.backend import array_module, open_device, to_host
 from wtref.errors import InputError
+from wtref.kernels import plain
+from wtref.kernels.cuda import Cuda
 
 
 def fake_cupy(devices, error=None):
@@ -22,20 +24,26 @@ def fake_cupy(devices, error=None):
             raise CUDARuntimeError(error)
         return devices
 
-    used = []
+    def device(index=0):
+        return SimpleNamespace(use=lambda: used.append(index), attributes={"MultiProcessorCount": 4})
 
-    def device(index):
-        return SimpleNamespace(use=lambda: used.append(index))
+    def module(code, options):
+        compiled.append(options)
 
+    used, compiled = [], []
     runtime = SimpleNamespace(getDeviceCount=count, CUDARuntimeError=CUDARuntimeError)
-    cuda = SimpleNamespace(runtime=runtime, Device=device)
-    return SimpleNamespace(cuda=cuda, ndarray=type("ndarray", (), {}), used=used)
+    stream = SimpleNamespace(use=lambda: None)
+    cuda = SimpleNamespace(runtime=runtime, Device=device, Stream=lambda non_blocking: stream)
+    array = type("ndarray", (), {"dtype": np.dtype(np.float32)})
+    return SimpleNamespace(cuda=cuda, ndarray=array, RawModule=module, used=used, compiled=compiled)
 
 
 @pytest.fixture
 def install(monkeypatch):
     """A function that puts a fake cupy, or None for no cupy, in the real one's place."""
     monkeypatch.setattr(backend, "_modules", dict(backend._modules))
+    monkeypatch.setattr(kernels, "_fast", dict(kernels._fast))
+    backend._stream.cache_clear()
 
     def put(module):
         monkeypatch.setitem(sys.modules, "cupy", module)
@@ -68,6 +76,23 @@ def test_a_gpu_by_its_number(install, name, index):
     assert (device.name, device.xp, device.dtype) == (f"cuda:{index}", cupy, np.float64)
     assert cupy.used == [index]
     assert array_module(cupy.ndarray()) is cupy
+
+
+def test_a_gpu_computes_with_its_kernels_in_the_asked_precision(install):
+    cupy = install(fake_cupy(1))
+    device = open_device("cuda", precision="tf32")
+    assert device.kernels == "CUDA kernels, tf32 products"
+    assert isinstance(kernels.primitives(cupy.ndarray()), Cuda)
+    assert ["-DTF32" in options for options in cupy.compiled] == [True, False]  # float32's, float64's
+    assert open_device("cuda", kernels="plain").kernels == "plain kernels"
+    assert kernels.primitives(cupy.ndarray()) is plain
+
+
+@pytest.mark.parametrize("device, options", [("cpu", {}), ("cuda", {"kernels": "plain"})])
+def test_a_precision_that_cannot_be_had_is_refused(install, device, options):
+    install(fake_cupy(1))
+    with pytest.raises(InputError, match="--precision bf16 needs"):
+        open_device(device, precision="bf16", **options)
 
 
 def test_cpu_is_the_cpu_even_beside_a_gpu(install):

@@ -197,12 +197,12 @@ def test_a_record_says_what_happened():
     run = training(rule="kp")
     losses = watch(run, lambda run, images, labels, measure, loss, logits: float(loss))
     wrong = watch(run, lambda run, images, labels, measure, loss, out: (out.argmax(axis=1) != labels).sum())
-    rates = watch(run, lambda run, *_: run.sgd.lr)
+    rates = watch(run, lambda run, *_: float(run.sgd.lr))
     for number, record in enumerate(epochs(run), start=1):
         assert record["epoch"] == number
         assert record["train_loss"] == pytest.approx(np.mean(losses[-3:]), rel=1e-12)
         assert record["train_error"] == pytest.approx(100 * sum(wrong[-3:]) / 70)
-        assert record["lr"] == rates[-1]
+        assert np.float32(record["lr"]) == rates[-1]
         tested = run.evaluate(run.feed.test_batches())
         assert (record["test_loss"], record["test_error"]) == tested
         assert list(record["matrix_angles"]) == ["hidden2", "output"]
@@ -349,7 +349,7 @@ def spoil(run, at, value):
 
     def spoilt(images, labels, measure=False):
         loss, logits = step(images, labels, measure)
-        rates.append(run.sgd.lr)
+        rates.append(float(run.sgd.lr))
         return (value if len(rates) == at + 1 else loss), logits
 
     run.train_step = spoilt
@@ -380,7 +380,7 @@ def test_divergence_names_the_first_bad_step(epoch, step, value):
 ], ids=str)  # fmt: skip
 def test_real_divergence_names_the_first_bad_step_without_warnings(changes):
     run = training(data=DIGITS, **{"norm": "none", **changes})
-    seen = watch(run, lambda run, images, labels, measure, loss, logits: (float(loss), run.sgd.lr))
+    seen = watch(run, lambda run, images, labels, measure, loss, logits: (float(loss), run.schedule(run.position)))
     with pytest.raises(Diverged) as caught:
         records(run)
     first = next(i for i, (loss, _) in enumerate(seen) if not math.isfinite(loss))

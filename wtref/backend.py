@@ -4,6 +4,7 @@ The rest of the program is written once, against `array_module(x)`; this is the 
 imports cupy.  Host randomness is drawn with NumPy and moved, so one seed means one run anywhere.
 """
 
+import functools
 import re
 from dataclasses import dataclass
 from types import ModuleType
@@ -48,19 +49,24 @@ class Device:
         """A host array of real numbers, copied to this device in its dtype."""
         return self.xp.array(np.asarray(host, dtype=self.dtype))
 
+    def wait(self):
+        """Until all that the device was given is done; a CPU has always done it."""
+        if self.name != "cpu":
+            self.xp.cuda.runtime.deviceSynchronize()
+
     def raw(self, host):
         """A host array (bytes, labels, indices) as it is, on this device; on the CPU the same memory."""
         return self.xp.asarray(host)
 
 
-def open_device(name="auto", dtype="float32", kernels="auto", threads=None):
-    """The device called auto, cpu, cuda or cuda:N.  On the CPU, kernels and threads go to kernels.use.
+def open_device(name="auto", dtype="float32", kernels="auto", threads=None, precision="float32"):
+    """The device called auto, cpu, cuda or cuda:N; kernels, and threads or precision, go to kernels.use or use_cuda.
 
     Raises
     ------
     InputError
         If the name is none of these, or CUDA is asked for and CuPy or a GPU is missing, or compiled kernels
-        and a C compiler is.
+        and a C compiler is, or a precision that the device does not have.
     """
     real = choose("dtype", dtype, DTYPES)
     if name == "auto":
@@ -68,14 +74,16 @@ def open_device(name="auto", dtype="float32", kernels="auto", threads=None):
     if name == "cpu":
         from wtref.kernels import use  # it needs this module in turn
 
+        if precision != "float32":
+            raise InputError(f"--precision {precision} needs a GPU; on --device cpu it is float32")
         return Device("cpu", np, real, use(kernels, threads))
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
     if match is None:
         raise InputError(f"unknown device {name!r}; choose from: auto, cpu, cuda, cuda:N")
-    return _open_cuda(int(match[1] or 0), real)
+    return _open_cuda(int(match[1] or 0), real, kernels, precision)
 
 
-def _open_cuda(index, real):
+def _open_cuda(index, real, kernels, precision):
     obstacle = _cuda_obstacle()
     if obstacle:
         raise InputError(f"--device cuda: {obstacle}")
@@ -85,8 +93,19 @@ def _open_cuda(index, real):
     if index >= count:
         raise InputError(f"--device cuda:{index}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
     cupy.cuda.Device(index).use()
+    _stream(index).use()
     register(cupy.ndarray, cupy)
-    return Device(f"cuda:{index}", cupy, real)
+    from wtref.kernels import use_cuda
+
+    return Device(f"cuda:{index}", cupy, real, use_cuda(cupy, kernels, precision))
+
+
+@functools.cache
+def _stream(index):
+    """The one stream of all that this program does on a device; the usual one cannot be captured (graphs.py)."""
+    import cupy
+
+    return cupy.cuda.Stream(non_blocking=True)
 
 
 def _cuda_obstacle():

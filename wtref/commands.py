@@ -165,7 +165,7 @@ def audit(args, given):
 
 
 def _training(config, device_name):
-    device = open_device(device_name, config.dtype, config.kernels, config.threads)
+    device = config.open_device(device_name)
     return Training(config, device, datasets.open_feed(config, device))
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from statistics import mean, stdev
 
 from wtref import datasets, figures, runs
-from wtref.backend import open_device
+
 from wtref.errors import Diverged, InputError, check_choice
 from wtref.files import replacing
 from wtref.kernels import cores
@@ -92,14 +92,14 @@ def _train(config):
 
 
 def _open(config):
-    device = open_device(config.device, config.dtype, config.kernels, config.threads)
+    device = config.open_device()
     return Training(config, device, datasets.open_feed(config, device))
 
 
 def _jobs(config, jobs, most):
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs must be at least 1, found {jobs}")
-    on_cpu = open_device(config.device, config.dtype, config.kernels).name == "cpu"
+    on_cpu = config.open_device().name == "cpu"
     return min(jobs or (cores() if on_cpu else 1), most)
 
 

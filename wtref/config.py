@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field, fields
 
 from wtref.activations import ACTIVATIONS
+from wtref.backend import open_device
 from wtref.datasets import DATASETS
 from wtref.errors import InputError, check_choice
-from wtref.kernels import KERNELS
+from wtref.kernels import KERNELS, PRECISIONS
 from wtref.losses import LOSSES
 from wtref.models import ALIASES, MODELS, NORMS, STEMS, Options
 from wtref.noise import NOISES, power_of_two
@@ -52,8 +53,10 @@ class Config:
     seed: int = _option(0, "of everything random in the run")
     device: str = _option("auto", "auto, cpu, cuda or cuda:N", changeable=True)
     threads: int | None = _option(None, "threads of the CPU's kernels; default: one a core", changeable=True)
-    kernels: str = _option("auto", "what computes on the CPU; auto: compiled if there is a C compiler", KERNELS, changeable=True)
-    dtype: str = _option("float32", "precision", ["float32", "float64"])
+    kernels: str = _option("auto", "what computes; auto: CUDA on a GPU, compiled C if there is a compiler", KERNELS, changeable=True)
+    dtype: str = _option("float32", "of all numbers", ["float32", "float64"])
+    graph: bool = _option(True, "on a GPU: replay the training step as a CUDA graph", changeable=True)
+    precision: str = _option("float32", "on a GPU: of the factors of products; their sums, weights and all else stay float32", PRECISIONS)
     mirror_noise: str = _option("decorrelated", "WM: noise of mirror mode", NOISES)
     mirror_window: float | None = _option(None, "WM: noise rows that B remembers, per input cell; default: by noise, 6 or 100")
     mirror_rows: int = _option(512, "WM: noise rows per mirror step, a power of two")
@@ -79,12 +82,17 @@ class Config:
         self._require("jitter", self.jitter >= 0, "at least 0")
         self._require("crop", self.crop >= 0, "at least 0")
         self._require("rotate", 0 <= self.rotate <= 180, "from 0 to 180")
+        self._require("precision", self.dtype == "float32" or self.precision == "float32", "float32 with --dtype float64")
         self._require("seed", self.seed >= 0, "at least 0")
 
     def _require(self, name, holds, right):
         if not holds:
             flag = name.replace("_", "-")
             raise InputError(f"--{flag} must be {right}, found {getattr(self, name)}")
+
+    def open_device(self, name=None):
+        """The backend.Device that the run asks for, or the one called `name`."""
+        return open_device(name or self.device, self.dtype, self.kernels, self.threads, self.precision)
 
     @property
     def model_options(self):

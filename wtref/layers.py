@@ -109,26 +109,26 @@ class BatchNorm:
         kernels, self.y, self.train = primitives(y), y, train
         if train:
             self.mean, variance = kernels.moments(y)
-            self._track(self.mean, variance, y.size // self.channels)
+            count = y.size // self.channels
+            kernels.follow(self.running_mean, self.mean, self.momentum)
+            kernels.follow(self.running_var, variance, self.momentum, count / max(count - 1, 1))
         else:
             self.mean, variance = self.running_mean, self.running_var
-        self.inverse_std = 1 / array_module(y).sqrt(variance + self.epsilon)
-        scale = self.gamma * self.inverse_std
-        out = kernels.norm_forward(y, self.mean, scale, self.beta, self.rectify)
+        self.inverse_std, self.scale = kernels.norm_scale(variance, self.gamma, self.epsilon)
+        out = kernels.norm_forward(y, self.mean, self.scale, self.beta, self.rectify)
         self.rectified = out if self.rectify else None
         return out
 
     def backward(self, delta):
         """delta (..., C) -> (..., C); leaves the gradients of gamma and beta."""
-        kernels, scale, count = primitives(delta), self.gamma * self.inverse_std, delta.size // self.channels
+        kernels, count = primitives(delta), delta.size // self.channels
         self.beta_gradient, centred = kernels.norm_sums(delta, self.y, self.mean, self.rectified)
         self.gamma_gradient = centred * self.inverse_std
-        if self.train:  # the batch's mean and variance depend on every row
-            through_mean = -scale * self.beta_gradient / count
-            through_variance = -scale * self.inverse_std * self.gamma_gradient / count
+        if self.train:
+            slope, shift = kernels.norm_slopes(self.beta_gradient, centred, self.inverse_std, self.scale, count)
         else:
-            through_mean = through_variance = 0 * scale
-        return kernels.norm_back(delta, self.y, self.mean, scale, through_variance, through_mean, self.rectified)
+            slope = shift = 0 * self.scale
+        return kernels.norm_back(delta, self.y, self.mean, self.scale, slope, shift, self.rectified)
 
     def learn(self, sgd):
         """Plain gradient descent on gamma and beta; no weight decay."""
@@ -139,11 +139,6 @@ class BatchNorm:
         """The arrays that learning changes, by name."""
         names = ("gamma", "beta", "running_mean", "running_var")
         return {name: getattr(self, name) for name in names}
-
-    def _track(self, mean, variance, count):
-        unbiased = variance * (count / max(count - 1, 1))
-        self.running_mean += self.momentum * (mean - self.running_mean)
-        self.running_var += self.momentum * (unbiased - self.running_var)
 
 
 class NormReLU(BatchNorm):

@@ -14,7 +14,8 @@ class SGD:
 
     or, with Nesterov's momentum, w -= lr (g + momentum v).  The paper's eta is lr and its lambda
     is lr * weight_decay: with momentum 0 the step is exactly eq (16), -eta gradient - lambda w.
-    Every array has a velocity of its own, so W and B obey the same linear recursion.
+    Every array has a velocity of its own, so W and B obey the same linear recursion.  lr is a number, or
+    an array without dimensions on the device.
     """
 
     def __init__(self, lr, momentum=0.0, nesterov=False, weight_decay=0.0):

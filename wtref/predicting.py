@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from wtref import models
-from wtref.backend import array_module, open_device, to_host
+from wtref.backend import array_module, to_host
 from wtref.errors import InputError
 
 
@@ -14,7 +14,7 @@ class Predictor:
     def __init__(self, run, checkpoint="best", device="auto"):
         """run: runs.Run; checkpoint: "best" or "last"."""
         config, data = run.config(), run.about()["data"]
-        self.device = open_device(device, config.dtype, config.kernels, config.threads)
+        self.device = config.open_device(device)
         self.shape, self.class_names = tuple(data["shape"]), data["class_names"]
         self.mean, self.std = (self.device.array(data[name]) for name in ("mean", "std"))
         self.levels = data["levels"]

@@ -26,6 +26,7 @@ class Rule:
     """What all rules share: an independent random B, and forward learning by (4)."""
 
     transports_weights = False  # does the backward pass read W?  `run.py audit` finds out
+    draws_each_batch = False  # in before_backward
 
     def __init__(self):
         self.state = {}  # plain values that a checkpoint must keep
@@ -90,6 +91,7 @@ class BatchRandomSignSymmetry(Rule):
     """brSF: the signs of W^T on magnitudes |M| drawn anew for each batch."""
 
     transports_weights = True
+    draws_each_batch = True
 
     def before_backward(self, s, rng, error):
         s.B = s.device.xp.copysign(s.draw_feedback(rng), s.W.T)

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 
-from wtref.backend import open_device
+
 from wtref.sampling import profile
 from wtref.training import Training
 
@@ -27,7 +27,7 @@ class Ours:
     """wtref's side of a Work."""
 
     def __init__(self, work):
-        device = open_device("cpu", work.config.dtype, work.config.kernels, work.config.threads)
+        device = work.config.open_device()
         images, labels = work.data()
         self.images, self.labels = device.array(images), device.raw(labels)
         feed = SimpleNamespace(shape=work.shape, classes=work.classes, steps=1)

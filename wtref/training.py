@@ -9,6 +9,7 @@ from wtref import models
 from wtref.angles import delta_angles, matrix_angles
 from wtref.backend import to_host
 from wtref.errors import Diverged
+from wtref.graphs import Captured
 from wtref.losses import LOSSES
 from wtref.optim import SGD, Schedule
 from wtref.rules import RULES
@@ -37,10 +38,11 @@ class Training:
             self.rule.connect(s, self.feedback_rng, feed.classes)
 
         self.loss = LOSSES[config.loss]
-        self.sgd = SGD(config.lr, config.momentum, config.nesterov, config.weight_decay)
+        self.sgd = SGD(device.array(config.lr), config.momentum, config.nesterov, config.weight_decay)
         steps = config.epochs * feed.steps
         self.schedule = Schedule(config.schedule, config.lr, steps, config.warmup, config.milestones)
         self.network.forward(device.array(np.zeros((1, *feed.shape))), train=False)  # a misfit shows here
+        self.engaged_replayed = self._replayed()
 
         self.epoch = self.position = 0  # finished epochs; finished steps of the present one
         self.best = None  # the record of the epoch with the lowest test error
@@ -80,10 +82,16 @@ class Training:
     @np.errstate(over="ignore", invalid="ignore")  # _add_losses says it better
     def train_step(self, images, labels, measure=False):
         """One step on a batch; returns its loss (0-d array) and logits.  measure: the delta angles too."""
-        network, rule, sgd = self.network, self.rule, self.sgd
         step = self.epoch * self.feed.steps + self.position
-        sgd.lr = self.schedule(step)
+        self.sgd.lr[...] = self.schedule(step)
+        loss, logits = self.engaged(images, labels, measure=True) if measure else self.engaged_replayed(images, labels)
+        for s in self.network.with_feedback:
+            self.rule.between_steps(s, step)  # (7)
+        return loss, logits
 
+    def engaged(self, images, labels, measure=False):
+        """Engaged mode: forward, backward, learning."""
+        network, rule = self.network, self.rule
         logits = network.forward(images)  # (1)
         loss, error = self.loss(logits, labels)
         for s in network.with_feedback:
@@ -95,12 +103,16 @@ class Training:
         network.backward(error, keep=False)  # (2), (3)
 
         for s in network.synapses:
-            rule.learn(s, sgd)  # (4), (16), (17)
+            rule.learn(s, self.sgd)  # (4), (16), (17)
         for norm in network.norms:
-            norm.learn(sgd)
-        for s in network.with_feedback:
-            rule.between_steps(s, step)  # (7)
+            norm.learn(self.sgd)
         return loss, logits
+
+    def _replayed(self):
+        """`engaged`; on a GPU, where every step does the same, as a CUDA graph."""
+        if not self.config.graph or self.rule.draws_each_batch or not self.device.name.startswith("cuda"):
+            return self.engaged
+        return Captured(self.device.xp, self.engaged)
 
     def evaluate(self, batches):
         """Mean loss in nats and error in percent over (images, labels) batches on the device."""
@@ -157,7 +169,7 @@ class Training:
         self.epoch += 1
         record = {
             "epoch": self.epoch,
-            "lr": self.sgd.lr,
+            "lr": self.schedule(self.epoch * self.feed.steps - 1),
             "train_loss": self.loss_sum / self.feed.steps,
             "train_error": 100 * int(to_host(self.wrong)) / self.seen,
             "test_loss": test_loss,

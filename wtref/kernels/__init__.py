@@ -1,7 +1,7 @@
-"""The array primitives under the layers: plain.py says what they compute, compiled.py does it faster on a CPU.
+"""The array primitives under the layers: plain.py says what they compute, compiled.py (on a CPU) and cuda.py do it faster.
 
-`primitives(x)` answers with functions named as in plain.py.  `use` chooses which; both equal each
-other to rounding.
+`primitives(x)` answers with functions named as in plain.py.  `use` and `use_cuda` choose which; all
+equal each other to rounding.
 """
 
 import os
@@ -13,14 +13,15 @@ from wtref.errors import InputError
 from wtref.kernels import plain
 from wtref.kernels.building import NoCompiler
 from wtref.kernels.compiled import Compiled
+from wtref.kernels.cuda import PRECISIONS, Cuda
 
 KERNELS = ("auto", "compiled", "plain")
-_on_numpy = plain  # what computes NumPy's float32 and float64
+_fast = {}  # type of array -> what computes its float32 and float64, where that is not plain
 
 
 def primitives(x):
     """The primitives for arrays like x."""
-    return _on_numpy if type(x) is np.ndarray and x.dtype.kind == "f" else plain
+    return _fast.get(type(x), plain) if x.dtype.kind == "f" else plain
 
 
 def use(kernels="auto", threads=None):
@@ -29,18 +30,33 @@ def use(kernels="auto", threads=None):
     auto: compiled where there is a C compiler, else plain.  threads: None for one on each core.
     Raises InputError where "compiled" is asked for and cannot be had.
     """
-    global _on_numpy
     threads = threads or cores()
     threadpool_limits(threads, user_api="blas")
-    _on_numpy, words = plain, "plain kernels"
+    _fast[np.ndarray], words = plain, "plain kernels"
     if kernels != "plain":
         try:
-            _on_numpy, words = Compiled(threads), "compiled kernels"
+            _fast[np.ndarray], words = Compiled(threads), "compiled kernels"
         except NoCompiler as reason:
             if kernels == "compiled":
                 raise InputError(f"--kernels compiled: {reason}") from None
             words += f" ({reason})"
     return f"{words}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def use_cuda(cupy, kernels="auto", precision="float32"):
+    """The same for CuPy's arrays on the present device; cupy: the module.
+
+    precision: of the factors of float32's products, one of PRECISIONS.
+    Raises InputError where that precision cannot be had.
+    """
+    if kernels == "plain":
+        if precision != "float32":
+            raise InputError(f"--precision {precision} needs the CUDA kernels; leave --kernels plain out")
+        _fast[cupy.ndarray] = plain
+        return "plain kernels"
+    processors = cupy.cuda.Device().attributes["MultiProcessorCount"]
+    _fast[cupy.ndarray] = Cuda(cupy, cupy.RawModule, precision, processors)
+    return f"CUDA kernels, {precision} products"
 
 
 def cores():

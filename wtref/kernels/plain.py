@@ -55,6 +55,17 @@ def moments(x):
     return mean, (centred * centred).mean(axis=0)
 
 
+def follow(running, batch, momentum, factor=1.0):
+    """running moves towards factor * batch by `momentum`, in place."""
+    running += momentum * (factor * batch - running)
+
+
+def norm_scale(variance, gamma, epsilon):
+    """1 / sqrt(variance + epsilon), and gamma times that."""
+    inverse_std = 1 / array_module(variance).sqrt(variance + epsilon)
+    return inverse_std, gamma * inverse_std
+
+
 def norm_sums(delta, x, mean, y=None):
     """The sums (C) of delta and of delta (x - mean) over all but the last axis; delta, x (..., C).
 
@@ -62,6 +73,11 @@ def norm_sums(delta, x, mean, y=None):
     """
     rows = _rows(delta if y is None else relu_back(delta, y), len(mean))
     return rows.sum(axis=0), (rows * _rows(x - mean, len(mean))).sum(axis=0)
+
+
+def norm_slopes(delta_sum, centred_sum, inverse_std, scale, count):
+    """How the batch's variance and its mean, which depend on every row, send delta back: slope and shift of norm_back."""
+    return -scale * inverse_std * inverse_std * centred_sum / count, -scale * delta_sum / count
 
 
 def norm_forward(x, mean, scale, shift, rectify=False):

@@ -1,0 +1,49 @@
+"""A training step as one CUDA graph: recorded once, then replayed without Python, kernel by kernel as before.
+
+While a stream is captured nothing is computed: what would have been launched is noted down with the
+addresses of its arrays.  Replaying therefore reads its inputs where they lay and writes where it
+wrote; inputs are copied there first, and all that the recording allocated stays its own.
+"""
+
+import sys
+
+WARM_UP = 3  # ordinary calls: kernels get compiled, velocities and constants allocated
+
+
+class Captured:
+    """A function of device arrays that returns device arrays, and always does the same with them.
+
+    Calls with arrays of another shape than the recorded ones run as usual; so do all calls if recording fails.
+    """
+
+    def __init__(self, cupy, function):
+        """cupy: the module."""
+        self.cupy, self.function = cupy, function
+        self.calls, self.graph, self.failed = 0, None, False
+
+    def __call__(self, *inputs):
+        self.calls += 1
+        if self.graph is None and self.calls > WARM_UP and not self.failed:
+            self._record(inputs)
+        if self.graph is None or [x.shape for x in inputs] != [x.shape for x in self.inputs]:
+            return self.function(*inputs)
+        for kept, given in zip(self.inputs, inputs):
+            kept[...] = given
+        self.graph.launch()
+        return tuple(x.copy() for x in self.outputs)
+
+    def _record(self, inputs):
+        self.cupy.get_default_memory_pool().free_all_blocks()  # what the ordinary calls needed
+        self.inputs = [x.copy() for x in inputs]
+        self.pool = self.cupy.cuda.MemoryPool()
+        stream = self.cupy.cuda.get_current_stream()
+        with self.cupy.cuda.using_allocator(self.pool.malloc):
+            stream.begin_capture()
+            try:
+                self.outputs = self.function(*self.inputs)
+                self.graph = stream.end_capture()
+            except (RuntimeError, self.cupy.cuda.runtime.CUDARuntimeError) as error:
+                self.failed = True
+                if stream.is_capturing():
+                    stream.end_capture()
+                print(f"wtref: this step cannot be a CUDA graph ({error}); it runs without", file=sys.stderr)
