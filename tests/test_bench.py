@@ -5,6 +5,7 @@ import re
 import sys
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,9 +19,10 @@ from wtref.cli import main
 torch = pytest.importorskip("torch")
 
 from wtref import torch_bench
-from wtref.torch_bench import SETTINGS, Feedback, Setting, Theirs
+from wtref.torch_bench import Feedback, Setting, Theirs, settings
 from wtref.torch_networks import NORMS, Linear, Unit
 
+SETTINGS = settings(on_gpu=False)
 
 @pytest.fixture
 def quick(monkeypatch):
@@ -97,6 +99,21 @@ def test_both_sides_take_the_same_steps_in_float32(setting):
     assert torch.backends.mkldnn.enabled
 
 
+def test_in_bf16_their_errors_still_travel_through_B():
+    """Weights and gradients stay float32; products are rounded, by 2^-8 each."""
+    work = Work.of("resnet8", "kp", **MODELS["resnet8"], **LEARNING)
+    rounded = replace(work, config=replace(work.config, precision="bf16"))
+    gradients = []
+    for which in (work, rounded):
+        torch.manual_seed(0)
+        theirs = Theirs(which, SETTINGS[0])
+        theirs.step()
+        gradients.append([p.grad for p in theirs.net.parameters() if p.grad is not None and p.ndim > 1])
+    for exact, found in zip(*gradients):
+        assert found.dtype == torch.float32 and not torch.equal(found, exact)
+        assert (found - exact).norm() < 0.3 * exact.norm()
+
+
 def test_their_mirror_finds_W():
     torch.manual_seed(0)
     layer = Feedback(Linear(8, 4))
@@ -162,6 +179,17 @@ def test_a_quick_side_s_turn_is_many_steps():
     assert "".join(clock.calls) == "aabb" + 2 * ("aaaa" + "b")  # 4 x 0.0625 >= 0.2 s
 
 
+def test_a_turn_ends_when_the_device_is_done():
+    """A GPU answers at once and computes later: 7 seconds a step here."""
+    clock, left = Clock(), []
+
+    def wait():
+        clock.now += 7 * len(left)
+        left.clear()
+
+    assert timing.median_seconds([lambda: left.append(1)], 3, wait=wait, clock=clock) == [7]
+
+
 def test_a_turn_holds_whole_rounds_of_the_mirror():
     clock = Clock()
     assert timing.median_seconds([clock.task("a", *[1, 1, 1, 1, 4] * 2)], 2, multiple=3, clock=clock) == [1.5]
@@ -171,10 +199,10 @@ def test_a_turn_holds_whole_rounds_of_the_mirror():
 def test_the_fastest_setting_is_chosen(monkeypatch, quick):
     pauses = dict(zip(SETTINGS, (0.02, 0.01, 0.001, 0.02)))
     sides = SimpleNamespace(
-        SETTINGS=SETTINGS,
+        settings=lambda on_gpu: SETTINGS,
         Theirs=lambda work, setting: SimpleNamespace(step=lambda: time.sleep(pauses[setting])),
     )
-    assert timing._fastest(Work.of("mlp", "bp", 1), sides) == SETTINGS[2]
+    assert timing._fastest(Work.of("mlp", "bp", 1), sides, lambda: None) == SETTINGS[2]
 
 
 # --- arithmetic -------------------------------------------------------------------------------------------

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import geometries, modest
-from hypothesis import given
-from hypothesis import strategies as st
+from kernel_suite import KernelSuite, assert_equal, in_double, normal
 
 from wtref import kernels
 from wtref.backend import open_device
@@ -26,62 +24,11 @@ try:
 except building.NoCompiler as reason:
     pytest.skip(f"no compiled kernels: {reason}", allow_module_level=True)
 
-LIMIT = {np.float64: 1e-10, np.float32: 1e-4}
-seeds, dtypes = st.integers(0, 2**32 - 1), st.sampled_from(list(LIMIT))
-channels, vectors = st.sampled_from([1, 3, 8, 10, 16, 17, 32, 40]), st.sampled_from([16, 32, 48, 80])
+LIMIT = KernelSuite.limits
 
 
-def normal(seed, dtype):
-    """A function that draws standard normal arrays."""
-    rng = np.random.default_rng(seed)
-    return lambda *shape: rng.standard_normal(shape).astype(dtype)
-
-
-def assert_equal(found, wanted, limit):
-    """Relative to the largest entry, both in their own precision and against NaN."""
-    found, wanted = np.asarray(found), np.asarray(wanted)
-    assert found.shape == wanted.shape
-    scale = np.abs(wanted).max(initial=0)
-    assert np.abs(found - wanted).max(initial=0) <= limit * max(scale, 1e-30)
-
-
-def in_double(*arguments):
-    """The same arguments, arrays in float64."""
-    return [x.astype(np.float64) if isinstance(x, np.ndarray) else x for x in arguments]
-
-
-def both(name, *arguments, fast=fast):
-    """The compiled function beside the plain one, which computes in float64."""
-    dtype = next(x.dtype.type for x in arguments if isinstance(x, np.ndarray))
-    assert_equal(getattr(fast, name)(*arguments), getattr(plain, name)(*in_double(*arguments)), LIMIT[dtype])
-
-
-# --- every function on random shapes ------------------------------------------------------------------------
-
-
-def convolutions(draw, size, geometry, c_in, c_out, batch, fast=fast):
-    kernel, stride, padding = geometry
-    n_in = kernel[0] * kernel[1] * c_in
-    y, W, B = draw(batch, *size, c_in), draw(c_out, n_in), draw(c_out, n_in).T
-    delta = draw(batch, *plain.output_size(size, *geometry), c_out)
-    both("convolve", y, W, *geometry, fast=fast)
-    both("convolve_outer", delta, y, *geometry, fast=fast)
-    both("convolve_back", delta, B, *geometry, size, fast=fast)
-    both("convolve_back", delta, np.ascontiguousarray(B), *geometry, size, fast=fast)
-
-
-@given(geometries(), channels, channels, st.integers(1, 3), dtypes, seeds)
-@modest
-def test_convolutions(geometry, c_in, c_out, batch, dtype, seed):
-    size, *rest = geometry
-    convolutions(normal(seed, dtype), size, rest, c_in, c_out, batch)
-
-
-@given(st.tuples(*[st.integers(3, 14)] * 2), vectors, vectors, dtypes, seeds)
-@modest
-def test_convolutions_by_winograd(size, c_in, c_out, dtype, seed):
-    """3x3, stride 1, padding 1 and whole vectors of channels; images of whole tiles and of broken ones."""
-    convolutions(normal(seed, dtype), size, [(3, 3), (1, 1), (1, 1)], c_in, c_out, 3)
+class TestCompiled(KernelSuite):
+    fast = fast
 
 
 @pytest.mark.parametrize("c", [16, 64, 256])
@@ -94,109 +41,6 @@ def test_winograd_costs_a_digit_of_float32(c):
         exact = getattr(plain, name)(*in_double(*arguments))
         for kernels, limit in ((fast, 1e-5), (plain, 1e-6)):
             assert np.std(getattr(kernels, name)(*arguments) - exact) < limit * np.std(exact)
-
-
-@given(geometries(half_padding=True), channels, dtypes, seeds)
-@modest
-def test_max_pool(geometry, c, dtype, seed):
-    size, *window = geometry
-    draw = normal(seed, dtype)
-    y = np.round(draw(2, *size, c), 1)  # with ties
-    largest, winner = fast.max_pool(y, *window)
-    wanted, places = plain.max_pool(y, *window)
-    assert np.array_equal(largest, wanted) and np.array_equal(winner, places)
-    delta = draw(*winner.shape)
-    found = fast.max_pool_back(delta, winner, *window, size)
-    assert_equal(found, plain.max_pool_back(delta.astype(np.float64), places, *window, size), LIMIT[dtype])
-
-
-@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 2100), dtypes, seeds)
-@modest
-def test_products_of_any_strides(m, n, k, dtype, seed):
-    draw = normal(seed, dtype)
-    a, b, at, bt = draw(m, k), draw(k, n), draw(k, m).T, draw(n, k).T
-    both("product", a, b)
-    both("product", at, b)
-    both("product", a, bt)
-    both("product", np.broadcast_to(draw(k), (m, k)), b)
-
-
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=3), channels, st.sampled_from([0, 1000]), dtypes, seeds)
-@modest
-def test_batch_norm(leading, c, mean, dtype, seed):
-    draw = normal(seed, dtype)
-    x, delta, scale, shift, slope = draw(*leading, c) + dtype(mean), draw(*leading, c), draw(c), draw(c), draw(c)
-    centre = x.reshape(-1, c)[0]
-    y = np.maximum(draw(*leading, c), 0)
-    for out, wanted in zip(fast.moments(x), plain.moments(x.astype(np.float64))):
-        assert_equal(out, wanted, LIMIT[dtype] if mean == 0 else 10 * LIMIT[dtype])
-    for rectified in (None, y):
-        both("norm_sums", delta, x, centre, rectified)
-        both("norm_back", delta, x, centre, scale, slope, shift, rectified)
-    for rectify in (False, True):
-        both("norm_forward", x, centre, scale, shift, rectify)
-
-
-@given(st.integers(1, 5000), dtypes, seeds)
-@modest
-def test_element_by_element(n, dtype, seed):
-    draw = normal(seed, dtype)
-    a, b = draw(n), draw(n)
-    both("relu", a)
-    both("relu_back", a, b)
-    for rectify in (False, True):
-        both("add", a, b, rectify)
-
-
-@given(st.integers(1, 70), st.sampled_from([1, 4, 16]), dtypes, seeds)
-@modest
-def test_signed(n, m, dtype, seed):
-    draw = normal(seed, dtype)
-    both("signed", draw(5, m), draw(5), draw(n))
-
-
-@given(st.integers(1, 30), st.integers(1, 30), st.booleans(), st.booleans(), dtypes, seeds)
-@modest
-def test_descend(rows, columns, transposed, nesterov, dtype, seed):
-    draw = normal(seed, dtype)
-    w, v, gradient = draw(rows, columns), draw(rows, columns), draw(rows, columns)
-    if transposed:  # as B lies in memory
-        w, v = np.asfortranarray(w), np.asfortranarray(v)
-    plain_w, plain_v = in_double(w, v)
-    start = w
-    fast.descend(w, v, gradient, 0.1, 0.9, 0.01, nesterov)
-    plain.descend(plain_w, plain_v, gradient, 0.1, 0.9, 0.01, nesterov)
-    assert w is start
-    assert_equal(w, plain_w, LIMIT[dtype])
-    assert_equal(v, plain_v, LIMIT[dtype])
-
-
-@pytest.mark.parametrize("dtype", LIMIT)
-def test_nan_and_infinity_are_not_hidden(dtype):
-    a = np.array([np.nan, np.inf, -np.inf, -1, 2], dtype)
-    zero, one = np.zeros(1, dtype), np.ones(1, dtype)
-    normed = fast.norm_forward(a[:, None], zero, one, zero, True)[:, 0]
-    for found in (fast.relu(a), fast.add(a, np.zeros_like(a), True), normed):
-        np.testing.assert_array_equal(found, np.maximum(a, 0))
-    windows = np.array([[np.nan, 1], [1, np.nan], [-np.inf, -2]], dtype)[:, :, None, None]
-    largest, winner = fast.max_pool(windows, (2, 1), (1, 1), (0, 0))
-    np.testing.assert_array_equal(largest.ravel(), [np.nan, np.nan, -2])
-    assert winner.ravel().tolist() == [0, 1, 1]
-    assert np.isnan(fast.moments(a[:, None])[0]).all()
-
-
-def test_what_does_not_fit_is_refused():
-    draw, same = normal(0, np.float32), [(3, 3), (1, 1), (1, 1)]
-    y, W, x = draw(2, 5, 5, 3), draw(4, 27), draw(6)
-    for call in [
-        lambda: fast.product(W, W), lambda: fast.convolve(y, W[:, 1:], *same), lambda: fast.add(x, x[1:]),
-        lambda: fast.convolve_outer(draw(2, 4, 5, 4), y, *same), lambda: fast.relu_back(x, x[1:]),
-        lambda: fast.convolve_back(draw(2, 5, 5, 3), W.T, *same, (5, 5)), lambda: fast.norm_sums(y, y[1:], draw(3)),
-        lambda: fast.norm_back(y, y[1:], *[draw(3)] * 4), lambda: fast.descend(W, W.copy(), W.T, 1, 0, 0, False),
-        lambda: fast.product(W, W.T.astype(np.float64)),
-    ]:  # fmt: skip
-        with pytest.raises(ValueError):
-            call()
 
 
 # --- threads and processes ----------------------------------------------------------------------------------
@@ -258,14 +102,15 @@ def compiled_with(folder, *flags):
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of x86-64")
 @pytest.mark.parametrize("march", ["x86-64", "x86-64-v3"])
 def test_processors_with_narrower_vectors(march, tmp_path):
-    narrow = compiled_with(tmp_path, f"-march={march}", "-w")
+    suite = TestCompiled()
+    suite.fast = compiled_with(tmp_path, f"-march={march}", "-w")
     for dtype in LIMIT:
         draw = normal(3, dtype)
         for kernel, stride, padding in [(3, 1, 1), (3, 2, 1), (1, 1, 0), (5, 1, 2)]:
             geometry = [(kernel, kernel), (stride, stride), (padding, padding)]
-            convolutions(draw, (9, 8), geometry, 16, 24, 3, narrow)
-            convolutions(draw, (9, 8), geometry, 3, 10, 3, narrow)
-        both("product", draw(70, 50), draw(50, 33), fast=narrow)
+            suite.convolutions(draw, (9, 8), geometry, 16, 24, 3)
+            suite.convolutions(draw, (9, 8), geometry, 3, 10, 3)
+        suite.both("product", draw(70, 50), draw(50, 33))
 
 
 def test_sources_compile_without_a_warning(tmp_path):

@@ -30,12 +30,13 @@ TOLERANCE = 0.1  # of "flat" and "linear"
 
 DEFAULTS = {"lr": 0.01, "schedule": "constant", "warmup": 0.0, "device": "cpu"}
 OWN = {"models", "rules", "batches", "shape", "profile"}
-NETWORK = {"norm", "activation", "hidden", "stem", "dtype", "threads"}
+WHERE = {"device", "threads", "kernels", "precision", "graph"}
+NETWORK = {"norm", "activation", "hidden", "stem", "dtype"}
 LEARNING = {"lr", "momentum", "nesterov", "weight_decay", "mirror_rows", "mirror_every"}
 FLAGS = {  # what each kind of bench heeds, PyTorch's side included
-    "goals": {"threads", "profile"},
-    "growth": {"threads", "profile"},
-    "grid": OWN | NETWORK | LEARNING,
+    "goals": {"profile"} | WHERE,
+    "growth": {"profile"} | WHERE,
+    "grid": OWN | WHERE | NETWORK | LEARNING,
     "loader": {"models", "rules", "batches"} | {spec.name for spec in fields(Config)},
 }
 
@@ -64,6 +65,10 @@ class Work:
     def classes(self):
         """As many as ImageNet's for images of its size."""
         return 1000 if min(self.shape[:2]) >= 64 else 10
+
+    @property
+    def on_gpu(self):
+        return self.config.device.startswith("cuda")
 
     @property
     def threads(self):
@@ -124,6 +129,18 @@ def goals(**options):
     ]
 
 
+def gpu_goals(**options):
+    """The same on one H100."""
+    work = partial(Work.of, **options)
+    ratio = partial(Goal, "ratio", ">=")
+    return [
+        (work("resnet18", "kp", 512), [ratio(1.2)]),
+        (work("resnet18", "kp", 128), [ratio(1.5)]),
+        (work("resnet50", "kp", 128, (224, 224, 3)), [ratio(1.0)]),
+        (work("resnet18", "wm", 512), [Goal("of_bp", "<=", 1.15)]),
+    ]
+
+
 def growth(**options):
     """([Work], [Work]): one network over BATCHES, NETWORKS at one batch."""
     over_batches = [Work.of("resnet8", "kp", batch, **options) for batch in BATCHES]
@@ -171,7 +188,10 @@ def plan(kind, own, given):
     """[(Work, its Goals)] of the goals, the growth or the grid that the flags ask for, each Work once."""
     if kind == "grid":
         return [(Work.of(*which.values(), own.get("shape"), **given), []) for which in combinations(own, given)]
-    works = {str(work): (work, aims) for work, aims in (goals(**given) if kind == "goals" else [])}
+    works = {}
+    if kind == "goals":
+        aims = gpu_goals if given.get("device", "cpu").startswith("cuda") else goals
+        works = {str(work): (work, goals) for work, goals in aims(**given)}
     for work in chain(*growth(**given)):
         works.setdefault(str(work), (work, []))
     return list(works.values())
@@ -202,6 +222,8 @@ def line(row):
     cells = [f"{row[key]:,.{digits}f}" if key in row else "-" for _, key, digits in COLUMNS]
     cells = "".join(cell.rjust(len(title)) for cell, (title, _, _) in zip(cells, COLUMNS))
     notes = [row.get("torch_setting", "no PyTorch"), *map(verdict, row["goals"])]
+    if "compiled_ratio" in row:
+        notes.insert(1, f"torch.compile {row['torch_compiled_ms']:,.2f} ms, ratio {row['compiled_ratio']:.2f}")
     parts = row.get("profile", {}).items()
     lines = [f"{row['work']:<40}{cells}  {'; '.join(notes)}"]
     lines += [f"    {name:<20}{100 * ms / sum(row['profile'].values()):6.1f} %{ms:12.2f} ms" for name, ms in parts]

@@ -126,6 +126,10 @@ def _add_checks(command):
     sub.add_argument("--rules", nargs="+", default=["bp", "fa", "ss", "kp", "wm", "dfa"], metavar="RULE")
     _add_device(sub, dtype="float64")
 
+    sub = command("gpu-report", commands.report_gpu)
+    sub.add_argument("--out", required=True, metavar="DIR", help="the report's folder")
+    sub.add_argument("--device", default="cuda", help="cuda or cuda:N (default cuda)")
+
     _add_device(command("audit", commands.audit), dtype="float64")
 
 

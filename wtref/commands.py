@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from wtref import audit as auditing
 from wtref import bench as benching
 from wtref import compare as comparing
-from wtref import datasets, figures, predicting, runs
+from wtref import datasets, figures, gpu_report, predicting, runs
 from wtref.backend import open_device
 from wtref.config import Config
 from wtref.datasets import fetch
@@ -157,6 +157,14 @@ def check(args, given):
     return int(not all(row.passed for row in rows))
 
 
+def report_gpu(args, given):
+    """Tests, cross-check, benchmark and a short training on a GPU, in under nine minutes, as a report."""
+    device = open_device(args.device)
+    if device.name == "cpu":
+        raise InputError("gpu-report needs a GPU, found --device cpu; try --device cuda")
+    return int(gpu_report.report(args.out, device.name) > 0)
+
+
 def audit(args, given):
     """Does a rule's backward pass read W?  Exits 1 if a rule that claims to be free of it is not."""
     findings = auditing.audit(open_device(args.device, args.dtype))
@@ -200,11 +208,15 @@ def _save(run, training, record=None):
 
 
 def _explained(steps, run):
-    """The same steps; a divergence also says what is saved."""
+    """The same steps; a divergence also says what is saved, and too little memory what to do."""
     try:
         yield from steps
     except Diverged as error:
         raise Diverged(f"{error}; {run.saved()}") from None
+    except MemoryError as error:
+        batch = run.config().batch_size
+        reason = " ".join(str(error).split()) or "no more to be had"
+        raise InputError(f"out of memory at batch size {batch} ({reason}); lower --batch-size; {run.saved()}") from None
 
 
 def _trained(args, **changes):

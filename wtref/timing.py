@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 
+from wtref import graphs
 
 from wtref.sampling import profile
 from wtref.training import Training
@@ -27,11 +28,13 @@ class Ours:
     """wtref's side of a Work."""
 
     def __init__(self, work):
-        device = work.config.open_device()
+        self.device = work.config.open_device()
         images, labels = work.data()
-        self.images, self.labels = device.array(images), device.raw(labels)
+        self.images, self.labels = self.device.array(images), self.device.raw(labels)
         feed = SimpleNamespace(shape=work.shape, classes=work.classes, steps=1)
-        self.training = Training(work.config, device, feed)
+        self.training = Training(work.config, self.device, feed)
+        for _ in range(graphs.WARM_UP if work.on_gpu and not work.evaluation else 0):
+            self.step()
 
     def step(self):
         """One step of training."""
@@ -62,9 +65,11 @@ def measure(work, repeats, profiled=False):
     if work.config.rule == "wm":
         tasks["bp"] = work.task(Ours(replace(work, config=replace(work.config, rule="bp"))))
     if pytorch:
-        setting = _fastest(work, pytorch)
+        setting = _fastest(work, pytorch, ours.device.wait)
         tasks["torch"] = work.task(pytorch.Theirs(work, setting))
-    seconds = median_seconds(tasks.values(), repeats, work.config.mirror_every)
+        if work.on_gpu:
+            tasks["torch.compile"] = work.task(pytorch.Theirs(work, setting._replace(compiled=True)))
+    seconds = median_seconds(tasks.values(), repeats, work.config.mirror_every, ours.device.wait)
     ms = {name: 1000 * each for name, each in zip(tasks, seconds)}
 
     row = work.about() | {"ms": ms["wtref"]} | _speed(work, ours, ms["wtref"]) | _memory(work)
@@ -74,6 +79,8 @@ def measure(work, repeats, profiled=False):
         row["profile"] = profile(tasks["wtref"])
     if pytorch:
         row |= _beside(row, ms["torch"], setting, _memory(work, setting))
+    if "torch.compile" in ms:
+        row |= {"torch_compiled_ms": ms["torch.compile"], "compiled_ratio": ms["torch.compile"] / ms["wtref"]}
     return row
 
 
@@ -99,16 +106,17 @@ def _beside(row, ms, setting, memory):
     return theirs | {f"torch_{name}": value for name, value in memory.items()}
 
 
-def median_seconds(tasks, repeats, multiple=1, clock=time.perf_counter):
+def median_seconds(tasks, repeats, multiple=1, wait=lambda: None, clock=time.perf_counter):
     """The median time of one call of each task, over `repeats` rounds in which all take turns.
 
-    A turn is as many calls as fill TURN seconds, rounded up to a multiple of `multiple`.
+    A turn is as many calls as fill TURN seconds, rounded up to a multiple of `multiple`, and what `wait` waits for.
     """
     turns = []
     for task in tasks:
         for _ in range(WARM_UP):
             start = clock()
             task()
+            wait()
         calls = math.ceil(TURN / (clock() - start))
         turns.append((task, -(-calls // multiple) * multiple, []))
     for _ in range(repeats):
@@ -116,6 +124,7 @@ def median_seconds(tasks, repeats, multiple=1, clock=time.perf_counter):
             start = clock()
             for _ in range(calls):
                 task()
+            wait()
             seconds.append((clock() - start) / calls)
     return [median(seconds) for _, _, seconds in turns]
 
@@ -129,17 +138,22 @@ def _pytorch(work):
     return torch_bench if work.config.rule in torch_bench.RULES else None
 
 
-def _fastest(work, pytorch):
+def _fastest(work, pytorch, wait):
     """PyTorch's best Setting, by a short run of each."""
-    return min(pytorch.SETTINGS, key=lambda setting: median_seconds([work.task(pytorch.Theirs(work, setting))], 3))
+
+    def seconds(setting):
+        return median_seconds([work.task(pytorch.Theirs(work, setting))], 3, wait=wait)
+
+    return min(pytorch.settings(work.on_gpu), key=seconds)
 
 
 def _memory(work, setting=None):
     """The MiB that three steps add to a process that has loaded all it needs, and its MiB in all; {} without /proc.
 
     The process is a new one, which leaves Ctrl-C to this one.  setting: PyTorch's, or None for wtref's side.
+    A GPU's memory is not measured.
     """
-    if not Path("/proc/self/status").exists():
+    if work.on_gpu or not Path("/proc/self/status").exists():
         return {}
     ignore_ctrl_c = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), **ignore_ctrl_c) as pool:

@@ -21,16 +21,20 @@ IN_PLACE = {torch.relu: torch.relu_, torch.sigmoid: torch.sigmoid_, torch.tanh: 
 
 
 class Setting(NamedTuple):
-    """What PyTorch leaves to its user: the images' layout, and whether oneDNN computes."""
+    """What PyTorch leaves to its user: the images' layout, whether oneDNN (on a CPU) computes, torch.compile."""
 
     channels_last: bool
     onednn: bool
+    compiled: bool = False
 
     def __str__(self):
-        return f"{'channels-last' if self.channels_last else 'contiguous'}, oneDNN {'on' if self.onednn else 'off'}"
+        layout = "channels-last" if self.channels_last else "contiguous"
+        return f"{layout}, oneDNN {'on' if self.onednn else 'off'}{', compiled' * self.compiled}"
 
 
-SETTINGS = [Setting(*both) for both in itertools.product((False, True), (True, False))]
+def settings(on_gpu):
+    """Every Setting worth a try; on a GPU, where cuDNN looks for its fastest way itself, both layouts."""
+    return [Setting(*both) for both in itertools.product((False, True), (False,) if on_gpu else (True, False))]
 
 
 class Theirs:
@@ -44,10 +48,14 @@ class Theirs:
         _overwrite(self.net)
         self.feedback = [] if self.config.rule == "bp" else connect(self.net)
         layout = torch.channels_last if setting.channels_last else torch.contiguous_format
-        self.net.to(dtype=getattr(torch, self.config.dtype), memory_format=layout)
-        images, labels = map(torch.from_numpy, work.data())
+        device = self.config.device if work.on_gpu else "cpu"
+        self.net.to(device, dtype=getattr(torch, self.config.dtype), memory_format=layout)
+        images, labels = (torch.from_numpy(array).to(device) for array in work.data())
         self.images, self.labels = images.permute(0, 3, 1, 2).contiguous(memory_format=layout), labels
         self.optimizer = self._optimizer()
+        self.loss = torch.compile(self._loss) if setting.compiled else self._loss
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.config.precision == "tf32"
 
     def step(self):
         """One step of training."""
@@ -56,7 +64,7 @@ class Theirs:
             for layer in self.feedback:
                 layer.take_signs()
         with _onednn(self.setting.onednn):
-            loss = F.cross_entropy(self.net(self.images), self.labels)
+            loss = self.loss()
             self.optimizer.zero_grad()
             loss.backward()
         if self.config.rule == "kp":
@@ -67,6 +75,10 @@ class Theirs:
         if self.config.rule == "wm" and self.steps % self.config.mirror_every == 0:
             for layer in self.feedback:
                 layer.mirror(self.config.mirror_rows)
+
+    def _loss(self):
+        with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            return F.cross_entropy(self.net(self.images), self.labels)
 
     @torch.inference_mode()
     def evaluate(self):
@@ -117,7 +129,7 @@ class Feedback(nn.Module):
         n = W.shape[1]
         M, S = min(rows, power_of_two(n)), IndependentNoise.window * n
         a = min(2 * M / (S + M), 1)
-        y = torch.randint(0, 2, (M, n), dtype=torch.int8).mul_(2).sub_(1).to(W.dtype)
+        y = torch.randint(0, 2, (M, n), dtype=torch.int8, device=W.device).mul_(2).sub_(1).to(W.dtype)
         B.addmm_((y @ W.T).T, y, beta=1 - a, alpha=a / M)
 
 
@@ -129,7 +141,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, delta):
-        y, B = ctx.saved_tensors
+        y, B = (x.to(delta.dtype) for x in ctx.saved_tensors)  # autocast's
         return delta @ B, delta.T @ y, delta.sum(dim=0), None
 
 
@@ -142,7 +154,7 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, delta):
-        y, B = ctx.saved_tensors
+        y, B = (x.to(delta.dtype) for x in ctx.saved_tensors)
         shape = {"stride": ctx.stride, "padding": ctx.padding, "dilation": (1, 1), "groups": 1}
         below, dW, db = torch.ops.aten.convolution_backward(
             delta, y, B, bias_sizes=[len(B)], **shape, transposed=False, output_padding=(0, 0),

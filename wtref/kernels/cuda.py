@@ -78,6 +78,7 @@ class Cuda:
         self._numbers = functools.cache(lambda g: xp.asarray(g.numbers()))
 
     def product(self, a, b):
+        _check(a.shape[1] == len(b), a, b)
         (a, a_along_k, a_stride), (b, b_along_k, b_stride) = self._walked(a), self._walked(b.T)
         m, n, k = len(a), len(b), a.shape[1]
         kind = "product_" + "mk"[a_along_k] + "mk"[b_along_k]
@@ -161,11 +162,11 @@ class Cuda:
         _check(w.flags.c_contiguous and v.flags.c_contiguous, w, v)
         lr = lr if hasattr(lr, "shape") else self.xp.full((), lr, w.dtype)
         rates = lr, w.dtype.type(momentum), w.dtype.type(decay)
-        self._launch("descend", w.dtype, w.size, w, v, self._flat(gradient), *rates, np.int32(nesterov), w.size)
+        self._launch("descend", _dtype((w, v, gradient)), w.size, w, v, self._flat(gradient), *rates, np.int32(nesterov), w.size)
 
     def _multiply(self, name, m, n, k, *arguments):
         """out (m, n) of a product kernel: in slices of k where its tiles alone would leave processors idle."""
-        dtype = next(x.dtype for x in arguments if x.dtype.kind == "f")
+        dtype = _dtype(arguments)
         down, across = self._tile(dtype, m, n)
         blocks = -(-m // down), -(-n // across)
         slices = min(-(-2 * self.processors // math.prod(blocks)), max(k // (4 * TILE_DEPTH), 1))
@@ -197,7 +198,7 @@ class Cuda:
 
     def _each(self, name, shape, *arguments, size=None):
         """A new array of the shape from a kernel that goes over `size` values, as many as the array's unless given."""
-        dtype = next(x.dtype for x in arguments if x is not None and x.dtype.kind == "f")
+        dtype = _dtype(arguments)
         out = self.xp.empty(shape, dtype)
         size = out.size if size is None else size
         self._launch(name, dtype, size, *arguments, size, out)
@@ -224,6 +225,12 @@ def _number(value):
     """value, magic, shift: n / value = (n + (n magic >> 32)) >> shift for 0 <= n < 2^31 (Granlund and Montgomery, 1994)."""
     shift = (value - 1).bit_length() if value > 0 else 0
     return value, (((1 << 32) * ((1 << shift) - value)) // value + 1 if value > 0 else 0), shift
+
+
+def _dtype(arguments):
+    """Of the real numbers among them; ValueError for a mixture, which a kernel would not notice."""
+    (dtype,) = {x.dtype for x in arguments if x is not None and x.dtype.kind == "f"}
+    return dtype
 
 
 def _ints(*values):

@@ -45,7 +45,7 @@ template <class Sum, class Add> __device__ void sum_rows(Add add, int rows, int 
     const int start = (long long) rows * blockIdx.y / gridDim.y, stop = (long long) rows * (blockIdx.y + 1) / gridDim.y;
     Sum sum = {};
     if (channel < channels) {
-        #pragma unroll 4
+        #pragma unroll 2
         for (int row = start + lane; row < stop; row += 8)
             add(sum, (size_t) row * channels + channel);
     }

@@ -1,0 +1,14 @@
+"""These tests need a GPU; elsewhere each says why it is skipped."""
+
+from pathlib import Path
+
+import pytest
+
+from wtref.backend import _cuda_obstacle
+
+
+def pytest_collection_modifyitems(items):
+    obstacle = _cuda_obstacle()
+    for item in items:
+        if obstacle and Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.skip(reason=obstacle))

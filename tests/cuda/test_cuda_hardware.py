@@ -1,0 +1,159 @@
+"""The kernels and the program on a real GPU, against NumPy and PyTorch in float64."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kernel_suite import KernelSuite, normal
+from on_device import OnDevice, bf16, tf32
+
+from wtref import backend, kernels, torch_check
+from wtref.config import Config
+from wtref.datasets import open_feed
+from wtref.training import Training
+
+ROOT = Path(__file__).parents[2]
+
+
+class OnGpu(KernelSuite):
+    precision = "float32"
+
+    @property
+    def fast(self):
+        return on_gpu(self.precision)
+
+
+def on_gpu(precision):
+    device = backend.open_device("cuda", precision=precision)
+    return OnDevice(kernels._fast[device.xp.ndarray], device.xp)
+
+
+class TestFloat(OnGpu):
+    """float64, and float32 in full."""
+
+
+class TestTf32(OnGpu):
+    precision, limits, factors = "tf32", {np.float32: 1e-4}, staticmethod(tf32)
+
+
+class TestBf16(OnGpu):
+    precision, limits, factors = "bf16", {np.float32: 1e-4}, staticmethod(bf16)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+@pytest.mark.parametrize("c_in, c_out, size, stride", [(64, 64, 32, 1), (128, 256, 16, 2), (512, 512, 4, 1), (3, 64, 32, 1)])
+def test_convolutions_of_resnet18(precision, c_in, c_out, size, stride):
+    """Large tiles, and slices of k."""
+    suite = {"float32": TestFloat, "tf32": TestTf32, "bf16": TestBf16}[precision]()
+    draw = normal(0, np.float32)
+    suite.convolutions(draw, (size, size), [(3, 3), (stride, stride), (1, 1)], c_in, c_out, 32)
+
+
+@pytest.mark.parametrize("model", ["mlp", "lenet", "resnet18", "resnet50"])
+def test_every_rule_is_pytorch_s(model):
+    pytest.importorskip("torch")
+    rows = torch_check.check([model], ["bp", "fa", "ss", "kp", "wm", "dfa"], "cuda", "float64")
+    assert len(rows) == 6 and all(row.passed for row in rows), torch_check.table(rows)
+
+
+def trained(device_name, steps, **options):
+    """The network's arrays and the last loss after so many steps on the digits."""
+    config = Config(**{"model": "resnet8", "epochs": 1, "dtype": "float64", "device": device_name, **options})
+    device = config.open_device()
+    training = Training(config, device, open_feed(config, device))
+    for _, (images, labels) in zip(range(steps), training.feed.train_batches(epoch=0)):
+        loss, _ = training.train_step(images, labels)
+        training.position += 1
+    arrays = {name: backend.to_host(array) for name, array in training.network.arrays().items()}
+    return arrays, float(backend.to_host(loss)), training
+
+
+def assert_same(found, wanted, tolerance):
+    for name, array in wanted.items():
+        assert np.abs(found[name] - array).max() <= tolerance * max(np.abs(array).max(), 1e-3), name
+
+
+@pytest.mark.parametrize("rule", ["bp", "fa", "ss", "frsf", "brsf", "wm", "kp", "dfa"])
+def test_training_is_the_cpu_s(rule):
+    (found, loss, _), (wanted, other, _) = (trained(device, 10, rule=rule) for device in ("cuda", "cpu"))
+    assert_same(found, wanted, 1e-7)
+    assert loss == pytest.approx(other, rel=1e-7)
+
+
+@pytest.mark.parametrize("rule", ["bp", "ss", "wm", "kp", "dfa"])
+def test_a_replayed_step_is_the_same_step(rule):
+    """12 steps, of which 9 are replays; the same kernels in the same order: the same bits."""
+    found, loss, training = trained("cuda", 12, rule=rule, dtype="float32")
+    wanted, other, _ = trained("cuda", 12, rule=rule, dtype="float32", graph=False)
+    assert training.engaged_replayed.graph is not None
+    assert loss == other
+    assert_same(found, wanted, 0)
+
+
+@pytest.mark.parametrize("precision, limit", [("tf32", 0.02), ("bf16", 0.15)])
+def test_a_step_in_lower_precision_is_nearly_the_same(precision, limit):
+    found, _, _ = trained("cuda", 1, rule="kp", dtype="float32", precision=precision)
+    wanted, _, _ = trained("cuda", 1, rule="kp", dtype="float32")
+    start, _, _ = trained("cuda", 1, rule="kp", dtype="float32", lr=1e-12)
+    for name, array in wanted.items():
+        if name.endswith(".W"):
+            step = array - start[name]
+            assert 0 < np.linalg.norm(found[name] - array) <= limit * np.linalg.norm(step), name
+
+
+def run(*arguments, **environment):
+    command = [sys.executable, "run.py", *arguments]
+    env = {**os.environ, **environment}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, env=env)
+
+
+def after(device_name, epochs, state=None):
+    """The state of a run of 3 epochs after so many of them, from the start or from another state; all on the host."""
+    config = Config(model="resnet8", rule="kp", epochs=3, dtype="float64", device=device_name)
+    device = config.open_device()
+    training = Training(config, device, open_feed(config, device))
+    if state:
+        training.restore(*state)
+    next(record for record in training.steps() if record and record["epoch"] == epochs)
+    arrays, plain = training.state()
+    return {name: backend.to_host(array) for name, array in arrays.items()}, json.loads(json.dumps(plain))
+
+
+@pytest.mark.parametrize("first, second", [("cuda", "cpu"), ("cpu", "cuda")])
+def test_a_run_goes_on_on_another_device(first, second):
+    """Two epochs on the first device and one on the second are three on one, but for rounding."""
+    (moved, _), (stayed, _) = after(second, 3, after(first, 2)), after(first, 3)
+    assert_same(moved, stayed, 1e-5)
+
+
+def test_compare_gives_the_same_table_as_on_the_cpu():
+    flags = ["compare", "--rules", "bp", "kp", "--seeds", "1", "--epochs", "2", "--dtype", "float64"]
+    tables = []
+    for device in ("cuda", "cpu"):
+        done = run(*flags, "--device", device)
+        assert done.returncode == 0, done.stderr
+        rows = [line.split() for line in done.stdout.splitlines() if line.startswith(("bp ", "kp "))]
+        tables.append([row[:-1] for row in rows])  # but for the seconds
+    assert tables[0] == tables[1] and len(tables[0]) == 2
+
+
+def test_too_little_memory_is_one_line():
+    flags = ["--model", "resnet18", "--dataset", "synthetic", "--batch-size", "512", "--device", "cuda"]
+    done = run("train", *flags, CUPY_GPU_MEMORY_LIMIT=str(200 * 2**20))
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "out of memory" in done.stderr and "--batch-size" in done.stderr and "512" in done.stderr
+
+
+def test_the_second_device():
+    import cupy
+
+    if cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("one GPU; this needs two")
+    arrays, _, training = trained("cuda:1", 2, rule="kp")
+    assert training.network.synapses[0].W.device.id == 1
+    backend.open_device("cuda:0")

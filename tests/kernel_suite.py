@@ -1,0 +1,202 @@
+"""What every fast version of the primitives must equal: the plain one, in float64, on random shapes."""
+
+import numpy as np
+import pytest
+from helpers import geometries
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from wtref.kernels import plain
+
+seeds = st.integers(0, 2**32 - 1)
+channels, vectors = st.sampled_from([1, 3, 8, 10, 16, 17, 32, 40]), st.sampled_from([16, 32, 48, 80])
+modest = settings(
+    deadline=None, max_examples=25, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.differing_executors],  # one test, several classes
+)  # fmt: skip
+
+
+def normal(seed, dtype):
+    """A function that draws standard normal arrays."""
+    rng = np.random.default_rng(seed)
+    return lambda *shape: rng.standard_normal(shape).astype(dtype)
+
+
+def assert_equal(found, wanted, limit):
+    """Relative to the largest entry, both in their own precision and against NaN."""
+    found, wanted = np.asarray(found), np.asarray(wanted)
+    assert found.shape == wanted.shape
+    scale = np.abs(wanted).max(initial=0)
+    assert np.abs(found - wanted).max(initial=0) <= limit * max(scale, 1e-30)
+
+
+def in_double(*arguments):
+    """The same arguments, arrays in float64."""
+    return [x.astype(np.float64) if isinstance(x, np.ndarray) else x for x in arguments]
+
+
+PRODUCTS = {"product", "convolve", "convolve_outer", "convolve_back"}
+
+
+class KernelSuite:
+    """Tests of `fast`, whose functions take and give NumPy arrays.
+
+    limits: by dtype, of the relative error;  factors: what becomes of a product's factors before they are
+    multiplied;  side, depth: of the largest matrices.
+    """
+
+    limits = {np.float64: 1e-10, np.float32: 1e-4}
+    side, depth = 300, 2100
+    fast = None
+
+    def factors(self, x):
+        return x
+
+    def both(self, name, *arguments):
+        """The fast function beside the plain one, which computes in float64."""
+        dtype = next(x.dtype.type for x in arguments if isinstance(x, np.ndarray))
+        exact = in_double(*arguments)
+        if name in PRODUCTS:
+            exact = [self.factors(x) if isinstance(x, np.ndarray) else x for x in exact]
+        assert_equal(getattr(self.fast, name)(*arguments), getattr(plain, name)(*exact), self.limits[dtype])
+
+    def draws(self, seed):
+        """(dtype, a function that draws standard normal arrays of it) for one of the dtypes."""
+        dtype = list(self.limits)[seed % len(self.limits)]
+        return dtype, normal(seed, dtype)
+
+    def convolutions(self, draw, size, geometry, c_in, c_out, batch):
+        kernel, stride, padding = geometry
+        n_in = kernel[0] * kernel[1] * c_in
+        y, W, B = draw(batch, *size, c_in), draw(c_out, n_in), draw(c_out, n_in).T
+        delta = draw(batch, *plain.output_size(size, *geometry), c_out)
+        self.both("convolve", y, W, *geometry)
+        self.both("convolve_outer", delta, y, *geometry)
+        self.both("convolve_back", delta, B, *geometry, size)
+        self.both("convolve_back", delta, np.ascontiguousarray(B), *geometry, size)
+
+    @given(geometries(), channels, channels, st.integers(1, 3), seeds)
+    @modest
+    def test_convolutions(self, geometry, c_in, c_out, batch, seed):
+        size, *rest = geometry
+        self.convolutions(self.draws(seed)[1], size, rest, c_in, c_out, batch)
+
+    @given(st.tuples(*[st.integers(3, 14)] * 2), vectors, vectors, seeds)
+    @modest
+    def test_convolutions_by_winograd(self, size, c_in, c_out, seed):
+        """3x3, stride 1, padding 1 and whole vectors of channels; images of whole tiles and of broken ones."""
+        self.convolutions(self.draws(seed)[1], size, [(3, 3), (1, 1), (1, 1)], c_in, c_out, 3)
+
+    @given(geometries(half_padding=True), channels, seeds)
+    @modest
+    def test_max_pool(self, geometry, c, seed):
+        size, *window = geometry
+        dtype, draw = self.draws(seed)
+        y = np.round(draw(2, *size, c), 1)  # with ties
+        largest, winner = self.fast.max_pool(y, *window)
+        wanted, places = plain.max_pool(y, *window)
+        assert np.array_equal(largest, wanted) and np.array_equal(winner, places)
+        delta = draw(*winner.shape)
+        found = self.fast.max_pool_back(delta, winner, *window, size)
+        assert_equal(found, plain.max_pool_back(delta.astype(np.float64), places, *window, size), self.limits[dtype])
+
+    @given(seeds, seeds, seeds, seeds)
+    @modest
+    def test_products_of_any_strides(self, m, n, k, seed):
+        m, n, k = 1 + m % self.side, 1 + n % self.side, 1 + k % self.depth
+        _, draw = self.draws(seed)
+        a, b, at, bt = draw(m, k), draw(k, n), draw(k, m).T, draw(n, k).T
+        self.both("product", a, b)
+        self.both("product", at, b)
+        self.both("product", a, bt)
+        self.both("product", np.broadcast_to(draw(k), (m, k)), b)
+
+    @given(st.lists(st.integers(1, 9), min_size=1, max_size=3), channels, st.sampled_from([0, 1000]), seeds)
+    @modest
+    def test_batch_norm(self, leading, c, mean, seed):
+        dtype, draw = self.draws(seed)
+        x, delta, scale, shift, slope = draw(*leading, c) + dtype(mean), draw(*leading, c), draw(c), draw(c), draw(c)
+        centre = x.reshape(-1, c)[0]
+        y = np.maximum(draw(*leading, c), 0)
+        for out, wanted in zip(self.fast.moments(x), plain.moments(x.astype(np.float64))):
+            assert_equal(out, wanted, self.limits[dtype] if mean == 0 else 10 * self.limits[dtype])
+        for rectified in (None, y):
+            self.both("norm_sums", delta, x, centre, rectified)
+            self.both("norm_back", delta, x, centre, scale, slope, shift, rectified)
+        for rectify in (False, True):
+            self.both("norm_forward", x, centre, scale, shift, rectify)
+
+    @given(channels, st.integers(1, 100), seeds)
+    @modest
+    def test_batch_norm_s_small_vectors(self, c, count, seed):
+        dtype, draw = self.draws(seed)
+        variance, a, b, scale = np.abs(draw(c)), draw(c), draw(c), draw(c)
+        for found, wanted in zip(self.fast.norm_scale(variance, a, 0.1), plain.norm_scale(*in_double(variance, a), 0.1)):
+            assert_equal(found, wanted, self.limits[dtype])
+        given = a, b, variance, scale
+        for found, wanted in zip(self.fast.norm_slopes(*given, count), plain.norm_slopes(*in_double(*given), count)):
+            assert_equal(found, wanted, self.limits[dtype])
+        running = a.copy()
+        self.fast.follow(running, b, 0.3, 1.25)
+        assert_equal(running, a + 0.3 * (1.25 * b.astype(np.float64) - a), self.limits[dtype])
+
+    @given(st.integers(1, 5000), seeds)
+    @modest
+    def test_element_by_element(self, n, seed):
+        _, draw = self.draws(seed)
+        a, b = draw(n), draw(n)
+        self.both("relu", a)
+        self.both("relu_back", a, b)
+        for rectify in (False, True):
+            self.both("add", a, b, rectify)
+
+    @given(st.integers(1, 70), st.sampled_from([1, 4, 16]), seeds)
+    @modest
+    def test_signed(self, n, m, seed):
+        _, draw = self.draws(seed)
+        self.both("signed", draw(5, m), draw(5), draw(n))
+
+    @given(st.integers(1, 30), st.integers(1, 30), st.booleans(), st.booleans(), seeds)
+    @modest
+    def test_descend(self, rows, columns, transposed, nesterov, seed):
+        dtype, draw = self.draws(seed)
+        w, v, gradient = draw(rows, columns), draw(rows, columns), draw(rows, columns)
+        if transposed:  # as B lies in memory
+            w, v = np.asfortranarray(w), np.asfortranarray(v)
+        plain_w, plain_v = in_double(w, v)
+        start = w
+        self.fast.descend(w, v, gradient, 0.1, 0.9, 0.01, nesterov)
+        plain.descend(plain_w, plain_v, gradient, 0.1, 0.9, 0.01, nesterov)
+        assert w is start
+        assert_equal(w, plain_w, self.limits[dtype])
+        assert_equal(v, plain_v, self.limits[dtype])
+
+    def test_nan_and_infinity_are_not_hidden(self):
+        for dtype in self.limits:
+            self.nan_and_infinity(dtype)
+
+    def nan_and_infinity(self, dtype):
+        a = np.array([np.nan, np.inf, -np.inf, -1, 2], dtype)
+        zero, one = np.zeros(1, dtype), np.ones(1, dtype)
+        normed = self.fast.norm_forward(a[:, None], zero, one, zero, True)[:, 0]
+        for found in (self.fast.relu(a), self.fast.add(a, np.zeros_like(a), True), normed):
+            np.testing.assert_array_equal(found, np.maximum(a, 0))
+        windows = np.array([[np.nan, 1], [1, np.nan], [-np.inf, -2]], dtype)[:, :, None, None]
+        largest, winner = self.fast.max_pool(windows, (2, 1), (1, 1), (0, 0))
+        np.testing.assert_array_equal(largest.ravel(), [np.nan, np.nan, -2])
+        assert winner.ravel().tolist() == [0, 1, 1]
+        assert np.isnan(self.fast.moments(a[:, None])[0]).all()
+
+    def test_what_does_not_fit_is_refused(self):
+        draw, same = normal(0, np.float32), [(3, 3), (1, 1), (1, 1)]
+        y, W, x = draw(2, 5, 5, 3), draw(4, 27), draw(6)
+        fast = self.fast
+        for call in [
+            lambda: fast.product(W, W), lambda: fast.convolve(y, W[:, 1:], *same), lambda: fast.add(x, x[1:]),
+            lambda: fast.convolve_outer(draw(2, 4, 5, 4), y, *same), lambda: fast.relu_back(x, x[1:]),
+            lambda: fast.convolve_back(draw(2, 5, 5, 3), W.T, *same, (5, 5)), lambda: fast.norm_sums(y, y[1:], draw(3)),
+            lambda: fast.norm_back(y, y[1:], *[draw(3)] * 4), lambda: fast.descend(W, W.copy(), W.T, 1, 0, 0, False),
+            lambda: fast.product(W, W.T.astype(np.float64)),
+        ]:  # fmt: skip
+            with pytest.raises(ValueError):
+                call()

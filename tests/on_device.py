@@ -1,0 +1,40 @@
+"""A device's primitives with NumPy arrays for a test: there and back again.  And the roundings of its tensor cores."""
+
+import numpy as np
+
+
+class OnDevice:
+    """What `kernels` computes with `xp`'s arrays; arrays changed in place come back changed."""
+
+    def __init__(self, kernels, xp):
+        self.kernels, self.xp = kernels, xp
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            there = [self.xp.array(x) if isinstance(x, np.ndarray) else x for x in arguments]
+            result = getattr(self.kernels, name)(*there)
+            for here, moved in zip(arguments, there):
+                if isinstance(here, np.ndarray) and here.flags.writeable:
+                    here[...] = moved.get()
+            return _back(result)
+
+        return call
+
+
+def _back(result):
+    if isinstance(result, tuple):
+        return tuple(map(_back, result))
+    return result if result is None else result.get()
+
+
+def tf32(x):
+    """Nearest with 10 bits of fraction, ties away from zero."""
+    bits = np.float32(x).view(np.uint32)
+    return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32).astype(np.float64)
+
+
+def bf16(x):
+    """Nearest with 7 bits of fraction, ties to even."""
+    bits = np.float32(x).view(np.uint32)
+    even = (bits >> np.uint32(16)) & np.uint32(1)
+    return ((bits + np.uint32(0x7FFF) + even) & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
