@@ -1,0 +1,231 @@
+/* CUDA's kernel language on one core of a CPU, for tests: a block's threads are fibers that take turns.
+
+   A thread runs until it waits, at a barrier of its block or for the lanes of its warp.  ORDER says who goes
+   first: a kernel whose result depends on it lacks a barrier.  Shared memory starts as NaN in each block.  */
+
+#include <csetjmp>
+#include <cmath>
+#include <cstddef>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <ucontext.h>
+
+using std::sqrt;
+
+#define CUDA_DOUBLE
+#define __device__
+#define __global__
+#define __forceinline__ inline
+#define __launch_bounds__(threads)
+#define __align__(bytes) __attribute__((aligned(bytes)))
+
+struct dim3 { unsigned x, y, z; };
+static dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace cuda_double {
+
+enum { MOST = 1024, STACK = 1 << 16, SHARED = 48 << 10, WARP = 32 };
+enum State { NEW, READY, AT_BARRIER, AT_WARP, DONE };
+
+struct Fiber {
+    jmp_buf place;
+    ucontext_t start;
+    bool alive;  // holds a stack on which `live` is running
+    State state;
+    int operation;  // of its warp, so far
+};
+
+/* What a lane shows the others of its warp, in this operation and the one before.  */
+struct Lane { unsigned a[4], b[2]; };
+
+static Fiber fibers[MOST];
+static Lane lanes[2][MOST];
+alignas(16) static char stacks[MOST][STACK];
+alignas(16) static char shared_memory[SHARED];
+static size_t shared_used;
+static long block_number;
+static jmp_buf scheduler;
+static ucontext_t home;
+static int now;
+static const std::function<void()> *body;
+
+static void pause(State state)
+{
+    fibers[now].state = state;
+    if (!_setjmp(fibers[now].place))
+        _longjmp(scheduler, 1);
+}
+
+/* A fiber's whole life: one thread after the other.  */
+static void live()
+{
+    for (;;) {
+        (*body)();
+        pause(DONE);
+    }
+}
+
+static void resume(int thread, int threads)
+{
+    now = thread;
+    threadIdx = {thread % blockDim.x, thread / blockDim.x % blockDim.y, thread / blockDim.x / blockDim.y};
+    Fiber &fiber = fibers[thread];
+    if (_setjmp(scheduler))
+        return;
+    if (fiber.alive)
+        _longjmp(fiber.place, 1);
+    fiber.alive = true;
+    getcontext(&fiber.start);
+    fiber.start.uc_stack = {stacks[thread], 0, STACK};
+    fiber.start.uc_link = &home;
+    makecontext(&fiber.start, live, 0);
+    setcontext(&fiber.start);
+}
+
+static bool all(State state, int first, int last)
+{
+    for (int i = first; i < last; i++)
+        if (fibers[i].state != state)
+            return false;
+    return true;
+}
+
+static void release(int first, int last)
+{
+    for (int i = first; i < last; i++)
+        fibers[i].state = READY;
+}
+
+/* One block.  order: 0 forward, 1 backward, else a shuffle of its own in each round.  */
+static const char *run_block(int threads, int order, unsigned &random)
+{
+    static char message[200];
+    static int turn[MOST];
+    block_number++, shared_used = 0;
+    release(0, threads);
+    for (int i = 0; i < threads; i++)
+        turn[i] = order == 1 ? threads - 1 - i : i, fibers[i].operation = 0;
+    while (!all(DONE, 0, threads)) {
+        for (int i = threads - 1; order > 1 && i > 0; i--) {
+            random = random * 1664525 + 1013904223;
+            std::swap(turn[i], turn[(random >> 8) % (i + 1)]);
+        }
+        bool moved = false;
+        for (int i = 0; i < threads; i++)
+            if (fibers[turn[i]].state == READY)
+                resume(turn[i], threads), moved = true;
+        for (int first = 0; first + WARP <= threads; first += WARP)
+            if (all(AT_WARP, first, first + WARP))
+                release(first, first + WARP);
+        if (all(AT_BARRIER, 0, threads))
+            release(0, threads);
+        if (!moved) {
+            int count[DONE + 1] = {};
+            for (int i = 0; i < threads; i++)
+                count[fibers[i].state]++, fibers[i].alive = false;
+            snprintf(message, sizeof message, "block (%u, %u, %u) is stuck: %d threads wait at a barrier, "
+                     "%d for their warp, %d have ended", blockIdx.x, blockIdx.y, blockIdx.z, count[AT_BARRIER],
+                     count[AT_WARP], count[DONE]);
+            return message;
+        }
+    }
+    return nullptr;
+}
+
+/* Null, or why the kernel could not go on.  */
+static const char *launch(const unsigned *grid, const unsigned *block, int order, const std::function<void()> &kernel)
+{
+    unsigned random = 1;
+    gridDim = {grid[0], grid[1], grid[2]}, blockDim = {block[0], block[1], block[2]}, body = &kernel;
+    const unsigned blocks = grid[0] * grid[1] * grid[2];
+    for (unsigned i = 0; i < blocks; i++) {
+        const unsigned b = order == 1 ? blocks - 1 - i : i;
+        blockIdx = {b % grid[0], b / grid[0] % grid[1], b / grid[0] / grid[1]};
+        if (const char *message = run_block(block[0] * block[1] * block[2], order, random))
+            return message;
+    }
+    return nullptr;
+}
+
+/* The block's own T; ID tells those of one type apart.  */
+template <class T, int ID> T &shared()
+{
+    static long owner = -1;
+    static char *place;
+    if (owner != block_number) {
+        owner = block_number, place = shared_memory + shared_used;
+        shared_used += (sizeof(T) + 15) / 16 * 16;
+        if (shared_used > SHARED)
+            fprintf(stderr, "more than 48 KiB of shared memory\n"), abort();
+        memset(place, 0xFF, sizeof(T));
+    }
+    return *(T *) place;
+}
+
+/* Show `mine` to the warp; returns what its lanes show, once all are there.  */
+static const Lane *exchange(const Lane &mine)
+{
+    Lane *shown = lanes[fibers[now].operation++ % 2];
+    shown[now] = mine;
+    pause(AT_WARP);
+    return shown + now / WARP * WARP;
+}
+
+static float real(unsigned bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static unsigned bits(float x)
+{
+    unsigned bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+/* D += A B of a warp, A 16 x 8 words and B 8 x 8; `times` multiplies two words.  */
+template <class Times> void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], Times times)
+{
+    const Lane *warp = exchange({{a[0], a[1], a[2], a[3]}, {b[0], b[1]}});
+    const int lane = now % WARP, g = lane / 4, t = lane % 4;
+    for (int i = 0; i < 4; i++) {
+        const int row = g + i / 2 * 8, column = 2 * t + i % 2;
+        double sum = d[i];
+        for (int k = 0; k < 8; k++)
+            sum += times(warp[row % 8 * 4 + k % 4].a[row / 8 + k / 4 * 2], warp[column * 4 + k % 4].b[k / 4]);
+        d[i] = sum;
+    }
+}
+
+}  // namespace cuda_double
+
+static inline void __syncthreads() { cuda_double::pause(cuda_double::AT_BARRIER); }
+static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned long long) a * b >> 32; }
+
+/* To nearest, ties away from zero, 10 bits of fraction; the hardware leaves the rest of the word undefined.  */
+static inline unsigned to_tf32(float x) { return std::isfinite(x) ? cuda_double::bits(x) + 0x1000 : cuda_double::bits(x); }
+
+static inline unsigned to_bf16(float x)
+{
+    const unsigned bits = cuda_double::bits(x);
+    return x != x ? 0x7FFF : (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+}
+static inline unsigned to_bf16x2(float low, float high) { return to_bf16(high) << 16 | to_bf16(low); }
+
+static inline void mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2])
+{
+    cuda_double::mma(d, a, b, [](unsigned x, unsigned y) {
+        return (double) cuda_double::real(x & 0xFFFFE000) * cuda_double::real(y & 0xFFFFE000);
+    });
+}
+
+static inline void mma_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2])
+{
+    cuda_double::mma(d, a, b, [](unsigned x, unsigned y) {
+        return (double) cuda_double::real(x << 16) * cuda_double::real(y << 16)
+               + (double) cuda_double::real(x & 0xFFFF0000) * cuda_double::real(y & 0xFFFF0000);
+    });
+}

@@ -1,0 +1,129 @@
+"""A stand-in for cupy.RawModule on a machine without a GPU: CUDA sources, compiled by the C++ compiler.
+
+`cuda_double.h` gives the kernel language; here the kernels' signatures are read, so that a launch with an argument
+of another type than the kernel's, which CuPy would not notice, raises TypeError.
+"""
+
+import ctypes
+import functools
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from device_double import DoubleArray
+
+HEADER = Path(__file__).with_name("cuda_double.h")
+KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\(\d+\)\s+)?(\w+)\s*\(([^)]*)\)')
+SHARED = re.compile(r"__shared__ ([^;]+?) (\w+)\[(\w+)\];")
+TYPES = {"int": np.int32, "long long": np.int64, "float": np.float32, "double": np.float64}
+ORDERS = ("forward", "backward", "shuffled")
+
+
+def emulator_obstacle():
+    """Why kernels cannot be run here, or None."""
+    return None if shutil.which(_compiler()) else f"the CUDA double needs a C++ compiler, and {_compiler()} is not there"
+
+
+class EmulatedModule:
+    """Kernels in CUDA source text; order: the order in which a block's threads take their turns."""
+
+    def __init__(self, code, options=(), order="forward"):
+        self.code, self.options, self.order = code, tuple(options), ORDERS.index(order)
+
+    def get_function(self, name):
+        library, signatures = _built(self.code, self.options)
+        if name not in signatures:
+            raise KeyError(f"no kernel named {name}; there are {', '.join(signatures)}")
+        launch = getattr(library, f"launch_{name}")
+        launch.restype = ctypes.c_char_p
+
+        def kernel(grid, block, arguments):
+            values = _converted(name, signatures[name], arguments)
+            addresses = (ctypes.c_void_p * len(values))(*[value.ctypes.data for value in values])
+            grid, block = ((ctypes.c_uint * 3)(*size, *[1] * (3 - len(size))) for size in (grid, block))
+            stuck = launch(grid, block, self.order, addresses)
+            if stuck:
+                raise RuntimeError(f"{name}: {stuck.decode()}")
+
+        return kernel
+
+
+def _converted(name, parameters, arguments):
+    """Each argument as its kernel's parameter lies in memory."""
+    if len(arguments) != len(parameters):
+        raise TypeError(f"{name} takes {len(parameters)} arguments, found {len(arguments)}")
+    return [_value(f"{name}, argument {i}", *pair) for i, pair in enumerate(zip(parameters, arguments))]
+
+
+def _value(where, parameter, argument):
+    pointer, dtype = parameter
+    found = _found(argument)
+    if found not in ((pointer, dtype), (True, None)) or found[0] != pointer:
+        raise TypeError(f"{where}: the kernel's is {'*' * pointer}{dtype.__name__}, found {argument!r}")
+    if not pointer:
+        return np.array(argument, dtype)
+    return np.array(0 if argument is None else argument._hidden.ctypes.data, np.uintp)
+
+
+def _found(argument):
+    """(is it an address, of what type), as CuPy passes it."""
+    if argument is None:
+        return True, None
+    if isinstance(argument, DoubleArray):
+        return True, argument.dtype.type
+    if isinstance(argument, np.generic):
+        return False, type(argument)
+    return False, {int: np.int64, float: np.float64}.get(type(argument))
+
+
+@functools.cache
+def _built(code, options):
+    """(library, {kernel: [(is it an address, type) of each parameter]})"""
+    flags = [*options, "-w", "-x", "c++"]
+    expanded = _run([_compiler(), *flags, "-DCUDA_DOUBLE", "-E", "-P", "-"], code)
+    kernels = {name: [part.strip() for part in text.split(",")] for name, text in KERNEL.findall(expanded)}
+    shared = iter(range(len(expanded)))
+    expanded = SHARED.sub(
+        lambda found: "typedef {0} {1}_type[{2}]; {1}_type &{1} = cuda_double::shared<{1}_type, {3}>();".format(
+            *found.groups(), next(shared)
+        ),
+        expanded,
+    )
+    launches = "\n".join(_launch(name, parameters) for name, parameters in kernels.items())
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/kernels.so"
+        always = ["-O2", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-shared", "-fPIC"]
+        _run([_compiler(), *flags, *always, "-", "-o", path], f'#include "{HEADER}"\n{expanded}\n{launches}\n')
+        library = ctypes.CDLL(path)
+    return library, {name: [_signature(parameter) for parameter in each] for name, each in kernels.items()}
+
+
+def _launch(name, parameters):
+    """The C function that starts a kernel, its arguments given by address."""
+    types = [parameter[: re.search(r"\w+$", parameter).start()] for parameter in parameters]
+    values = ", ".join(f"*({type} *) arguments[{i}]" for i, type in enumerate(types))
+    return (
+        f'extern "C" const char *launch_{name}(const unsigned *grid, const unsigned *block, int order, void **arguments)'
+        f" {{ return cuda_double::launch(grid, block, order, [=] {{ {name}({values}); }}); }}"
+    )
+
+
+def _signature(parameter):
+    """const double *x -> (True, np.float64)"""
+    kind = re.match(r"(?:const )?(int|long long|float|double)\b", parameter).group(1)
+    return "*" in parameter, TYPES[kind]
+
+
+def _compiler():
+    return os.environ.get("CXX", "c++")
+
+
+def _run(command, text):
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} fails:\n{done.stderr[:4000]}")
+    return done.stdout
