@@ -402,3 +402,8 @@ def test_the_loader(capsys, tmp_path):
     assert out.count("digits at batch 32: the loader alone gives ") == 2
     assert [row["rule"] for row in rows] == ["bp", "kp"]
     assert f"mlp under kp on cpu: the training step takes {rows[1]['step_images_per_second']:,.0f} images/s" in out
+
+
+def test_a_profile_of_a_gpu_is_refused(capsys):
+    assert main(["bench", "--profile", "--device", "cuda"]) == 2
+    assert "--profile" in capsys.readouterr().err

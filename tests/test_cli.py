@@ -523,6 +523,16 @@ def test_divergence_later_on_keeps_the_epochs_before(monkeypatch, capsys):
     assert [line["epoch"] for line in Run("mine").metrics()] == [1, 2]
 
 
+def test_too_little_memory_is_one_line(monkeypatch, capsys):
+    def full(*args, **kwargs):
+        raise MemoryError("Out of memory allocating 1 byte")
+
+    monkeypatch.setattr(Training, "train_step", full)
+    assert main([*MLP, "--batch-size", "77", "--log-name", "mine"]) == 2
+    err = capsys.readouterr().err
+    assert "out of memory" in err and "--batch-size" in err and "77" in err and len(err.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize("error", [ValueError("bug"), ArithmeticError(), KeyError(), OSError()], ids=repr)
 def test_an_internal_error_is_not_dressed_up(monkeypatch, error):
     def broken(*args, **kwargs):

@@ -1,0 +1,106 @@
+"""A captured function, on a pretended stream: recording computes nothing, replaying reads and writes fixed arrays."""
+
+import contextlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from wtref.graphs import WARM_UP, Captured
+
+
+class Stream:
+    """A CUDA stream for one Captured function: what is captured is that function's `effect`, launched later."""
+
+    def __init__(self):
+        self.capturing = False
+
+    def begin_capture(self):
+        self.capturing = True
+
+    def is_capturing(self):
+        return self.capturing
+
+    def end_capture(self):
+        self.capturing = False
+        return SimpleNamespace(launch=self.launch)
+
+    def launch(self):
+        for out, value in zip(self.step.outputs, self.effect(*self.step.inputs)):
+            out[...] = value
+
+
+class Device:
+    """cupy's face, as far as Captured looks at it."""
+
+    def __init__(self):
+        self.stream, self.allocators = Stream(), []
+        self.cuda = SimpleNamespace(
+            MemoryPool=lambda: SimpleNamespace(malloc="the graph's own"),
+            get_current_stream=lambda: self.stream,
+            using_allocator=self.using,
+            runtime=SimpleNamespace(CUDARuntimeError=RuntimeError),
+        )
+
+    def get_default_memory_pool(self):
+        return SimpleNamespace(free_all_blocks=lambda: None)
+
+    def using(self, allocator):
+        self.allocators.append(allocator)
+        return contextlib.nullcontext()
+
+
+@pytest.fixture
+def running_sum():
+    """(step, the device, the calls that Python made, the total): the step adds x (n,) to the total and returns it."""
+    device, total, python = Device(), np.zeros(1), []
+
+    def effect(x):
+        total[...] += x.sum()
+        return (total.copy(),)
+
+    def function(x):
+        python.append(x)
+        return (np.zeros(1),) if device.stream.capturing else effect(x)
+
+    step = Captured(device, function)
+    device.stream.step, device.stream.effect = step, effect
+    return step, device, python, total
+
+
+def test_every_call_counts_once_before_and_after_recording(running_sum):
+    step, device, python, total = running_sum
+    given = [np.full(2, float(i)) for i in range(1, 9)]
+    found = [float(step(x)[0][0]) for x in given]
+    assert found == list(np.cumsum([x.sum() for x in given]))
+    assert len(python) == WARM_UP + 1, "the calls before recording, and the recorded one"
+    assert device.allocators == ["the graph's own"]
+
+
+def test_results_are_the_caller_s_to_keep(running_sum):
+    step, *_ = running_sum
+    results = [step(np.ones(1))[0] for _ in range(WARM_UP + 3)]
+    assert [float(x[0]) for x in results] == list(range(1, WARM_UP + 4))
+
+
+def test_a_batch_of_another_size_runs_as_usual(running_sum):
+    step, device, python, total = running_sum
+    for size in (2, 2, 2, 2, 2, 1, 2):
+        step(np.ones(size))
+    assert total[0] == 13 and [len(x) for x in python[WARM_UP + 1 :]] == [1]
+
+
+def test_what_cannot_be_recorded_runs_without_and_says_so_once(running_sum, capsys):
+    step, device, python, total = running_sum
+    usual = step.function
+
+    def stubborn(x):
+        if device.stream.capturing:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return usual(x)
+
+    step.function = stubborn
+    for _ in range(WARM_UP + 4):
+        step(np.ones(1))
+    assert total[0] == WARM_UP + 4 and not device.stream.capturing
+    assert capsys.readouterr().err.count("cannot be a CUDA graph (operation not permitted") == 1
