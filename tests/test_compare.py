@@ -63,7 +63,7 @@ def test_mirrors_and_kolen_pollack_match_backprop_and_align(main_job, rule, wide
 def test_printed_paths_exist(main_job):
     text, folder, _ = main_job
     paths = [line.split(": ")[1] for line in text.splitlines() if line.startswith(("metrics: ", "picture: "))]
-    assert len(paths) == 3 and all((folder / path).stat().st_size > 0 for path in paths)
+    assert len(paths) == 4 and all((folder / path).stat().st_size > 0 for path in paths)
 
 
 def line_of(rule, seed, error, angle):
@@ -80,5 +80,5 @@ def test_table_has_mean_and_standard_deviation_over_seeds():
 
 
 def test_labels_at_line_ends_keep_order_and_distance():
-    placed = figures._spread_out({"a": 1.0, "b": 1.01, "c": 9.0}, factor=1.25)
-    assert placed == {"a": 1.0, "b": 1.25, "c": 9.0}
+    placed = figures._spread_out({"a": 0.2, "b": 0.21, "c": 0.97, "d": 0.99}, gap=0.1)
+    assert placed == pytest.approx({"a": 0.2, "b": 0.3, "c": 0.9, "d": 1.0})

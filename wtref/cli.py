@@ -10,10 +10,12 @@ from wtref import __version__, commands
 from wtref.compare import DEFAULTS as COMPARE_DEFAULTS
 from wtref.config import Config
 from wtref.errors import Diverged, InputError, Unsaved, choose
+from wtref.experiments import EXPERIMENTS
 from wtref.models import MODELS
 from wtref.presets import PRESETS
 from wtref.rules import RULES
 
+WHERE = ("dataset", *(spec.name for spec in fields(Config) if spec.metadata["changeable"]))  # data may lie in another form
 DESCRIPTION = """\
 Deep learning without weight transport (Akrout et al., NeurIPS 2019), written by hand.
 
@@ -29,6 +31,7 @@ def main(argv=None):
         argv = ["train", *argv]
     try:
         args = _parser().parse_args(argv)
+        args.words = argv
         return args.command(args, _given(args)) or 0
     except InputError as error:
         print(f"wtref: {error}", file=sys.stderr)
@@ -71,6 +74,13 @@ def _add_training(command):
     sub.add_argument("--seeds", type=int, default=5, help="how many seeds, from 0 up (default 5)")
     sub.add_argument("--jobs", type=int, help="runs at a time (default: one per CPU core; 1 on a GPU)")
     _add_config(sub, without=("rule", "seed"), **COMPARE_DEFAULTS)
+
+    sub = command("reproduce", commands.reproduce)
+    sub.add_argument("name", metavar="NAME", help=_list(f"{name} ({e.about})" for name, e in EXPERIMENTS.items()))
+    sub.add_argument("--rules", nargs="+", metavar="RULE", help="only these of the experiment's rules")
+    sub.add_argument("--seeds", type=int, metavar="N", help="how many seeds, from 0 up (default: the experiment's)")
+    sub.add_argument("--epochs", type=int, metavar="N", default=argparse.SUPPRESS, help="passes over the training images (default: the experiment's)")
+    _add_config(sub, only=WHERE)
 
     sub = command("train", commands.train)
     sub.add_argument("--log-name", metavar="NAME", help="the run's folder in runs/ (default: a free name)")

@@ -1,20 +1,19 @@
 """What each command of the command line does, one function each; cli.py reads their arguments."""
 
-import sys
-from dataclasses import fields, replace
+import shlex
+from dataclasses import replace
 
 from wtref import audit as auditing
 from wtref import bench as benching
 from wtref import compare as comparing
-from wtref import datasets, figures, gpu_report, predicting, runs
+from wtref import datasets, figures, gpu_report, predicting, running, runs
+from wtref import reproduce as reproducing
 from wtref.backend import open_device
 from wtref.config import Config
 from wtref.datasets import fetch
-from wtref.errors import Diverged, InputError, Unsaved
+from wtref.errors import InputError
 from wtref.runs import Run
-from wtref.signals import stop_requests
-from wtref.tensorboard import check_installed, event_writer
-from wtref.training import Training
+from wtref.tensorboard import check_installed
 
 
 def compare(args, given):
@@ -29,22 +28,16 @@ def train(args, given):
         extra = f"leave --log-name {args.log_name} out"
         raise InputError(f"--resume goes on under the run's own name, {args.resume}; {extra}")
     run = Run.find(args.resume) if args.resume is not None else None
-    config = _resumed_config(run, given) if run else Config(**given)
+    config = running.resumed_config(run, given) if run else Config(**given)
     if config.tensorboard:
         check_installed()
-    training = _training(config, config.device)
-    about = training.feed.about()
-    if run is None:
-        run = Run.create(config, about, training.device.name, args.log_name)
-    elif run.about()["data"].get("sha256") != about["sha256"]:
-        raise InputError(f"--resume {run.name}: {config.dataset} is not the data that the run was started with")
-    else:
-        run.restore(training)
-    weights = sum(s.W.size for s in training.network.synapses)
-    where = ", ".join(filter(None, (training.device.name, config.dtype, training.device.kernels)))
-    print(f"{config.model}, {weights:,} weights, by {config.rule} on {config.dataset}; {where}")
-    print(f"run: {run.folder}", flush=True)
-    return _train_and_save(training, run)
+    return running.train(config, run, args.log_name)
+
+
+def reproduce(args, given):
+    """One of the paper's comparisons: all its rules and seeds, then a report; given again, it does what is left."""
+    command = f"python run.py {' '.join(map(shlex.quote, args.words))}"
+    return reproducing.reproduce(args.name, args.rules, args.seeds, given.pop("epochs", None), command, given)
 
 
 def evaluate(args, given):
@@ -99,10 +92,10 @@ def import_(args, given):
     from wtref import torch_state
 
     config = Config(**given)
-    training = _training(config, config.device)
+    training = running.prepared(config)
     torch_state.load(training, args.file)
     run = Run.create(config, training.feed.about(), training.device.name, args.log_name)
-    _save(run, training)
+    running.save(run, training)
     print(f"run: {run.folder}")
 
 
@@ -142,7 +135,7 @@ def bench(args, given):
 
 
 def _bench_loader(config, repeats):
-    training = _training(config, config.device)
+    training = running.prepared(config)
     loader, step = benching.loader_and_step(training, repeats)
     print(f"{config.dataset} at batch {config.batch_size}: the loader alone gives {loader:,.0f} images/s")
     print(f"{config.model} under {config.rule} on {training.device.name}: the training step takes {step:,.0f} images/s")
@@ -174,89 +167,16 @@ def audit(args, given):
     return int(not all(finding.honest for finding in findings))
 
 
-def _training(config, device_name):
-    device = config.open_device(device_name)
-    return Training(config, device, datasets.open_feed(config, device))
-
-
-def _train_and_save(training, run):
-    """Train to the end, or until a signal asks to stop; returns the exit code."""
-    config = training.config
-    with stop_requests() as stop, event_writer(run, config.tensorboard) as write_events:
-        for record in _explained(training.steps(), run):
-            if record:
-                print(_epoch_line(record, config.epochs), flush=True)
-                write_events(record)
-            if record or stop.signal or training.position % config.save_every == 0:
-                _save(run, training, record)
-            if stop.signal and training.epoch < config.epochs:
-                at = f"epoch {training.epoch + 1}, after step {training.position} of {training.feed.steps}"
-                go_on = f"go on with: python run.py train --resume {run.name}"
-                print(f"wtref: stopped in {at}; all of it is saved in {run.folder}; {go_on}", file=sys.stderr)
-                return stop.exit_code
-    print(f"done: {config.epochs} epochs, checkpoints and metrics in {run.folder}")
-    if training.feed.skipped:
-        print(f"{len(training.feed.skipped)} damaged images were skipped, such as: {min(training.feed.skipped)}")
-    return 0
-
-
-def _save(run, training, record=None):
-    try:
-        if record:
-            run.add(record)
-        run.save(training)
-    except OSError as error:
-        raise Unsaved(f"cannot write to {run.folder}: {error.strerror}; {run.saved()}, unharmed") from None
-
-
-def _explained(steps, run):
-    """The same steps; a divergence also says what is saved, and too little memory what to do."""
-    try:
-        yield from steps
-    except Diverged as error:
-        raise Diverged(f"{error}; {run.saved()}") from None
-    except MemoryError as error:
-        batch = run.config().batch_size
-        reason = " ".join(str(error).split()) or "no more to be had"
-        raise InputError(f"out of memory at batch size {batch} ({reason}); lower --batch-size; {run.saved()}") from None
-
-
 def _trained(args, **changes):
     """A run and its Training, as a checkpoint has it."""
     run = Run.find(args.name)
     config = run.config()
     if changes:
         config = Config(**{**vars(config), **changes})
-    training = _training(config, args.device)
+    training = running.prepared(config, args.device)
     arrays, plain = run.checkpoint(args.checkpoint)
     try:
         training.restore(arrays, plain)
     except (KeyError, ValueError) as error:
         raise InputError(f"run {run.name!r} does not fit the images of {config.dataset} ({error!r})") from None
     return run, training
-
-
-def _resumed_config(run, given):
-    """The run's own Config, with what `given` says of where and how; refuses flags that contradict the rest."""
-    config = run.config()
-    changeable = {spec.name for spec in fields(Config) if spec.metadata["changeable"]}
-    different = [
-        f"--{name.replace('_', '-')} is {getattr(config, name)}, not {value}"
-        for name, value in given.items()
-        if name not in changeable and getattr(config, name) != value
-    ]
-    if different:
-        raise InputError(f"--resume {run.name} contradicts the run: {'; '.join(different)}; leave those flags out")
-    return replace(config, **{name: value for name, value in given.items() if name in changeable})
-
-
-def _epoch_line(record, epochs):
-    angles = " ".join(
-        f"{kind} angle {sum(values.values()) / len(values):.1f}°"
-        for kind, values in (("matrix", record["matrix_angles"]), ("delta", record["delta_angles"]))
-        if values
-    )
-    return (
-        f"epoch {record['epoch']}/{epochs}  loss {record['train_loss']:.4f}  train error {record['train_error']:.2f} %  "
-        f"test error {record['test_error']:.2f} %  {angles}  {record['images_per_second']:,.0f} images/s"
-    )

@@ -1,4 +1,4 @@
-"""Pictures of runs: test error per epoch, and angles per layer and epoch.  Needs matplotlib."""
+"""Pictures of runs: test error per epoch, angles per layer and epoch, and against depth.  Needs matplotlib."""
 
 import sys
 from statistics import mean
@@ -9,6 +9,7 @@ COLOURS = {  # Okabe and Ito: told apart by colour-blind readers too; one colour
 }  # fmt: skip
 
 OTHERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # runs by name, in order
+TICKS = (0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100)
 LABELS = {"usf": "uSF", "frsf": "frSF", "brsf": "brSF"}
 
 
@@ -23,7 +24,7 @@ def palette(curves):
 
 
 def draw_comparison(lines, folder):
-    """Draw test-error.png and angles.png from metrics lines of several runs.
+    """Draw test-error.png, depth.png and angles.png from metrics lines of several runs.
 
     Lines of the same "curve" (a rule or a run's name) are seeds of one curve.
 
@@ -39,7 +40,9 @@ def draw_comparison(lines, folder):
     pictures = {"test-error.png": _draw_errors(lines, colours)}
     angled = {line["curve"] for line in lines if line["rule"] != "bp"}  # backprop's angles are 0
     if angled:
-        pictures["angles.png"] = _draw_angles(lines, {c: colour for c, colour in colours.items() if c in angled})
+        theirs = {curve: colour for curve, colour in colours.items() if curve in angled}
+        pictures["depth.png"] = _draw_depth(lines, theirs)
+        pictures["angles.png"] = _draw_angles(lines, theirs)
     for name, figure in pictures.items():
         figure.savefig(folder / name, dpi=160)
     return [folder / name for name in pictures]
@@ -57,13 +60,32 @@ def _draw_errors(lines, colours):
         axes.plot(epochs, centre, color=colour, linewidth=1.8, marker="o" if len(epochs) == 1 else None)
         ends[curve] = centre[-1]
     axes.set_yscale("log")
-    ticks = [0.5, 1, 2, 5, 10, 20, 50, 100]
+    low, high = axes.get_ylim()
+    ticks = [tick for tick in TICKS if low <= tick <= high]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set(xlabel="epoch", ylabel="test error (%)", xlim=(min(1, last - 1), last))
-    for curve, height in _spread_out(ends, factor=1.27).items():
-        axes.annotate(f"{label(curve)} {ends[curve]:.1f} %", (last, height), xytext=(6, 0), color=colours[curve],
-                      textcoords="offset points", va="center", annotation_clip=False)  # fmt: skip
+    _label_ends(axes, {curve: (end, f"{label(curve)} {end:.1f} %") for curve, end in ends.items()}, colours)
+    return figure
+
+
+def _draw_depth(lines, colours):
+    """Angles at the last epoch, a point per layer, mean over seeds; the first layer on the left."""
+    figure, (row,) = _figure(1, 2, (9, 3.8))
+    last = max(line["epoch"] for line in lines)
+    for axes, kind in zip(row, ("matrix", "delta")):
+        ends = {}
+        for curve, colour in colours.items():
+            mine = [line[f"{kind}_angles"] for line in lines if line["curve"] == curve and line["epoch"] == last]
+            if not mine or not mine[0]:
+                continue
+            values = [mean(angles[name] for angles in mine) for name in mine[0]]
+            depths = range(1 + (kind == "matrix"), len(values) + 1 + (kind == "matrix"))  # the first layer needs no B
+            axes.plot(depths, values, color=colour, linewidth=1.4, marker="o", markersize=3)
+            ends[curve] = values[-1]
+        axes.set(ylim=(0, 100), yticks=range(0, 101, 20), xlabel="layer")
+        axes.set_ylabel(f"{kind} angle (degrees)")
+        _label_ends(axes, {curve: (end, f"{label(curve)} {end:.0f}°") for curve, end in ends.items()}, colours)
     return figure
 
 
@@ -116,9 +138,22 @@ def _by_epoch(lines, curve, value):
     return epochs, [[value(line) for line in mine if line["epoch"] == epoch] for epoch in epochs]
 
 
-def _spread_out(heights, factor):
-    """The same heights, in the same order, each at least `factor` times the one below."""
-    placed, floor = {}, 0.0
+def _label_ends(axes, ends, colours):
+    """Beside the right edge, {curve: (height, text)} in the curves' colours, moved apart where they would overlap."""
+    to_fraction = axes.transData + axes.transAxes.inverted()
+    heights = {curve: to_fraction.transform((axes.get_xlim()[1], height))[1] for curve, (height, _) in ends.items()}
+    for curve, height in _spread_out(heights, gap=0.06).items():
+        axes.annotate(ends[curve][1], (1, height), xycoords="axes fraction", xytext=(6, 0), color=colours[curve],
+                      textcoords="offset points", va="center", annotation_clip=False)  # fmt: skip
+
+
+def _spread_out(heights, gap):
+    """The same heights in the same order, each at least `gap` above the one below, none above 1 if there is room."""
+    placed, floor, ceiling = {}, 0.0, 1.0
     for name in sorted(heights, key=heights.get):
-        placed[name] = floor = max(heights[name], floor * factor)
+        placed[name] = max(heights[name], floor)
+        floor = placed[name] + gap
+    for name in sorted(placed, key=placed.get, reverse=True):
+        placed[name] = min(placed[name], ceiling)
+        ceiling = placed[name] - gap
     return placed

@@ -1,0 +1,56 @@
+"""`run.py reproduce NAME`: all runs of an experiment, one after the other, and its report.
+
+Each run is an ordinary one in runs/NAME-RULE-SEED/.  Those that are finished are left alone and those
+that were interrupted go on, so the same command, given again, does what is left to do.
+"""
+
+from wtref import report, running, runs
+from wtref.config import Config
+from wtref.errors import InputError, choose
+from wtref.experiments import EXPERIMENTS
+from wtref.runs import Run
+
+
+def reproduce(name, rules=None, seeds=None, epochs=None, command="", where=None):
+    """Do what is left of experiment `name`, then write its report into runs/reproduce-NAME/.
+
+    rules, seeds, epochs: in place of the experiment's own; another number of epochs has runs of its own.
+    command: what repeats it, for the report; where: Config fields that say where and how.  Returns the exit code.
+    """
+    experiment = choose("experiment", name, EXPERIMENTS)
+    rules = list(rules or experiment.rules)
+    for rule in rules:
+        choose(f"rule for {name}", rule, experiment.rules)
+    seeds = experiment.seeds if seeds is None else seeds
+    if seeds < 1:
+        raise InputError(f"--seeds must be at least 1, found {seeds}")
+    recipe = {**experiment.recipe, **(where or {})}
+    if epochs is not None:
+        name, recipe["epochs"] = f"{name}-{epochs}epochs", epochs
+    configs = {
+        f"{name}-{rule}-{seed}": Config(**{**recipe, **experiment.rules[rule], "rule": rule, "seed": seed})
+        for seed in range(seeds)
+        for rule in rules
+    }
+    for done, (run_name, config) in enumerate(configs.items(), start=1):
+        print(f"[{done}/{len(configs)}] {run_name}", flush=True)
+        code = _finish(run_name, config)
+        if code:
+            return code
+    lines = [line for run_name in configs for line in Run.find(run_name).lines()]
+    folder = report.write(runs.RUNS / f"reproduce-{name}", experiment, next(iter(configs.values())), lines, command)
+    print((folder / "table.txt").read_text())
+    print(f"report: {folder / 'report.html'}")
+    return 0
+
+
+def _finish(name, config):
+    """Start the run, or go on with it, or see that nothing is left to do; returns the exit code."""
+    if name not in runs.names():
+        return running.train(config, name=name)
+    run = Run.find(name)
+    config = running.resumed_config(run, vars(config))
+    if len(run.metrics()) == config.epochs:
+        print(f"finished already: {run.folder}")
+        return 0
+    return running.train(config, run)
