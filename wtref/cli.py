@@ -136,6 +136,10 @@ def _add_checks(command):
     sub.add_argument("--rules", nargs="+", default=["bp", "fa", "ss", "kp", "wm", "dfa"], metavar="RULE")
     _add_device(sub, dtype="float64")
 
+    sub = command("mirror", commands.mirror)
+    sub.add_argument("--inputs", type=int, default=576, metavar="N", help="cells of the layer that fires noise (default 576)")
+    sub.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+
     sub = command("gpu-report", commands.report_gpu)
     sub.add_argument("--out", required=True, metavar="DIR", help="the report's folder")
     sub.add_argument("--device", default="cuda", help="cuda or cuda:N (default cuda)")

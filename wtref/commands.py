@@ -160,6 +160,20 @@ def report_gpu(args, given):
     return int(gpu_report.report(args.out, device.name) > 0)
 
 
+def mirror(args, given):
+    """The weight mirror and Kolen-Pollack alone: B on its way to W^T, beside what theory says."""
+    from wtref import mirror as mirroring
+
+    if args.inputs < 64:
+        raise InputError(f"--inputs must be at least 64, found {args.inputs}")
+    lessons = mirroring.lessons(args.inputs, args.seed)
+    print(mirroring.table(*lessons))
+    folder = runs.RUNS / runs.free_name("mirror")
+    runs.new_folder(folder)
+    for path in figures.draw_lessons(*lessons, folder):
+        print(f"picture: {path}")
+
+
 def audit(args, given):
     """Does a rule's backward pass read W?  Exits 1 if a rule that claims to be free of it is not."""
     findings = auditing.audit(open_device(args.device, args.dtype))

@@ -30,12 +30,8 @@ def draw_comparison(lines, folder):
 
     Returns the paths; none, and a line on stderr, where matplotlib is not installed.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        print("no pictures: they need matplotlib, pip install 'wtref[plot]'", file=sys.stderr)
+    if not _ready():
         return []
-    matplotlib.use("Agg")
     colours = palette(dict.fromkeys(line["curve"] for line in lines))
     pictures = {"test-error.png": _draw_errors(lines, colours)}
     angled = {line["curve"] for line in lines if line["rule"] != "bp"}  # backprop's angles are 0
@@ -43,6 +39,49 @@ def draw_comparison(lines, folder):
         theirs = {curve: colour for curve, colour in colours.items() if curve in angled}
         pictures["depth.png"] = _draw_depth(lines, theirs)
         pictures["angles.png"] = _draw_angles(lines, theirs)
+    return _save(pictures, folder)
+
+
+def draw_lessons(noises, decays, folder):
+    """Draw mirror.png from mirror.lessons; returns the paths, as draw_comparison does."""
+    if not _ready():
+        return []
+    figure, ((left, right),) = _figure(1, 2, (10, 4), share=False)
+    for (noise, points), dashes in zip(noises.items(), ("-", "--")):
+        counts, measured, theory = zip(*points)
+        left.plot(counts, theory, color=COLOURS["wm"], linestyle=dashes, linewidth=1.4)
+        left.plot(counts, measured, color=COLOURS["wm"], linestyle="", marker="o", markersize=5)
+        left.annotate(noise, (counts[-1], measured[-1]), xytext=(6, 6), textcoords="offset points", color=COLOURS["wm"],
+                      annotation_clip=False)  # fmt: skip
+    left.set_xscale("log", base=2)
+    left.set(xlabel="rows of noise", ylabel="matrix angle (degrees)", ylim=(-2, 90))
+    left.set_title("WM: points measured, lines by theory", fontsize=10, loc="left")
+    for (decay, momentum), points in decays.items():
+        counts, measured, theory = zip(*points)
+        right.plot(counts, theory, color=COLOURS["kp"], linewidth=1.4)
+        right.plot(counts[::25], measured[::25], color=COLOURS["kp"], linestyle="", marker="o", markersize=4)
+        text = f"λ = {decay:g}" + (f", momentum {momentum:g}" if momentum else "")
+        end = next((p for p in points if p.measured < 1e-3), points[-1])
+        right.annotate(text, (end.count, max(end.measured, 1.3e-3)), xytext=(6, 0), textcoords="offset points", va="center",
+                       color=COLOURS["kp"], annotation_clip=False)  # fmt: skip
+    right.set_yscale("log")
+    right.set(xlabel="training step", ylabel="‖W − Bᵀ‖, relative to its start", xlim=(0, counts[-1]), ylim=(1e-3, 1.3))
+    right.set_title("KP: points measured, lines by theory", fontsize=10, loc="left")
+    return _save({"mirror.png": figure}, folder)
+
+
+def _ready():
+    """Is matplotlib here?  If not, a line on stderr says what to do."""
+    try:
+        import matplotlib
+    except ImportError:
+        print("no pictures: they need matplotlib, pip install 'wtref[plot]'", file=sys.stderr)
+        return False
+    matplotlib.use("Agg")
+    return True
+
+
+def _save(pictures, folder):
     for name, figure in pictures.items():
         figure.savefig(folder / name, dpi=160)
     return [folder / name for name in pictures]
@@ -119,11 +158,11 @@ def _draw_angles(lines, colours):
     return figure
 
 
-def _figure(rows, columns, size):
+def _figure(rows, columns, size, share=True):
     from matplotlib import pyplot
 
     figure, grid = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained",
-                                   sharex=True, sharey=True)  # fmt: skip
+                                   sharex=share, sharey=share)  # fmt: skip
     for axes in grid.flat:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25, linewidth=0.6)
