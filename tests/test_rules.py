@@ -447,7 +447,7 @@ def test_the_steady_state_of_independent_noise(window):
     found, n_in = [], 40
     for layer in range(1, 7):
         s, rule = bare_synapses(n_in, 40, layer), WeightMirror("independent", window=window, rows=32)
-        steps = 4 * math.ceil(1 / rule.rate(s))
+        steps = 4 * math.ceil(1 / rule.rate(s, math.inf))
         for _ in range(steps):
             rule.mirror(s)
         found.append(((s.B - s.W.T) ** 2).sum() / (s.W**2).sum())
@@ -464,7 +464,7 @@ def steady_state(window, n_in=128, rows=8, layers=4):
             rule.mirror(s)
             if step > slices * 3 * window:
                 found[layer, step % slices] += ((s.B - s.W.T) ** 2).sum() / (s.W**2).sum() / (2 * window)
-    return found.mean(axis=0), rule.rate(s)
+    return found.mean(axis=0), rule.rate(s, math.inf)
 
 
 @pytest.mark.parametrize("window", [4, 8])

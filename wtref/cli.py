@@ -9,6 +9,7 @@ from typing import get_args
 from wtref import __version__, commands
 from wtref.compare import DEFAULTS as COMPARE_DEFAULTS
 from wtref.config import Config
+from wtref.constants import MODELS as STUDIED
 from wtref.errors import Diverged, InputError, Unsaved, choose
 from wtref.experiments import EXPERIMENTS
 from wtref.models import MODELS
@@ -139,6 +140,11 @@ def _add_checks(command):
     sub = command("mirror", commands.mirror)
     sub.add_argument("--inputs", type=int, default=576, metavar="N", help="cells of the layer that fires noise (default 576)")
     sub.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+
+    sub = command("constants", commands.constants)
+    sub.add_argument("--models", nargs="+", default=list(STUDIED), metavar="MODEL", help=_list(MODELS))
+    sub.add_argument("--steps", type=int, default=60, metavar="N", help="training steps each (default 60)")
+    _add_config(sub, only=(*WHERE, "mirror_noise", "mirror_window", "mirror_rows", "mirror_every", "seed"))
 
     sub = command("gpu-report", commands.report_gpu)
     sub.add_argument("--out", required=True, metavar="DIR", help="the report's folder")

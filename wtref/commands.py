@@ -6,12 +6,14 @@ from dataclasses import replace
 from wtref import audit as auditing
 from wtref import bench as benching
 from wtref import compare as comparing
+from wtref import constants as studying
 from wtref import datasets, figures, gpu_report, predicting, running, runs
 from wtref import reproduce as reproducing
 from wtref.backend import open_device
 from wtref.config import Config
 from wtref.datasets import fetch
-from wtref.errors import InputError
+from wtref.errors import InputError, check_choice
+from wtref.models import MODELS
 from wtref.runs import Run
 from wtref.tensorboard import check_installed
 
@@ -172,6 +174,22 @@ def mirror(args, given):
     runs.new_folder(folder)
     for path in figures.draw_lessons(*lessons, folder):
         print(f"picture: {path}")
+
+
+def constants(args, given):
+    """Do the weight mirror's default constants hold on every network?  Exits 1 where they do not."""
+    if args.steps < 1:
+        raise InputError(f"--steps must be at least 1, found {args.steps}")
+    for model in args.models:
+        check_choice("model", model, MODELS)
+    held = True
+    print(studying.HEADER)
+    for finding in studying.study(args.models, args.steps, **given):
+        print(studying.line(finding), flush=True)
+        held = held and finding.held
+    limits = f"matrix angles under {studying.MATRIX:g}°, delta angles under {studying.DELTA:g}°"
+    print(f"{limits}: {'held by all' if held else 'NOT held by all'}; mirroring: its share of a step's time")
+    return int(not held)
 
 
 def audit(args, given):

@@ -16,6 +16,7 @@ class IndependentNoise:
     """
 
     window = 100  # S / n; theta = 5.7 degrees
+    exact = False
 
     def block(self, n):
         """The unit in which `window` counts, in rows: n of them."""
@@ -36,7 +37,8 @@ class DecorrelatedNoise:
     at the end of a block to 1 / window^2 in the middle of one.
     """
 
-    window = 6  # theta = 8 degrees on average; where one slice is the whole block, 0
+    window = 6  # where a moving average is asked for; theta = 8 degrees on average
+    exact = True  # one block, by itself, shows W^T to rounding
 
     def __init__(self):
         self._hadamard = {}

@@ -135,15 +135,19 @@ class WeightMirror(Rule):
 
     In mirror mode layer l fires zero-mean noise y_l, which passes through W to y_{l+1}; the feedback
     cells copy both, and their product moves B towards W^T, (5).  Decay keeps B bounded: with the
-    matched lambda_B = eta_B M sigma^2, B settles at exactly W^T, and one constant is left for all
-    layers of all networks, the length of B's memory, S = window * n_in rows of noise.
+    matched lambda_B = eta_B M sigma^2, B settles at exactly W^T, and one constant is left, the length
+    of B's memory, S rows of noise.
+
+    The default has no constant at all.  A block of decorrelated noise shows W^T exactly, so layers take
+    turns: a layer whose block is k steps of mirror mode long has them in a row after every k-th training
+    step, and B becomes their plain average, W^T as it is at that moment.
 
     Parameters
     ----------
     noise : "decorrelated" or "independent" (noise.py)
-    window : B's memory in rows per input cell; None takes the noise's own default
+    window : S in rows per input cell; None: a whole turn where that is exact, else the noise's own default
     rows : M, rows of noise per step, a power of two; a narrow layer makes do with fewer
-    every : one step of mirror mode after every so many training steps
+    every : one step of mirror mode after every so many training steps, on average
     bound : "decay" (matched), or "scaling": each B is scaled back to the norm it was drawn with
     activation : None, or the phi ("relu", "sigmoid", "tanh") that noise also passes on its way up;
         E[x phi(w x)] = E[phi'] w (Stein), so each cell divides by its own mean phi'
@@ -158,21 +162,24 @@ class WeightMirror(Rule):
         self.window = window or self.noise.window
         self.add_bounded = choose("mirror bound", bound, BOUNDS)
         self.phi = choose("activation", activation, ACTIVATIONS)() if activation else None
+        self.exact = self.noise.exact and window is None and bound == "decay" and activation is None
         self.rows, self.every, self.seed = rows, every, seed
 
     def before_training(self, s):
-        """An initial stretch of mirroring: S / 2 rows, whose plain average is as good as a memory of S."""
-        while 2 * self.batch(s) * self.state.get(s.name, 0) < self.memory(s):
+        """An initial stretch of mirroring: a turn, or S / 2 rows, whose plain average is as good as a memory of S."""
+        for _ in range(self.turn(s) if self.exact else math.ceil(self.memory(s) / self.batch(s) / 2)):
             self.mirror(s)
 
     def between_steps(self, s, step):
-        if (step + 1) % self.every == 0:
-            self.mirror(s)
+        turn = self.turn(s)
+        if (step + 1 + (s.layer if turn > 1 else 0)) % (self.every * turn) == 0:
+            for _ in range(turn):
+                self.mirror(s)
 
     def mirror(self, s):
         """One step of mirror mode."""
         t = self.state[s.name] = self.state.get(s.name, 0) + 1  # mirror steps of this layer so far
-        a, M = max(self.rate(s), 1 / t), self.batch(s)  # a plain average at first
+        a, M = self.rate(s, t), self.batch(s)
         y_l = self.noise.draw(s.device, (self.seed, s.layer, t - 1), M, s.n_in)  # sigma = 1
         product = primitives(y_l).product
         y_next = self._fire(product(y_l, s.W.T))
@@ -184,14 +191,23 @@ class WeightMirror(Rule):
         """M for this layer."""
         return min(self.rows, power_of_two(s.n_in))
 
+    def turn(self, s):
+        """k: steps of mirror mode in a row."""
+        return self.noise.block(s.n_in) // self.batch(s) if self.exact else 1
+
     def memory(self, s):
         """S for this layer, in rows."""
         return self.window * self.noise.block(s.n_in)
 
-    def rate(self, s):
-        """a: a moving average at rate a, M rows at a time, remembers S = M (2 - a) / a rows."""
+    def rate(self, s, t):
+        """a of step t = 1, 2, ...: a plain average over each turn; or, at first, over all, until S rows are remembered.
+
+        A moving average at rate a, M rows at a time, remembers S = M (2 - a) / a rows.
+        """
+        if self.exact:
+            return 1 / ((t - 1) % self.turn(s) + 1)
         M, S = self.batch(s), self.memory(s)
-        return min(2 * M / (S + M), 1)
+        return max(min(2 * M / (S + M), 1), 1 / t)
 
     def _fire(self, a):
         if self.phi is None:
