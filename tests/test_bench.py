@@ -192,7 +192,7 @@ def test_a_turn_ends_when_the_device_is_done():
 
 def test_a_turn_holds_whole_rounds_of_the_mirror():
     clock = Clock()
-    assert timing.median_seconds([clock.task("a", *[1, 1, 1, 1, 4] * 2)], 2, multiple=3, clock=clock) == [1.5]
+    assert timing.median_seconds([clock.task("a", *[1, 1, 1, 1, 4] * 2)], 2, multiples=[3], clock=clock) == [1.5]
     assert len(clock.calls) == 2 + 2 * 3
 
 

@@ -441,6 +441,24 @@ def test_a_memory_shorter_than_a_step_remembers_that_step(window):
         assert close(s.B, y.T @ (y @ s.W.T) / 64)
 
 
+@pytest.mark.parametrize("n_in, rows, every", [(100, 16, 1), (100, 16, 3), (40, 64, 1), (129, 32, 2)])
+def test_after_each_turn_b_is_w_as_it_was_then(n_in, rows, every):
+    """W moves at random: B is W^T of one of the last k steps, each layer's at its own moment, for the price of one step."""
+    turn = power_of_two(n_in) // min(rows, power_of_two(n_in))
+    for layer in (1, 2):
+        s, rule, rng = bare_synapses(n_in, 7, layer), WeightMirror(rows=rows, every=every), np.random.default_rng(0)
+        rule.before_training(s)
+        assert rule.state[s.name] == turn and close(s.B, s.W.T)
+        past, ages = [s.W.copy()] * every * turn, set()
+        for step in range(5 * every * turn):
+            s.W += rng.standard_normal(s.W.shape)
+            rule.between_steps(s, step)
+            past = [s.W.copy(), *past[:-1]]
+            ages |= {age for age, W in enumerate(past) if close(s.B, W.T)}
+            assert any(close(s.B, W.T) for W in past)
+        assert ages == set(range(every * turn)) and rule.state[s.name] == 6 * turn
+
+
 @pytest.mark.parametrize("window", [5, 20])
 def test_the_steady_state_of_independent_noise(window):
     """tan^2 = n / S = 1 / window (and w_i^2's share, 1 / n)."""

@@ -10,12 +10,12 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 
 from wtref import graphs
-
 from wtref.sampling import profile
 from wtref.training import Training
 
@@ -40,6 +40,11 @@ class Ours:
         """One step of training."""
         self.training.train_step(self.images, self.labels)
         self.training.position += 1  # mirror_every counts the steps
+
+    def cycle(self):
+        """Steps after which every layer has had its turn at mirroring."""
+        rule, layers = self.training.rule, self.training.network.with_feedback
+        return rule.every * max(map(rule.turn, layers), default=1) if self.training.config.rule == "wm" else 1
 
     def evaluate(self):
         """The logits without training."""
@@ -69,7 +74,9 @@ def measure(work, repeats, profiled=False):
         tasks["torch"] = work.task(pytorch.Theirs(work, setting))
         if work.on_gpu:
             tasks["torch.compile"] = work.task(pytorch.Theirs(work, setting._replace(compiled=True)))
-    seconds = median_seconds(tasks.values(), repeats, work.config.mirror_every, ours.device.wait)
+    multiples = {"wtref": ours.cycle(), "torch": work.config.mirror_every}
+    multiples = [multiples.get(name, 1) for name in tasks]
+    seconds = median_seconds(tasks.values(), repeats, multiples, ours.device.wait)
     ms = {name: 1000 * each for name, each in zip(tasks, seconds)}
 
     row = work.about() | {"ms": ms["wtref"]} | _speed(work, ours, ms["wtref"]) | _memory(work)
@@ -106,13 +113,13 @@ def _beside(row, ms, setting, memory):
     return theirs | {f"torch_{name}": value for name, value in memory.items()}
 
 
-def median_seconds(tasks, repeats, multiple=1, wait=lambda: None, clock=time.perf_counter):
+def median_seconds(tasks, repeats, multiples=repeat(1), wait=lambda: None, clock=time.perf_counter):
     """The median time of one call of each task, over `repeats` rounds in which all take turns.
 
-    A turn is as many calls as fill TURN seconds, rounded up to a multiple of `multiple`, and what `wait` waits for.
+    A turn is as many calls as fill TURN seconds, rounded up to a multiple of the task's own, and what `wait` waits for.
     """
     turns = []
-    for task in tasks:
+    for task, multiple in zip(tasks, multiples):
         for _ in range(WARM_UP):
             start = clock()
             task()
