@@ -9,7 +9,7 @@ from helpers import assert_gradient, close
 
 from wtref.errors import InputError
 from wtref.losses import LOSSES, one_hot, sigmoid_cross_entropy, softmax_cross_entropy
-from wtref.optim import SGD, Schedule
+from wtref.optim import SGD, Schedule, aligning_decay
 
 LABELS = np.array([2, 0, 3, 3, 1])
 
@@ -189,3 +189,25 @@ def test_warm_up_and_milestones_are_both_fractions_of_all_steps():
 def test_an_unknown_schedule():
     with pytest.raises(InputError, match="'stairs'; choose from: constant, step, cosine"):
         Schedule("stairs", 0.1, 10)
+
+
+# --- Kolen-Pollack's decay --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["constant", "step", "cosine"])
+@pytest.mark.parametrize("steps, lr, momentum", [(4000, 0.1, 0.9), (9000, 0.05, 0.9), (8000, 0.2, 0.0), (2000, 0.1, 0.9)])
+def test_b_aligns_within_the_run(kind, steps, lr, momentum):
+    """The recursion that W - B^T obeys, step by step, ends at the 2 % that the first-order formula aims at."""
+    schedule = Schedule(kind, lr, steps, warmup=0.05)
+    decay = aligning_decay(schedule, momentum)
+    assert 5e-4 <= decay <= 0.03
+    distance, velocity = 1.0, 0.0
+    for step in range(steps):
+        velocity = momentum * velocity + decay * distance
+        distance -= schedule(step) * velocity
+    assert distance == pytest.approx(0.02, rel=0.05) or decay == 5e-4 and distance < 0.02
+
+
+def test_a_long_run_decays_as_usual_and_a_very_short_one_not_without_bounds():
+    assert aligning_decay(Schedule("cosine", 0.1, 100_000), 0.9) == 5e-4
+    assert aligning_decay(Schedule("cosine", 0.1, 20), 0.9) == 0.03

@@ -104,3 +104,19 @@ def test_runs_of_another_recipe_are_not_taken_for_one_s_own(monkeypatch, capsys)
     monkeypatch.setitem(TINY.recipe, "lr", 0.05)
     assert main(["reproduce", "tiny", "--seeds", "1", "--rules", "bp"]) == 2
     assert "tiny-bp-0" in capsys.readouterr().err
+
+
+def test_figures_are_redrawn_from_the_metrics_file(capsys):
+    assert main(["reproduce", "tiny", "--seeds", "1"]) == 0
+    drawn = {name: Path(f"runs/reproduce-tiny/{name}.png").read_bytes() for name in ("test-error", "depth", "angles")}
+    assert main(["figures", "runs/reproduce-tiny/metrics.jsonl"]) == 0
+    assert {name: Path(f"runs/figures-1/{name}.png").read_bytes() for name in drawn} == drawn
+
+
+@pytest.mark.parametrize("text", ["", "{", "3\n", '{"rule": "bp"}\n', None])
+def test_what_is_no_metrics_file_is_one_line(text, capsys):
+    if text is not None:
+        Path("some.jsonl").write_text(text)
+    assert main(["figures", "some.jsonl"]) == 2
+    err = capsys.readouterr().err
+    assert "some.jsonl" in err and len(err.splitlines()) == 1 and not Path("runs").exists()

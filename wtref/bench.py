@@ -28,7 +28,7 @@ BATCHES = (8, 16, 32, 64, 128, 256, 512)
 NETWORKS = ("resnet8", "resnet20", "resnet18", "resnet50")
 TOLERANCE = 0.1  # of "flat" and "linear"
 
-DEFAULTS = {"lr": 0.01, "schedule": "constant", "warmup": 0.0, "device": "cpu"}
+DEFAULTS = {"lr": 0.01, "schedule": "constant", "warmup": 0.0, "weight_decay": 5e-4, "device": "cpu"}
 OWN = {"models", "rules", "batches", "shape", "profile"}
 WHERE = {"device", "threads", "kernels", "precision", "graph"}
 NETWORK = {"norm", "activation", "hidden", "stem", "dtype"}

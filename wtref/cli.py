@@ -99,7 +99,7 @@ def _add_runs(command):
     sub.add_argument("images", nargs="+", metavar="IMAGE", help="image files that Pillow reads")
 
     sub = command("figures", commands.draw)
-    sub.add_argument("names", nargs="+", metavar="NAME", help="runs in runs/; the pictures go to the first one's folder")
+    sub.add_argument("names", nargs="+", metavar="NAME", help="runs in runs/ (the pictures go to the first one's folder), or a metrics.jsonl")
 
     command("runs", commands.list_runs)
 

@@ -68,15 +68,27 @@ def list_runs(args, given):
 
 
 def draw(args, given):
-    """Several runs in one picture: test error and angles per epoch."""
-    found = [Run.find(name) for name in args.names]
+    """Several runs, or a metrics file of compare or reproduce, in one picture: errors and angles per epoch and layer."""
+    if args.names[0].endswith(".jsonl"):
+        if len(args.names) > 1:
+            raise InputError(f"figures draws one metrics file at a time, found {len(args.names)} names")
+        lines = [{**line, "curve": line["rule"]} for line in runs.metrics_file(args.names[0])]
+        folder = runs.RUNS / runs.free_name("figures")
+        runs.new_folder(folder)
+    else:
+        lines, folder = _lines_of([Run.find(name) for name in args.names])
+    for path in figures.draw_comparison(lines, folder):
+        print(f"picture: {path}")
+
+
+def _lines_of(found):
+    """The metrics of several runs, by rule where they differ in rules and seeds alone, else by name; and a folder."""
     recipes = {(run.config().rule, replace(run.config(), seed=0)) for run in found}
     by_rule = len(recipes) == len({rule for rule, _ in recipes})  # runs of one rule differ in their seeds alone
     lines = [{**line, "curve": line["rule"] if by_rule else run.name} for run in found for line in run.lines()]
     if not lines:
-        raise InputError(f"no finished epochs to draw in: {', '.join(args.names)}")
-    for path in figures.draw_comparison(lines, found[0].folder):
-        print(f"picture: {path}")
+        raise InputError(f"no finished epochs to draw in: {', '.join(run.name for run in found)}")
+    return lines, found[0].folder
 
 
 def export(args, given):

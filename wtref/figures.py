@@ -111,7 +111,7 @@ def _draw_errors(lines, colours):
 def _draw_depth(lines, colours):
     """Angles at the last epoch, a point per layer, mean over seeds; the first layer on the left."""
     figure, (row,) = _figure(1, 2, (9, 3.8))
-    last = max(line["epoch"] for line in lines)
+    last, depths = max(line["epoch"] for line in lines), _depths(lines)
     for axes, kind in zip(row, ("matrix", "delta")):
         ends = {}
         for curve, colour in colours.items():
@@ -119,8 +119,7 @@ def _draw_depth(lines, colours):
             if not mine or not mine[0]:
                 continue
             values = [mean(angles[name] for angles in mine) for name in mine[0]]
-            depths = range(1 + (kind == "matrix"), len(values) + 1 + (kind == "matrix"))  # the first layer needs no B
-            axes.plot(depths, values, color=colour, linewidth=1.4, marker="o", markersize=3)
+            axes.plot([depths[name] for name in mine[0]], values, color=colour, linewidth=1.4, marker="o", markersize=3)
             ends[curve] = values[-1]
         axes.set(ylim=(0, 100), yticks=range(0, 101, 20), xlabel="layer")
         axes.set_ylabel(f"{kind} angle (degrees)")
@@ -134,14 +133,14 @@ def _draw_angles(lines, colours):
     from matplotlib.cm import ScalarMappable
 
     figure, grid = _figure(2, len(colours), (2.3 * len(colours) + 1.2, 4.8))
-    depths = colormaps["viridis"]
+    colour_of, depths = colormaps["viridis"], _depths(lines)
     for axes_row, kind in zip(grid, ("matrix", "delta")):
         for axes, curve in zip(axes_row, colours):
             mine = [line for line in lines if line["curve"] == curve]
             names = list(mine[0][f"{kind}_angles"])
-            for depth, name in enumerate(names):
+            for name in names:
                 epochs, values = _by_epoch(mine, curve, lambda line: line[f"{kind}_angles"][name])
-                colour = depths(depth / max(len(names) - 1, 1))
+                colour = colour_of((depths[name] - 1) / max(len(depths) - 1, 1))
                 axes.plot(epochs, [mean(v) for v in values], color=colour, linewidth=1.2)
             if not names:
                 axes.text(0.5, 0.5, "no such matrix", transform=axes.transAxes, ha="center", color="grey")
@@ -152,10 +151,16 @@ def _draw_angles(lines, colours):
         axes.set_title(label(curve), color=colours[curve], fontweight="bold")
     for axes in grid[-1]:
         axes.set_xlabel("epoch")
-    bar = figure.colorbar(ScalarMappable(cmap=depths), ax=grid, ticks=[0, 1], fraction=0.03, pad=0.02)
+    bar = figure.colorbar(ScalarMappable(cmap=colour_of), ax=grid, ticks=[0, 1], fraction=0.03, pad=0.02)
     bar.ax.set_yticklabels(["first", "last"])
     bar.set_label("layer", labelpad=-16)
     return figure
+
+
+def _depths(lines):
+    """{layer: 1, 2, ...} from the first layer, which has no B of its own, to the last, which has no delta below it."""
+    names = dict.fromkeys(name for kind in ("delta", "matrix") for line in lines for name in line[f"{kind}_angles"])
+    return {name: depth for depth, name in enumerate(names, start=1)}
 
 
 def _figure(rows, columns, size, share=True):

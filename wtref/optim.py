@@ -64,6 +64,16 @@ class Schedule:
         return self.lr * self.shape(self, step)
 
 
+def aligning_decay(schedule, momentum, left=0.02, least=5e-4, most=0.03):
+    """A weight decay for any rule, under which Kolen-Pollack's B aligns within the run.
+
+    W - B^T shrinks by (1 - lambda)^t; with momentum, by exp(-weight_decay sum(lr) / (1 - momentum)) to first order.
+    A run too short for that to fall to `left` under the usual decay, `least`, gets more, but no more than `most`.
+    """
+    distance = sum(map(schedule, range(schedule.steps))) / (1 - momentum)
+    return min(max(math.log(1 / left) / distance, least), most)
+
+
 def _constant(schedule, step):
     return 1.0
 

@@ -10,6 +10,6 @@ PRESETS = {
     # CIFAR-10, for a CPU
     "cifar10-resnet8": {
         "model": "resnet8", "dataset": "cifar10", "epochs": 6, "batch_size": 128, "lr": 0.1, "schedule": "cosine",
-        "warmup": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "crop": 4, "flip": True,
+        "warmup": 0.05, "momentum": 0.9, "nesterov": True, "crop": 4, "flip": True,
     },
 }  # fmt: skip

@@ -18,7 +18,7 @@ from wtref.files import replacing
 COLUMNS = ("rule", "test error %", "runs", "matrix angle °", "worst layer °", "delta angle °", "worst layer °", "published %")
 CAPTIONS = {
     "test-error.png": "Test error per epoch: the mean over seeds, in a band from the best seed to the worst.",
-    "depth.png": "Alignment against depth at the last epoch: a point per layer, the first layer on the left.",
+    "depth.png": "Alignment against depth at the last epoch: a point per layer, the first layer on the left; numbers: the last layer's.",
     "angles.png": "Matrix and delta angle of each layer over the epochs, mean over seeds.",
 }
 STYLE = """

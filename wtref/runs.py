@@ -181,6 +181,20 @@ class Run:
             file.write(text.encode())
 
 
+def metrics_file(path):
+    """The lines of a metrics.jsonl that compare or reproduce wrote: rule, seed, epoch and what was measured."""
+    try:
+        lines = [json.loads(line) for line in Path(path).read_text().splitlines()]
+        wanted = {"rule", "seed", "epoch", "test_error", "matrix_angles", "delta_angles"}
+        if not lines or any(wanted - line.keys() for line in lines):
+            raise ValueError(f"a line must hold {', '.join(sorted(wanted))}")
+    except FileNotFoundError:
+        raise InputError(f"no file {path}; give a metrics.jsonl of compare or reproduce, or names of runs") from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is no metrics file of compare or reproduce ({error})") from None
+    return lines
+
+
 def names():
     """All runs in runs/, in alphabetical order."""
     return sorted(path.parent.name for path in RUNS.glob("*/config.json"))

@@ -11,7 +11,7 @@ from wtref.backend import to_host
 from wtref.errors import Diverged
 from wtref.graphs import Captured
 from wtref.losses import LOSSES
-from wtref.optim import SGD, Schedule
+from wtref.optim import SGD, Schedule, aligning_decay
 from wtref.rules import RULES
 
 CHECK_EVERY = 20  # steps between looks at the loss: on a GPU each look waits for the device
@@ -38,9 +38,11 @@ class Training:
             self.rule.connect(s, self.feedback_rng, feed.classes)
 
         self.loss = LOSSES[config.loss]
-        self.sgd = SGD(device.array(config.lr), config.momentum, config.nesterov, config.weight_decay)
         steps = config.epochs * feed.steps
         self.schedule = Schedule(config.schedule, config.lr, steps, config.warmup, config.milestones)
+        decay = config.weight_decay
+        decay = aligning_decay(self.schedule, config.momentum) if decay is None else decay
+        self.sgd = SGD(device.array(config.lr), config.momentum, config.nesterov, decay)
         self.network.forward(device.array(np.zeros((1, *feed.shape))), train=False)  # a misfit shows here
         self.engaged_replayed = self._replayed()
 
