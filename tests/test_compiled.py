@@ -16,7 +16,7 @@ from wtref.config import Config
 from wtref.datasets import open_feed
 from wtref.errors import InputError
 from wtref.kernels import building, plain
-from wtref.kernels.compiled import REALS, Compiled
+from wtref.kernels.compiled import REALS, Compiled, Shelf
 from wtref.training import Training
 
 try:
@@ -83,13 +83,39 @@ def test_a_forked_process_computes_on(tmp_path):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+# --- large arrays -------------------------------------------------------------------------------------------
+
+
+def address(x):
+    return x.__array_interface__["data"][0]
+
+
+def test_a_large_array_is_lent_again_once_no_view_of_it_is_left():
+    shelf, shape = Shelf(), (2**23,)
+    first = shelf.empty(shape, np.dtype(np.float32))
+    view, where = first[5::7].T, address(first)
+    del first
+    second = shelf.empty(shape, np.dtype(np.float32))
+    assert address(second) != where and not np.shares_memory(second, view)
+    view[...] = 3
+    del view
+    assert address(shelf.empty((2**11, 2**11), np.dtype(np.float64))) == where  # as many bytes
+
+
+def test_the_shelf_does_not_grow_with_every_size_ever_asked_for():
+    shelf = Shelf()
+    for size in range(2**23, 2**23 + 5):
+        shelf.empty((size,), np.dtype(np.float32))
+    assert sum(len(blocks) for blocks in shelf.free.values()) == 1
+
+
 # --- compiling ----------------------------------------------------------------------------------------------
 
 
 def compiled_with(folder, *flags):
     """Kernels whose sources were compiled with other flags."""
     other = Compiled.__new__(Compiled)
-    other.libraries = {}
+    other.libraries, other.shelf = {}, Shelf()
     for dtype, (real, _) in REALS.items():
         path = folder / f"{real}.so"
         words = [*building.FLAGS, *flags, f"-DREAL={real}", str(building.SOURCES / "all.c"), "-o", str(path)]
