@@ -43,6 +43,17 @@ def test_winograd_costs_a_digit_of_float32(c):
             assert np.std(getattr(kernels, name)(*arguments) - exact) < limit * np.std(exact)
 
 
+@pytest.mark.parametrize("c_in, c_out", [(96, 192), (192, 176)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_winograd_of_many_channels_and_tiles(c_in, c_out, dtype):
+    """Kernels too large for a core's cache: threads share each block of tiles, and there are several blocks."""
+    draw = normal(4, dtype)
+    y, delta, W, same = draw(2, 62, 64, c_in), draw(2, 62, 64, c_out), draw(c_out, 9 * c_in), [(3, 3), (1, 1), (1, 1)]
+    TestCompiled().both("convolve", y, W, *same)
+    TestCompiled().both("convolve_outer", delta, y, *same)
+    TestCompiled().both("convolve_back", delta, W.T, *same, (62, 64))
+
+
 # --- threads and processes ----------------------------------------------------------------------------------
 
 
@@ -57,6 +68,7 @@ def results(threads):
         products.append(many.convolve(y, W, *geometry))
         products.append(many.convolve_back(error, W.T, *geometry, (13, 13)))
         sums.append(many.convolve_outer(error, y, *geometry))
+    products.append(many.convolve(wide, draw(192, 9 * 192), *same))
     sums.append(many.convolve_outer(wide, wide, *same))
     Compiled(kernels.cores())
     return products, sums

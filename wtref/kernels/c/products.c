@@ -75,6 +75,13 @@ static struct range my_share(long count) {
     return (struct range){count * thread_index() / team_size(), count * (thread_index() + 1) / team_size()};
 }
 
+/* Wait for the other threads of the team, where `needed`. */
+static void meet(int needed) {
+    if (needed) {
+#pragma omp barrier
+    }
+}
+
 /* Room to work in, with slack: a tile may read past the last row, never write. */
 static REAL *space(long elements) {
     REAL *room = aligned_alloc(64, ((elements + 2 * WIDE) * sizeof(REAL) + 63) / 64 * 64);
