@@ -151,9 +151,7 @@ class Cuda:
         _check(a.shape == b.shape, a, b)
         return self._each("add", a.shape, self._flat(a), self._flat(b), np.int32(rectify))
 
-    def signed(self, h, rows, columns):
-        shape = len(rows), len(columns)
-        return self._each("signed_rows", shape, self._flat(h), rows, columns, *_ints(shape[1], h.shape[1]))
+    hadamard_product = staticmethod(plain.hadamard_product)
 
     def descend(self, w, v, gradient, lr, momentum, decay, nesterov):
         _check(w.shape == v.shape == gradient.shape, w, v, gradient)
