@@ -89,7 +89,7 @@ class _Clock:
         return seconds
 
 
-HEADER = "model     norm       lr  batch   matrix °  layer                  delta °  layer                  mirroring    loss"
+HEADER = "model     norm       lr  batch    matrix °  layer                   delta °  layer                  mirroring    loss"
 
 
 def line(finding):
@@ -98,6 +98,6 @@ def line(finding):
     about = f"{c.model:<9} {c.norm:<7} {c.lr:5g} {c.batch_size:6}"
     if not math.isfinite(finding.loss):
         return f"{about}   the loss became {finding.loss}"
-    angles = f"{finding.matrix:8.2g}  {finding.matrix_layer:<22} {finding.delta:7.2g}  {finding.delta_layer:<22}"
+    angles = f"{finding.matrix:9.3g}  {finding.matrix_layer:<22} {finding.delta:8.3g}  {finding.delta_layer:<22}"
     held = "" if finding.held else "   not held"
     return f"{about}   {angles} {100 * finding.mirroring:7.1f} % {finding.loss:7.3f}{held}"
