@@ -33,7 +33,7 @@ class Config:
     momentum: float = _option(0.9, "momentum of W, b and, under KP, B")
     nesterov: bool = _option(False, "Nesterov's form of momentum")
     weight_decay: float | None = _option(None, "decay of W and, under KP, B; the paper's lambda is lr times this; default: "
-                                         "5e-4, in a short run more, up to 0.03, so that under KP W - B^T falls to 2 %")  # fmt: skip
+                                         "5e-4, in a short run more, up to 0.03, so that under KP W - B^T falls to 5 %")  # fmt: skip
     schedule: str = _option("cosine", "learning rate over time", SCHEDULES)
     warmup: float = _option(0.05, "fraction of the steps over which the learning rate climbs")
     milestones: tuple[float, ...] = _option((0.5, 0.75), "where schedule step divides by 10, as fractions of the steps")
