@@ -191,7 +191,7 @@ for c_in, c_out in [(3, 5), (6, 16), (16, 16), (17, 33), (32, 48)]:
         mean, y2 = draw(c_in), draw(2, 6, 7, c_in)
         fast.moments(y), fast.norm_sums(y, y2, mean, y), fast.norm_forward(y, mean, mean, mean, True)
         fast.norm_back(y, y2, mean, mean, mean, mean, y), fast.relu(y), fast.relu_back(y, y2), fast.add(y, y2)
-        fast.product(W, B), fast.product(W.T, B.T), fast.signed(draw(4, 8), draw(4), draw(c_in))
+        fast.product(W, B), fast.product(W.T, B.T), fast.hadamard_product(W, draw(W.shape[1]), draw(7), 16)
         fast.descend(W, draw(*W.shape), draw(*W.shape), 0.1, 0.9, 0.1, True)
 print("whole")
 """

@@ -98,9 +98,9 @@ class Compiled:
         _check(a.shape == b.shape, a, b)
         return self._new(a.shape, "add", _flat(a), _flat(b), rectify, a.size)
 
-    def signed(self, h, rows, columns):
-        n = len(columns)
-        return self._new((len(rows), n), "signed_rows", _flat(h), rows, columns, len(rows), n, h.shape[1])
+    def hadamard_product(self, v, before, after, order):
+        _check(v.shape[1:] == before.shape, v, before)
+        return self._new((len(v), len(after)), "hadamard_product", _flat(v), before, after, *v.shape, len(after), order)
 
     def descend(self, w, v, gradient, lr, momentum, decay, nesterov):
         _check(w.shape == v.shape == gradient.shape, w, v, gradient)

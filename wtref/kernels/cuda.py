@@ -12,6 +12,7 @@ from wtref.kernels import plain
 SOURCES = ("common", "tensor_cores", "cores", "operands", "products", "elementwise", "norms", "pooling")
 PRECISIONS = ("float32", "tf32", "bf16")  # of the factors of a product in float32; sums are float32 always
 THREADS = 256
+HELD = 32768  # bytes of a row that one block keeps to itself
 TILE_DEPTH = 32  # of k, at most, that one tile of a product takes in
 
 
@@ -151,9 +152,15 @@ class Cuda:
         _check(a.shape == b.shape, a, b)
         return self._each("add", a.shape, self._flat(a), self._flat(b), np.int32(rectify))
 
-    def signed(self, h, rows, columns):
-        shape = len(rows), len(columns)
-        return self._each("signed_rows", shape, self._flat(h), rows, columns, *_ints(shape[1], h.shape[1]))
+    def hadamard_product(self, v, before, after, order):
+        _check(v.shape[1:] == before.shape, v, before)
+        dtype, n, k = _dtype((v, before, after)), len(before), len(after)
+        if order * dtype.itemsize > HELD:
+            return plain.hadamard_product(v, before, after, order)
+        out = self.xp.empty((len(v), k), dtype)
+        arguments = self._flat(v), before, after, *_ints(n, k, order), out
+        self._kernel(dtype, "hadamard_product")((len(v),), (THREADS,), arguments)
+        return out
 
     def descend(self, w, v, gradient, lr, momentum, decay, nesterov):
         _check(w.shape == v.shape == gradient.shape, w, v, gradient)

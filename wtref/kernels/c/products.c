@@ -219,3 +219,36 @@ void product(const REAL *a, long a_row, long a_depth, const REAL *b, long b_dept
         free(packed);
     }
 }
+
+/* One factor of a Hadamard matrix: transforms the lowest bit of an element's number and moves it to the top, so that
+ * after as many factors as there are bits every bit is transformed and back in its place. */
+static void butterflies(const REAL *restrict x, long half, REAL *restrict y) {
+    for (long j = 0; j < half; j++) {
+        y[j] = x[2 * j] + x[2 * j + 1];
+        y[j + half] = x[2 * j] - x[2 * j + 1];
+    }
+}
+
+/* out = (v before) H after, row by row: v (m, n), out (m, k), and H, of that order, repeated until it is (n, k) */
+void hadamard_product(const REAL *restrict v, const REAL *restrict before, const REAL *restrict after, long m, long n,
+                      long k, long order, REAL *restrict out) {
+#pragma omp parallel num_threads(team())
+    {
+        REAL *room = space(2 * order);
+#pragma omp for schedule(static)
+        for (long i = 0; i < m; i++) {
+            REAL *x = room, *y = room + order;
+            memset(x, 0, order * sizeof(REAL));
+            for (long first = 0; first < n; first += order)
+                for (long j = 0; j < MIN(order, n - first); j++) x[j] += v[i * n + first + j] * before[first + j];
+            for (long done = 1; done < order; done *= 2) {
+                butterflies(x, order / 2, y);
+                REAL *last = x;
+                x = y, y = last;
+            }
+            for (long first = 0; first < k; first += order)
+                for (long j = 0; j < MIN(order, k - first); j++) out[i * k + first + j] = x[j] * after[first + j];
+        }
+        free(room);
+    }
+}
