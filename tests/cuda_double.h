@@ -202,6 +202,7 @@ template <class Times> void mma(float (&d)[4], const unsigned (&a)[4], const uns
 
 }  // namespace cuda_double
 
+static inline float __int_as_float(int bits) { return cuda_double::real(bits); }
 static inline void __syncthreads() { cuda_double::pause(cuda_double::AT_BARRIER); }
 static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned long long) a * b >> 32; }
 

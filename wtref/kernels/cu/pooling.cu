@@ -6,7 +6,7 @@ extern "C" __global__ void max_pool(const int *numbers, const REAL *y, int *winn
     EACH(i, size) {
         int c, column, row;
         const int image = g.out_h.split(g.out_w.split(g.c_in.split(i, c), column), row);
-        REAL largest = -INFINITY;
+        REAL largest = -infinity();
         int first = 0;
         for (int place = 0; place < g.k_h * g.k_w; place++) {
             int across;
