@@ -212,7 +212,7 @@ def measured(monkeypatch, work, seconds):
     """The row of a work whose sides take `seconds`, wtref 30 MiB and PyTorch 40."""
     monkeypatch.setattr(timing, "median_seconds", lambda tasks, *_: seconds[: len(list(tasks))])
     monkeypatch.setattr(timing, "_fastest", lambda *_: SETTINGS[0])
-    monkeypatch.setattr(timing, "_memory", lambda _, setting=None: {"memory_mib": 40.0 if setting else 30.0})
+    monkeypatch.setattr(timing, "_memory", lambda work, side, setting=None: {"memory_mib": 40.0 if setting else 30.0})
     monkeypatch.setattr(timing.Ours, "gflop", lambda ours: 6.0)
     return timing.measure(work, 1)
 
@@ -224,6 +224,7 @@ def test_a_row_s_arithmetic(monkeypatch):
     assert row["torch_gflops"] == 8 and row["memory_ratio"] == 0.75
     assert row["mnist_epoch_seconds"] == 1200 * 0.5
     assert "of_bp" not in row
+    assert measured(monkeypatch, Work.of("resnet8", "kp", 50), [0.5, 0.75])["cifar_epoch_seconds"] == 1000 * 0.5
 
 
 def test_wm_is_held_against_bp_too(monkeypatch):
@@ -382,7 +383,7 @@ def test_without_pytorch_wtref_is_timed_alone(capsys, monkeypatch, quick):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "wtref.torch_bench")
     monkeypatch.delattr(wtref, "torch_bench")
-    monkeypatch.setattr(timing, "_memory", lambda work, setting=None: {})
+    monkeypatch.setattr(timing, "_memory", lambda work, side, setting=None: {})
     assert main("bench --models mlp --hidden 5 --batches 2 --repeats 1 --profile".split()) == 0
     _, line, *parts = capsys.readouterr().out.splitlines()
     assert line.endswith("no PyTorch")

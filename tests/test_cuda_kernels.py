@@ -5,16 +5,19 @@ import pytest
 from cuda_double import EmulatedModule, emulator_obstacle
 from device_double import DoubleArray, xp
 from kernel_suite import KernelSuite, normal
-from on_device import OnDevice, bf16, tf32
+from on_device import InBf16, OnDevice, bf16, tf32
 
 from wtref import backend, kernels
 from wtref.config import Config
 from wtref.datasets import open_feed
-from wtref.kernels.cuda import Cuda, Geometry
+from wtref.kernels import plain
+from wtref.kernels.cuda import BFLOAT16, Cuda, Geometry
 from wtref.training import Training
 
 if emulator_obstacle():
     pytest.skip(emulator_obstacle(), allow_module_level=True)
+
+with_bf16 = pytest.mark.skipif(BFLOAT16 is None, reason="no ml_dtypes, from which CuPy has bfloat16")
 
 
 def emulated(precision="float32", order="forward"):
@@ -37,9 +40,11 @@ class TestTf32(KernelSuite):
     side, depth = 90, 150
 
 
+@with_bf16
 class TestBf16(KernelSuite):
     fast = OnDevice(emulated("bf16"), xp)
     limits, factors = {np.float32: 1e-4}, staticmethod(bf16)
+    stored, rounding = staticmethod(bf16), 2**-8
     side, depth = 90, 150
 
 
@@ -82,18 +87,46 @@ def test_numbers_divide_exactly():
         assert value == d and np.array_equal((n + (n * magic >> np.uint64(32))) >> shift, n // np.uint64(d))
 
 
+@pytest.fixture
+def trained(monkeypatch):
+    """Trains on the double, then on the CPU by `plainly`; their arrays, {name: array}: at first, and of both at last."""
+
+    def train(steps, dtype, precision="float32", plainly=plain, **options):
+        monkeypatch.setattr(backend, "_modules", {**backend._modules, DoubleArray: xp})
+        monkeypatch.setattr(kernels, "_fast", {**kernels._fast, DoubleArray: emulated(precision)})
+        config = Config(batch_size=4, dtype=dtype, hidden=(20,), mirror_rows=16, **options)
+        double, found = backend.Device("double", xp, backend.DTYPES[dtype]), []
+        cpu = backend.open_device("cpu", dtype, "plain")
+        monkeypatch.setattr(kernels, "_fast", {**kernels._fast, np.ndarray: plainly})
+        for device in (double, cpu):
+            training = Training(config, device, open_feed(config, device))
+            start = arrays_of(training)
+            for _, (images, labels) in zip(range(steps), training.feed.train_batches(epoch=0)):
+                training.train_step(images, labels)
+                training.position += 1
+            found.append(arrays_of(training))
+        return start, *found
+
+    return train
+
+
+def arrays_of(training):
+    return {name: np.array(backend.to_host(array)) for name, array in training.network.arrays().items()}
+
+
 @pytest.mark.parametrize("rule, model", [("kp", "resnet8"), ("wm", "mlp"), ("ss", "lenet")])
-def test_training_on_the_kernels_is_training_on_the_cpu(monkeypatch, rule, model):
-    monkeypatch.setattr(backend, "_modules", {**backend._modules, DoubleArray: xp})
-    monkeypatch.setattr(kernels, "_fast", {**kernels._fast, DoubleArray: emulated()})
-    options = {"dataset": "synthetic"} if model == "lenet" else {"dataset": "digits"}
-    config = Config(model=model, rule=rule, batch_size=4, dtype="float64", hidden=(20,), mirror_rows=16, **options)
-    double, found = backend.Device("double", xp, np.float64), []
-    for device in (double, backend.open_device("cpu", "float64")):
-        training = Training(config, device, open_feed(config, device))
-        for _, (images, labels) in zip(range(2), training.feed.train_batches(epoch=0)):
-            training.train_step(images, labels)
-            training.position += 1
-        found.append({name: backend.to_host(array) for name, array in training.network.arrays().items()})
-    for name, array in found[1].items():
-        assert np.abs(found[0][name] - array).max() <= 1e-9 * max(np.abs(array).max(), 1e-3), name
+def test_training_on_the_kernels_is_training_on_the_cpu(trained, rule, model):
+    _, found, wanted = trained(2, "float64", model=model, rule=rule, dataset="synthetic" if model == "lenet" else "digits")
+    for name, array in wanted.items():
+        assert np.abs(found[name] - array).max() <= 1e-9 * max(np.abs(array).max(), 1e-3), name
+
+
+@with_bf16
+@pytest.mark.parametrize("model, norm", [("resnet8", "before"), ("lenet", None), ("mlp", "after")])
+def test_a_step_with_activities_in_bf16_is_the_plain_one_rounded(trained, model, norm):
+    """But for sums that differ in their last digit, and so now and then round to the other neighbour."""
+    options = {"model": model, "norm": norm, "rule": "kp", "dataset": "synthetic" if model == "lenet" else "digits"}
+    start, found, wanted = trained(1, "float32", "bf16", InBf16(), **options)
+    for name, array in wanted.items():
+        assert found[name].dtype == np.float32
+        assert np.linalg.norm(found[name] - array) <= 0.02 * np.linalg.norm(array - start[name]), name

@@ -47,4 +47,4 @@ def delta_angles(network, error):
     for s, (B, direct) in zip(network.with_feedback, own):
         s.B, s.direct = B, direct
     network.backward(error)
-    return {s.name: angle(s.delta, w) for s, w in zip(network.synapses, wanted)}
+    return {s.name: angle(*(x.astype(s.W.dtype, copy=False) for x in (s.delta, w))) for s, w in zip(network.synapses, wanted)}

@@ -38,7 +38,7 @@ class Linear:
         s.delta = delta if s.watched else None
         product = primitives(delta).product
         s.outer = product(delta.T, self.y)  # delta_{l+1} y_l^T, what (4), (16) and (17) learn from
-        s.delta_sum = delta.sum(axis=0)
+        s.delta_sum = primitives(delta).total(delta)
         if s.B is None:
             return None
         return product(s.carried(delta), s.B.T)  # (2), (3): B_{l+1} delta_{l+1}; phi' follows below
@@ -64,16 +64,14 @@ class Conv2d:
         s, self.y = self.synapses, y
         _check_fit(s.name, y, *self.geometry, self.c_in)
         out = primitives(y).convolve(y, s.W, *self.geometry)  # (1)
-        if s.b is not None:
-            out += s.b
-        return out
+        return out if s.b is None else primitives(y).biased(out, s.b)
 
     def backward(self, delta):
         """delta_{l+1} (N, H', W', C_out) -> the error at y_l, (N, H, W, C_in), or None."""
         s, kernels = self.synapses, primitives(delta)
         s.delta = delta if s.watched else None
         s.outer = kernels.convolve_outer(delta, self.y, *self.geometry)  # delta_{l+1} y_l^T, over all positions
-        s.delta_sum = delta.sum(axis=(0, 1, 2)) if s.bias else None
+        s.delta_sum = kernels.total(delta) if s.bias else None
         if s.B is None:
             return None
         size = self.y.shape[1:3]
@@ -193,7 +191,7 @@ class GlobalAvgPool:
 
     def forward(self, y, train=True):
         self.shape = y.shape
-        return y.mean(axis=(1, 2))
+        return primitives(y).average(y)
 
     def backward(self, delta):
         _, height, width, _ = self.shape

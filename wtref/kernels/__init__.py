@@ -13,7 +13,7 @@ from wtref.errors import InputError
 from wtref.kernels import plain
 from wtref.kernels.building import NoCompiler
 from wtref.kernels.compiled import Compiled
-from wtref.kernels.cuda import PRECISIONS, Cuda
+from wtref.kernels.cuda import BFLOAT16, PRECISIONS, Cuda
 
 KERNELS = ("auto", "compiled", "plain")
 _fast = {}  # type of array -> what computes its float32 and float64, where that is not plain
@@ -21,7 +21,7 @@ _fast = {}  # type of array -> what computes its float32 and float64, where that
 
 def primitives(x):
     """The primitives for arrays like x."""
-    return _fast.get(type(x), plain) if x.dtype.kind == "f" else plain
+    return _fast.get(type(x), plain) if x.dtype.kind in "fV" else plain  # V: bfloat16
 
 
 def use(kernels="auto", threads=None):
@@ -54,6 +54,9 @@ def use_cuda(cupy, kernels="auto", precision="float32"):
             raise InputError(f"--precision {precision} needs the CUDA kernels; leave --kernels plain out")
         _fast[cupy.ndarray] = plain
         return "plain kernels"
+    if precision == "bf16" and (BFLOAT16 is None or int(cupy.__version__.partition(".")[0]) < 14):
+        wants = "ml_dtypes, from which CuPy has bfloat16" if BFLOAT16 is None else f"CuPy 14, found {cupy.__version__}"
+        raise InputError(f"--precision bf16 needs {wants}; pip install --upgrade ml_dtypes cupy, or take --precision tf32")
     processors = cupy.cuda.Device().attributes["MultiProcessorCount"]
     _fast[cupy.ndarray] = Cuda(cupy, cupy.RawModule, precision, processors)
     return f"CUDA kernels, {precision} products"

@@ -73,6 +73,7 @@ class Compiled:
         _check(delta.shape == x.shape, delta, x)
         return self._new((2, x.shape[-1]), "norm_sums", _flat(delta), _flat(x), mean, _flat(y), *_rows(x))
 
+    biased, total, average = map(staticmethod, (plain.biased, plain.total, plain.average))
     follow = staticmethod(plain.follow)  # a handful of numbers
     norm_scale = staticmethod(plain.norm_scale)
     norm_slopes = staticmethod(plain.norm_slopes)

@@ -47,6 +47,22 @@ def max_pool_back(delta, winner, kernel, stride, padding, size):
     return scatter(won.reshape(*delta.shape[:3], *kernel, -1), size, stride, padding)
 
 
+def biased(a, b):
+    """a + b, a (..., C) and b (C); a itself may become it."""
+    a += b
+    return a
+
+
+def total(x):
+    """The sum (C) of x (..., C) over all but the last axis."""
+    return _rows(x, x.shape[-1]).sum(axis=0)
+
+
+def average(y):
+    """The mean of y (N, H, W, C) over all positions: (N, C)."""
+    return y.mean(axis=(1, 2))
+
+
 def moments(x):
     """Mean and variance (C) of x (..., C) over all but the last axis."""
     rows = _rows(x, x.shape[-1])
