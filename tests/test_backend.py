@@ -95,6 +95,14 @@ def test_a_precision_that_cannot_be_had_is_refused(install, device, options):
         open_device(device, precision="bf16", **options)
 
 
+@pytest.mark.parametrize("version, there, wants", [("14.0.1", False, "needs ml_dtypes"), ("13.6.0", True, "CuPy 14, found 13.6.0")])
+def test_bf16_needs_a_cupy_that_knows_it(install, monkeypatch, version, there, wants):
+    install(fake_cupy(1)).__version__ = version
+    monkeypatch.setattr(kernels, "BFLOAT16", np.dtype("V2") if there else None)
+    with pytest.raises(InputError, match=wants):
+        open_device("cuda", precision="bf16")
+
+
 def test_cpu_is_the_cpu_even_beside_a_gpu(install):
     install(fake_cupy(1))
     assert open_device("cpu").name == "cpu"

@@ -18,6 +18,7 @@ if emulator_obstacle():
     pytest.skip(emulator_obstacle(), allow_module_level=True)
 
 with_bf16 = pytest.mark.skipif(BFLOAT16 is None, reason="no ml_dtypes, from which CuPy has bfloat16")
+ALL = ["float32", "tf32", pytest.param("bf16", marks=with_bf16)]
 
 
 def emulated(precision="float32", order="forward"):
@@ -48,19 +49,30 @@ class TestBf16(KernelSuite):
     side, depth = 90, 150
 
 
-@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
-@pytest.mark.parametrize("shape", [(512, 130, 40), (512, 60, 40), (100, 70, 600)], ids=["128x128", "128x64", "slices"])
-def test_large_tiles_and_slices_of_k(precision, shape):
+@pytest.mark.parametrize("precision", ALL)
+@pytest.mark.parametrize("shape, cut", [((512, 130, 40), (128, 128, 1)), ((1024, 60, 40), (128, 64, 1)), ((100, 70, 600), (64, 64, 2))])
+def test_large_tiles_and_slices_of_k(precision, shape, cut):
     """Tiles of all sizes, and a k that several blocks share."""
     m, n, k = shape
     suite = {"float32": TestFloat, "tf32": TestTf32, "bf16": TestBf16}[precision]()
     draw = normal(0, np.float32)
+    assert emulated(precision)._cut(np.float32, m, n, k) == cut
     suite.both("product", draw(m, k), draw(k, n))
     suite.both("product", draw(k, m).T, draw(n, k).T)
 
 
+@pytest.mark.parametrize(
+    "m, n, k, blocks",
+    [(8192, 512, 4608, 256), (64, 576, 524_288, 261), (512, 4608, 8192, 720), (524_288, 64, 576, 4096), (128, 10, 512, 8)],
+)
+def test_blocks_fill_an_h100_s_264_places(m, n, k, blocks):
+    """ResNet-18 at batch 512: no second round for a few blocks, and few slices where a slice is a whole W."""
+    down, across, slices = Cuda(xp, lambda **_: None, processors=132)._cut(np.float32, m, n, k)
+    assert -(-m // down) * -(-n // across) * slices == blocks
+
+
 @pytest.mark.parametrize("order", ["backward", "shuffled"])
-@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+@pytest.mark.parametrize("precision", ALL)
 def test_no_kernel_depends_on_the_order_of_its_threads(precision, order):
     """A missing barrier would show: same bits, whichever thread runs first."""
     draw, same = normal(1, np.float32), [(3, 3), (1, 1), (1, 1)]

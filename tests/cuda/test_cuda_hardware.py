@@ -19,6 +19,7 @@ from wtref.training import Training
 
 ROOT = Path(__file__).parents[2]
 with_bf16 = pytest.mark.skipif(BFLOAT16 is None, reason="no ml_dtypes, from which CuPy has bfloat16")
+ALL = ["float32", "tf32", pytest.param("bf16", marks=with_bf16)]
 
 
 class OnGpu(KernelSuite):
@@ -48,7 +49,7 @@ class TestBf16(OnGpu):
     stored, rounding = staticmethod(bf16), 2**-8
 
 
-@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+@pytest.mark.parametrize("precision", ALL)
 @pytest.mark.parametrize("c_in, c_out, size, stride", [(64, 64, 32, 1), (128, 256, 16, 2), (512, 512, 4, 1), (3, 64, 32, 1)])
 def test_convolutions_of_resnet18(precision, c_in, c_out, size, stride):
     """Large tiles, and slices of k."""

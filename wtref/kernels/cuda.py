@@ -26,6 +26,8 @@ PRECISIONS = ("float32", "tf32", "bf16")  # of the factors of a product in float
 THREADS = 256  # of a block
 PRODUCT_THREADS, PRODUCT_DEPTH = 128, 32  # of a block that multiplies; of k, at most, that one of its tiles takes in
 STAGES, ROW_BYTES = 3, 80  # tiles of a factor in shared memory, and what a row of one takes there at most
+TILES = {(128, 128): 1.0, (128, 64): 1.25, (64, 64): 1.7}  # time for a number of their sums: an estimate, by traffic
+SLICE_COST = 500  # of writing and reading a sum, in multiplications: an estimate as well
 WIDTH = 64  # channels that a block sums up
 MOST = 2**31 - 2**24  # values of an array that kernels count in 32 bits
 
@@ -89,7 +91,7 @@ class Cuda:
             np.dtype(dtype): module(code=source(), options=options(dtype, precision))
             for dtype in (np.float32, np.float64)
         }
-        self._kernel = functools.cache(self._loaded)
+        self._kernel, self._cut = functools.cache(self._loaded), functools.cache(self._cut)
         self._numbers = functools.cache(lambda g: xp.asarray(g.numbers()))
 
     def product(self, a, b):
@@ -194,9 +196,9 @@ class Cuda:
         self._launch("descend", w.size, w, v, self._flat(gradient), *rates, *_ints(nesterov, w.size))
 
     def _multiply(self, name, kind, m, n, k, *arguments):
-        """out (m, n) of a product kernel: in slices of k where its tiles alone would leave processors idle."""
+        """out (m, n) of a product kernel."""
         dtype = _real(arguments)
-        down, across, slices = self._tiles(dtype, m, n, k)
+        down, across, slices = self._cut(dtype, m, n, k)
         parts = self.xp.empty((slices, m, n), dtype) if slices > 1 else None
         out = self.xp.empty((m, n), kind(dtype))
         grid, shared = (-(-m // down), -(-n // across), slices), STAGES * ROW_BYTES * (down + across)
@@ -207,14 +209,22 @@ class Cuda:
             self._launch(name, out.size, parts, *_ints(slices, out.size), out)
         return out
 
-    def _tiles(self, dtype, m, n, k):
-        """Rows and columns of the largest tiles that leave work for all processors, and in how many slices of k."""
-        most = max(k // (4 * PRODUCT_DEPTH), 1)  # a slice is worth its own sums
-        for down, across in ((128, 128), (128, 64), (64, 64)) if dtype == np.float32 else ((64, 64),):
-            blocks = -(-m // down) * -(-n // across)
-            if m > down / 2 and n > across / 2 and blocks * most >= 2 * self.processors:
-                break
-        return down, across, min(-(-2 * self.processors // blocks), most)
+    def _cut(self, dtype, m, n, k):
+        """(rows, columns of a tile, slices of k) of a product that should take the least time.
+
+        Two blocks at a time run on a processor, and a round takes as long for one block as for all.
+        """
+        at_once = 2 * self.processors
+
+        def cost(cut):
+            down, across, slices = cut
+            rounds = -(-(-(-m // down) * -(-n // across) * slices) // at_once)
+            adding = SLICE_COST * slices * m * n / at_once if slices > 1 else 0
+            return rounds * down * across * TILES[down, across] * k / slices + adding
+
+        tiles = TILES if dtype == np.float32 else [(64, 64)]
+        most = min(max(k // (4 * PRODUCT_DEPTH), 1), at_once)
+        return min(((*tile, slices) for slices in range(1, most + 1) for tile in tiles), key=cost)
 
     def _sum_rows(self, name, width, x, *arguments):
         """(2, channels) of a kernel in two steps; width: the numbers of its Sum."""
