@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from device_double import DoubleArray
 
-from wtref.kernels.cuda import BFLOAT16
+from wtref.kernels.cuda import BFLOAT16, NULL
 
 HEADER = Path(__file__).with_name("cuda_double.h")
 KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\(\d+\)\s+)?(\w+)\s*\(([^)]*)\)')
@@ -75,17 +75,15 @@ def _converted(name, parameters, arguments):
 def _value(where, parameter, argument):
     pointer, dtype = parameter
     found = _found(argument)
-    if found not in ((pointer, dtype), (True, None)) or found[0] != pointer:
+    if pointer and argument is NULL:
+        return np.array(0, np.uintp)
+    if found != (pointer, dtype):
         raise TypeError(f"{where}: the kernel's is {'*' * pointer}{dtype.__name__}, found {argument!r}")
-    if not pointer:
-        return np.array(argument, dtype)
-    return np.array(0 if argument is None else argument._hidden.ctypes.data, np.uintp)
+    return np.array(argument._hidden.ctypes.data, np.uintp) if pointer else np.array(argument, dtype)
 
 
 def _found(argument):
-    """(is it an address, of what type), as CuPy passes it."""
-    if argument is None:
-        return True, None
+    """(is it an address, of what type), as CuPy passes it; of None it makes an address that is not null."""
     if isinstance(argument, DoubleArray):
         return True, argument.dtype.type
     if isinstance(argument, np.generic):

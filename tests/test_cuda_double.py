@@ -51,7 +51,7 @@ def test_a_scalar_of_another_type_is_refused(argument):
         launched('extern "C" __global__ void kernel(int n) {}', (1,), (1,), argument)
 
 
-@pytest.mark.parametrize("argument", [np.int32(0), xp.zeros(1, dtype=np.float64), np.zeros(1, np.float32)])
+@pytest.mark.parametrize("argument", [np.int32(0), 1, None, xp.zeros(1, dtype=np.float64), np.zeros(1, np.float32)])
 def test_an_array_of_another_type_is_refused(argument):
     with pytest.raises(TypeError, match=r"argument 0: the kernel's is \*float32, found"):
         launched('extern "C" __global__ void kernel(const float *x) {}', (1,), (1,), argument)
@@ -62,10 +62,10 @@ def test_a_count_of_arguments_that_is_not_the_kernel_s_is_refused():
         launched('extern "C" __global__ void kernel(int n) {}', (1,), (1,), np.int32(1), np.int32(1))
 
 
-def test_none_is_the_null_pointer():
+def test_0_is_the_null_pointer():
     out = xp.zeros(1, dtype=np.int32)
     code = 'extern "C" __global__ void kernel(const float *x, int *out) { out[0] = x == 0; }'
-    launched(code, (1,), (1,), None, out)
+    launched(code, (1,), (1,), 0, out)
     assert out.get()[0] == 1
 
 

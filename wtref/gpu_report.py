@@ -63,7 +63,7 @@ def _bench(folder, on, model, rule, batch, precision):
     path = folder / f"bench-{model}-{rule}-{batch}-{precision}.json"
     which = ["--models", model, "--rules", rule, "--batches", str(batch), "--precision", precision]
     shape = ["--shape", "224", "224", "3"] if model == "resnet50" else []
-    return Step(name, ["run.py", "bench", *on, *which, *shape, "--repeats", "5", "--json", str(path)], 90, path)
+    return Step(name, ["run.py", "bench", *on, *which, *shape, "--repeats", "5", "--profile", "--json", str(path)], 90, path)
 
 
 def report(folder, device):

@@ -15,7 +15,8 @@ from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 
-from wtref import graphs
+from wtref import graphs, kernels
+from wtref.kernels import timed
 from wtref.sampling import profile
 from wtref.training import Training
 
@@ -91,12 +92,20 @@ def measure(work, repeats, profiled=False):
     if "bp" in tasks:
         row["of_bp"] = ms["wtref"] / ms["bp"]
     if profiled:
-        row["profile"] = profile(tasks["wtref"])
+        row["profile"] = _kernels_profile(work) if work.on_gpu else profile(tasks["wtref"])
     if pytorch:
         row |= _beside(row, ms["torch"], setting, their_memory)
     if "torch.compile" in ms:
         row |= {"torch_compiled_ms": ms["torch.compile"], "compiled_ratio": ms["torch.compile"] / ms["wtref"]}
     return row
+
+
+def _kernels_profile(work):
+    """{kernel: ms of a step} on a GPU: of a step as Python launches it, since what is replayed cannot be looked into."""
+    ours = Ours(replace(work, config=replace(work.config, graph=False)))
+    cupy = ours.device.xp
+    with kernels.between_events(cupy, work.config.precision) as launches:
+        return timed.profile(cupy, launches, work.task(ours))
 
 
 def _speed(work, ours, ms):

@@ -30,6 +30,7 @@ TILES = {(128, 128): 1.0, (128, 64): 1.25, (64, 64): 1.7}  # time for a number o
 SLICE_COST = 500  # of writing and reading a sum, in multiplications: an estimate as well
 WIDTH = 64  # channels that a block sums up
 MOST = 2**31 - 2**24  # values of an array that kernels count in 32 bits
+NULL = 0  # the address; CuPy makes another of None (its issue 9046)
 
 
 def source():
@@ -199,7 +200,7 @@ class Cuda:
         """out (m, n) of a product kernel."""
         dtype = _real(arguments)
         down, across, slices = self._cut(dtype, m, n, k)
-        parts = self.xp.empty((slices, m, n), dtype) if slices > 1 else None
+        parts = self.xp.empty((slices, m, n), dtype) if slices > 1 else NULL
         out = self.xp.empty((m, n), kind(dtype))
         grid, shared = (-(-m // down), -(-n // across), slices), STAGES * ROW_BYTES * (down + across)
         kernel = self._kernel(dtype, f"{name}_{down}x{across}", shared)
@@ -261,8 +262,10 @@ class Cuda:
         return self._stored(x), True, np.int32(x.shape[1])
 
     def _stored(self, x):
-        """x in one piece; from float32 in the type of activities and errors."""
-        if x is None or self._store(x.dtype) == x.dtype:
+        """x in one piece; from float32 in the type of activities and errors.  None becomes NULL."""
+        if x is None:
+            return NULL
+        if self._store(x.dtype) == x.dtype:
             return self._flat(x)
         out = self.xp.empty(x.shape, BFLOAT16)
         self._launch("stored", x.size, self._flat(x), np.int32(x.size), out)
@@ -273,7 +276,7 @@ class Cuda:
         return BFLOAT16 if self.bf16 and dtype == np.float32 else dtype
 
     def _flat(self, x):
-        return None if x is None else self.xp.ascontiguousarray(x)
+        return self.xp.ascontiguousarray(x)
 
 
 def _number(value):
@@ -284,7 +287,7 @@ def _number(value):
 
 def _real(arguments):
     """Of the real numbers among them, float32's for bfloat16; ValueError for a mixture, which a kernel would not notice."""
-    reals = (x.dtype for x in arguments if x is not None and x.dtype.kind in "fV")
+    reals = (x.dtype for x in arguments if x is not NULL and x.dtype.kind in "fV")
     (dtype,) = {np.dtype(np.float32) if dtype == BFLOAT16 else dtype for dtype in reals}
     return dtype
 
