@@ -1,6 +1,7 @@
 """The kernels that the tests run on: `pytest --kernels plain` does without the compiled ones."""
 
 import os
+import signal
 
 import pytest
 
@@ -19,6 +20,7 @@ def plain_kernels():
 
 
 def pytest_configure(config):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a script starts with &
     if config.getoption("--kernels") == "plain":
         os.environ["CC"] = "false"  # as on a machine without a C compiler, in subprocesses too
     config.kernels_in_words = kernels.use()

@@ -171,11 +171,16 @@ class KernelSuite:
         for rectify in (False, True):
             self.both("add", a, b, rectify)
 
-    @given(st.integers(1, 70), st.sampled_from([1, 4, 16]), seeds)
+    @given(st.integers(1, 4), st.integers(1, 70), st.integers(1, 70), st.sampled_from([1, 2, 4, 16, 64]), seeds)
     @modest
-    def test_signed(self, n, m, seed):
+    def test_hadamard_product(self, m, n, k, order, seed):
         _, draw = self.draws(seed)
-        self.both("signed", draw(5, m), draw(5), draw(n))
+        self.both("hadamard_product", draw(m, n), draw(n), draw(k), order)
+
+    def test_hadamard_product_of_large_orders(self):
+        draw = normal(0, np.float32)
+        for order in (128, 1024, 8192):
+            self.both("hadamard_product", draw(2, order - 1), draw(order - 1), draw(order), order)
 
     @given(st.integers(1, 30), st.integers(1, 30), st.booleans(), st.booleans(), seeds)
     @modest

@@ -16,7 +16,7 @@ from wtref.config import Config
 from wtref.datasets import open_feed
 from wtref.errors import InputError
 from wtref.kernels import building, plain
-from wtref.kernels.compiled import REALS, Compiled
+from wtref.kernels.compiled import REALS, Compiled, Shelf
 from wtref.training import Training
 
 try:
@@ -43,6 +43,17 @@ def test_winograd_costs_a_digit_of_float32(c):
             assert np.std(getattr(kernels, name)(*arguments) - exact) < limit * np.std(exact)
 
 
+@pytest.mark.parametrize("c_in, c_out", [(96, 192), (192, 176)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_winograd_of_many_channels_and_tiles(c_in, c_out, dtype):
+    """Kernels too large for a core's cache: threads share each block of tiles, and there are several blocks."""
+    draw = normal(4, dtype)
+    y, delta, W, same = draw(2, 62, 64, c_in), draw(2, 62, 64, c_out), draw(c_out, 9 * c_in), [(3, 3), (1, 1), (1, 1)]
+    TestCompiled().both("convolve", y, W, *same)
+    TestCompiled().both("convolve_outer", delta, y, *same)
+    TestCompiled().both("convolve_back", delta, W.T, *same, (62, 64))
+
+
 # --- threads and processes ----------------------------------------------------------------------------------
 
 
@@ -57,6 +68,7 @@ def results(threads):
         products.append(many.convolve(y, W, *geometry))
         products.append(many.convolve_back(error, W.T, *geometry, (13, 13)))
         sums.append(many.convolve_outer(error, y, *geometry))
+    products.append(many.convolve(wide, draw(192, 9 * 192), *same))
     sums.append(many.convolve_outer(wide, wide, *same))
     Compiled(kernels.cores())
     return products, sums
@@ -83,13 +95,39 @@ def test_a_forked_process_computes_on(tmp_path):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+# --- large arrays -------------------------------------------------------------------------------------------
+
+
+def address(x):
+    return x.__array_interface__["data"][0]
+
+
+def test_a_large_array_is_lent_again_once_no_view_of_it_is_left():
+    shelf, shape = Shelf(), (2**23,)
+    first = shelf.empty(shape, np.dtype(np.float32))
+    view, where = first[5::7].T, address(first)
+    del first
+    second = shelf.empty(shape, np.dtype(np.float32))
+    assert address(second) != where and not np.shares_memory(second, view)
+    view[...] = 3
+    del view
+    assert address(shelf.empty((2**11, 2**11), np.dtype(np.float64))) == where  # as many bytes
+
+
+def test_the_shelf_does_not_grow_with_every_size_ever_asked_for():
+    shelf = Shelf()
+    for size in range(2**23, 2**23 + 5):
+        shelf.empty((size,), np.dtype(np.float32))
+    assert sum(len(blocks) for blocks in shelf.free.values()) == 1
+
+
 # --- compiling ----------------------------------------------------------------------------------------------
 
 
 def compiled_with(folder, *flags):
     """Kernels whose sources were compiled with other flags."""
     other = Compiled.__new__(Compiled)
-    other.libraries = {}
+    other.libraries, other.shelf = {}, Shelf()
     for dtype, (real, _) in REALS.items():
         path = folder / f"{real}.so"
         words = [*building.FLAGS, *flags, f"-DREAL={real}", str(building.SOURCES / "all.c"), "-o", str(path)]
@@ -153,7 +191,7 @@ for c_in, c_out in [(3, 5), (6, 16), (16, 16), (17, 33), (32, 48)]:
         mean, y2 = draw(c_in), draw(2, 6, 7, c_in)
         fast.moments(y), fast.norm_sums(y, y2, mean, y), fast.norm_forward(y, mean, mean, mean, True)
         fast.norm_back(y, y2, mean, mean, mean, mean, y), fast.relu(y), fast.relu_back(y, y2), fast.add(y, y2)
-        fast.product(W, B), fast.product(W.T, B.T), fast.signed(draw(4, 8), draw(4), draw(c_in))
+        fast.product(W, B), fast.product(W.T, B.T), fast.hadamard_product(W, draw(W.shape[1]), draw(7), 16)
         fast.descend(W, draw(*W.shape), draw(*W.shape), 0.1, 0.9, 0.1, True)
 print("whole")
 """

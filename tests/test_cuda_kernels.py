@@ -80,6 +80,7 @@ def test_no_kernel_depends_on_the_order_of_its_threads(precision, order):
     calls = {
         "convolve": (y, W, *same), "convolve_outer": (delta, y, *same), "convolve_back": (delta, W.T, *same, (6, 7)),
         "moments": (y,), "norm_sums": (y, y, mean), "max_pool": (y, (2, 2), (2, 2), (0, 0)),
+        "hadamard_product": (W, draw(45), draw(300), 1024),
     }  # fmt: skip
     for name, arguments in calls.items():
         first, other = (
@@ -87,6 +88,13 @@ def test_no_kernel_depends_on_the_order_of_its_threads(precision, order):
             for which in ("forward", order)
         )
         assert np.array_equal(first, other), name
+
+
+@pytest.mark.parametrize("dtype, order", [(np.float32, 16384), (np.float64, 8192)])
+def test_an_order_that_no_block_can_hold(monkeypatch, dtype, order):
+    monkeypatch.setattr(backend, "_modules", {**backend._modules, DoubleArray: xp})
+    draw = normal(0, dtype)
+    TestFloat().both("hadamard_product", draw(2, order - 1), draw(order - 1), draw(order), order)
 
 
 def test_numbers_divide_exactly():

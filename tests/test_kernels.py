@@ -83,3 +83,13 @@ def test_scatter_reads_a_broadcast_view():
     share = np.broadcast_to(np.arange(4.0).reshape(1, 2, 2, 1, 1, 1), (1, 2, 2, 2, 2, 1))
     image = plain.scatter(share, (4, 4), (2, 2), (0, 0))
     assert np.array_equal(image[0, :, :, 0], np.kron([[0, 1], [2, 3]], np.ones((2, 2))))
+
+
+@given(st.integers(1, 5), st.integers(1, 300), st.integers(1, 300), st.sampled_from([1, 2, 8, 64, 128, 256]), seeds)
+@modest
+def test_hadamard_product_against_the_matrix_laid_out(m, n, k, order, seed):
+    """Entry (i, j) of Sylvester's matrix: the parity of the bits that i and j share; in small whole numbers, so exactly."""
+    rng = np.random.default_rng(seed)
+    v, before, after = (rng.integers(-3, 4, shape).astype(float) for shape in ((m, n), n, k))
+    h = np.array([[(-1) ** ((i % order) & (j % order)).bit_count() for j in range(k)] for i in range(n)])
+    assert np.array_equal(plain.hadamard_product(v, before, after, order), (v * before) @ h * after)

@@ -197,7 +197,7 @@ def test_an_unknown_schedule():
 @pytest.mark.parametrize("kind", ["constant", "step", "cosine"])
 @pytest.mark.parametrize("steps, lr, momentum", [(4000, 0.1, 0.9), (9000, 0.05, 0.9), (8000, 0.2, 0.0), (2000, 0.1, 0.9)])
 def test_b_aligns_within_the_run(kind, steps, lr, momentum):
-    """The recursion that W - B^T obeys, step by step, ends at the 2 % that the first-order formula aims at."""
+    """The recursion that W - B^T obeys, step by step, ends at the 5 % that the formula aims at; with momentum, a little below."""
     schedule = Schedule(kind, lr, steps, warmup=0.05)
     decay = aligning_decay(schedule, momentum)
     assert 5e-4 <= decay <= 0.03
@@ -205,7 +205,7 @@ def test_b_aligns_within_the_run(kind, steps, lr, momentum):
     for step in range(steps):
         velocity = momentum * velocity + decay * distance
         distance -= schedule(step) * velocity
-    assert distance == pytest.approx(0.02, rel=0.05) or decay == 5e-4 and distance < 0.02
+    assert (0.92 if momentum else 0.998) * 0.05 < distance < 0.05
 
 
 def test_a_long_run_decays_as_usual_and_a_very_short_one_not_without_bounds():

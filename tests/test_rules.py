@@ -14,7 +14,7 @@ from wtref.errors import InputError
 from wtref.layers import BatchNorm, Conv2d, Flatten, Linear, ReLU, Residual, Sequential, Tanh
 from wtref.losses import softmax_cross_entropy
 from wtref.models import Network
-from wtref.noise import DecorrelatedNoise, IndependentNoise, hadamard, power_of_two
+from wtref.noise import DecorrelatedNoise, IndependentNoise, Patterns, hadamard, power_of_two
 from wtref.optim import SGD
 from wtref.rules import RULES, WeightMirror
 from wtref.synapses import Synapses
@@ -311,6 +311,11 @@ def test_direct_feedback_hears_the_output_error_of_each_batch():
 # --- weight mirror -----------------------------------------------------------------------------------------
 
 
+def laid_out(noise):
+    """Drawn noise as an ordinary array."""
+    return noise.laid_out() if isinstance(noise, Patterns) else noise
+
+
 def mirror_average(s, rows_total, **options):
     """Mirror into s.B the plain average over rows_total rows of noise; returns their number."""
     rule = WeightMirror(window=1e9, **options)  # so long a memory that nothing is forgotten
@@ -320,15 +325,16 @@ def mirror_average(s, rows_total, **options):
     return steps * rule.batch(s)
 
 
-def test_a_mirror_step_is_equation_7_with_matched_decay():
+@pytest.mark.parametrize("noise, block", [("independent", 6), ("decorrelated", 8)])
+def test_a_mirror_step_is_equation_7_with_matched_decay(noise, block):
     """B <- (1 - lambda_B) B + eta_B y_l y_{l+1}^T with lambda_B = eta_B M sigma^2, row by row."""
-    s, rule = bare_synapses(6, 5), WeightMirror("independent", window=3, rows=4)
-    M, S = 4, 3 * 6
+    s, rule = bare_synapses(6, 5), WeightMirror(noise, window=3, rows=4)
+    M, S = 4, 3 * block
     a = 2 * M / (S + M)
     for t in range(1, 8):
         B, W = s.B.copy(), s.W.copy()
         rule.mirror(s)
-        noise = rule.noise.draw(CPU, (0, s.layer, t - 1), M, 6)
+        noise = laid_out(rule.noise.draw(CPU, (0, s.layer, t - 1), M, 6))
         lambda_B = max(a, 1 / t)
         wanted = (1 - lambda_B) * B + lambda_B / M * sum(np.outer(y, W @ y) for y in noise)
         assert close(s.B, wanted)
@@ -452,22 +458,29 @@ def test_a_memory_shorter_than_a_step_remembers_that_step(window):
         assert close(s.B, y.T @ (y @ s.W.T) / 64)
 
 
-@pytest.mark.parametrize("n_in, rows, every", [(100, 16, 1), (100, 16, 3), (40, 64, 1), (129, 32, 2)])
-def test_after_each_turn_b_is_w_as_it_was_then(n_in, rows, every):
-    """W moves at random: B is W^T of one of the last k steps, each layer's at its own moment, for the price of one step."""
-    turn = power_of_two(n_in) // min(rows, power_of_two(n_in))
-    for layer in (1, 2):
-        s, rule, rng = bare_synapses(n_in, 7, layer), WeightMirror(rows=rows, every=every), np.random.default_rng(0)
-        rule.before_training(s)
-        assert rule.state[s.name] == turn and close(s.B, s.W.T)
-        past, ages = [s.W.copy()] * every * turn, set()
-        for step in range(5 * every * turn):
-            s.W += rng.standard_normal(s.W.shape)
-            rule.between_steps(s, step)
-            past = [s.W.copy(), *past[:-1]]
-            ages |= {age for age, W in enumerate(past) if close(s.B, W.T)}
-            assert any(close(s.B, W.T) for W in past)
-        assert ages == set(range(every * turn)) and rule.state[s.name] == 6 * turn
+@pytest.mark.parametrize("n_in, n_out", [(1, 3), (5, 7), (64, 10), (100, 1), (576, 64), (1152, 3)])
+def test_the_default_mirrors_w_to_rounding_however_fast_it_moves(n_in, n_out):
+    """One step of mirror mode at the start, and one after each training step, each from noise of its own."""
+    s, rule, rng = bare_synapses(n_in, n_out), WeightMirror(), np.random.default_rng(0)
+    rule.before_training(s)
+    assert close(s.B, s.W.T)
+    for step in range(4):
+        s.W += rng.standard_normal(s.W.shape)
+        s.B += rng.standard_normal(s.B.shape)
+        W = s.W.copy()
+        rule.between_steps(s, step)
+        assert close(s.B, W.T) and np.array_equal(s.W, W)
+    assert rule.state == {s.name: 5}
+
+
+@pytest.mark.parametrize("options", [{"rows": 16}, {"window": 2}, {"bound": "scaling"}, {"activation": "relu"}])
+def test_what_shows_w_less_than_exactly_is_averaged(options):
+    """Slices of a block, a longer memory by choice, B of another length, noise through phi: none is W^T in one step."""
+    s, rule = bare_synapses(64), WeightMirror(**options)
+    rule.before_training(s)
+    s.W += np.random.default_rng(0).standard_normal(s.W.shape)
+    rule.mirror(s)
+    assert rule.memory(s) >= 2 * rule.batch(s) and 0 < rule.rate(s, math.inf) < 1 and not close(s.B, s.W.T, 1e-3)
 
 
 @pytest.mark.parametrize("window", [5, 20])
@@ -597,7 +610,7 @@ def test_a_block_of_decorrelated_noise_has_exactly_the_covariance_I(n, rows):
     block = noise.block(n)
     for first in (0, 3):  # the first block and the fourth
         steps = range(first * block // rows, (first + 1) * block // rows)
-        x = np.concatenate([noise.draw(CPU, (0, 1, step), rows, n) for step in steps])
+        x = np.concatenate([laid_out(noise.draw(CPU, (0, 1, step), rows, n)) for step in steps])
         assert x.shape == (block, n) and set(np.unique(x)) <= {-1, 1}
         assert np.array_equal(x.T @ x, block * np.eye(n))
 
@@ -606,27 +619,39 @@ def test_a_block_of_decorrelated_noise_has_exactly_the_covariance_I(n, rows):
 def test_noise_has_mean_0_and_covariance_I_at_every_step(noise):
     """Over many draws of one slice, the second of a block of four: each moment within 5 standard errors."""
     n, rows, draws = 8, 2, 3000
-    x = np.stack([noise.draw(CPU, (seed, 1, 1), rows, n) for seed in range(draws)])
+    x = np.stack([laid_out(noise.draw(CPU, (seed, 1, 1), rows, n)) for seed in range(draws)])
     fourth = (x**4).mean()
     assert fourth == pytest.approx(1 if isinstance(noise, DecorrelatedNoise) else 3, rel=0.1)
     assert np.abs(x.mean(axis=0)).max() < 5 / math.sqrt(draws)
     covariance = np.einsum("dri,drj->rij", x, x) / draws - np.eye(n)
     assert np.abs(covariance).max() < 5 * math.sqrt(2 / draws)
-    later = np.stack([noise.draw(CPU, (seed, 1, 2), rows, n) for seed in range(draws)])
+    later = np.stack([laid_out(noise.draw(CPU, (seed, 1, 2), rows, n)) for seed in range(draws)])
     for other in (x[:, 1], later[:, 0]):  # no row says anything of another, in its step or the next
         assert np.abs(x[:, 0].T @ other).max() < 5 * math.sqrt(draws)
 
 
 @pytest.mark.parametrize("noise", [DecorrelatedNoise, IndependentNoise])
 def test_noise_is_a_function_of_its_seed(noise):
+    def draw(noise, seed, device=CPU):
+        return laid_out(noise.draw(device, seed, 4, 30))
+
     used, fresh = noise(), noise()
-    first = used.draw(CPU, (7, 2, 5), 4, 30)
+    first = draw(used, (7, 2, 5))
     for seed in ((7, 2, 4), (7, 2, 5 + 8), (7, 3, 5), (8, 2, 5)):
-        assert not np.array_equal(used.draw(CPU, seed, 4, 30), first)
-    assert np.array_equal(used.draw(CPU, (7, 2, 5), 4, 30), first)
-    assert np.array_equal(fresh.draw(CPU, (7, 2, 5), 4, 30), first)
-    single = noise().draw(Device("cpu", np, np.float32), (7, 2, 5), 4, 30)
+        assert not np.array_equal(draw(used, seed), first)
+    assert np.array_equal(draw(used, (7, 2, 5)), first)
+    assert np.array_equal(draw(fresh, (7, 2, 5)), first)
+    single = draw(noise(), (7, 2, 5), Device("cpu", np, np.float32))
     assert single.dtype == np.float32 and np.array_equal(single, first.astype(np.float32))
+
+
+@pytest.mark.parametrize("n, rows", [(1, 1), (5, 2), (10, 16), (60, 4), (64, 64), (100, 32), (300, 512)])
+def test_patterns_multiply_like_the_matrix_they_are(n, rows):
+    rng = np.random.default_rng(0)
+    x = DecorrelatedNoise().draw(CPU, (0, 1, 3), rows, n)
+    v, y = rng.standard_normal((n, 7)), rng.standard_normal((rows, 7))
+    assert close(x @ v, x.laid_out() @ v) and close(x.T @ y, x.laid_out().T @ y)
+    assert np.array_equal(x.T.laid_out(), x.laid_out().T)
 
 
 # --- what cannot be ----------------------------------------------------------------------------------------

@@ -150,7 +150,7 @@ def test_every_array_keeps_its_precision(dtype, rule):
 
 MATRIX_ANGLE = {  # of the second hidden layer after four epochs, degrees
     "bp": (0, 0.1), "fa": (70, 95), "ss": (25, 45), "usf": (25, 45), "frsf": (40, 60), "brsf": (40, 60),
-    "wm": (0, 5), "kp": (20, 60),
+    "wm": (0, 5), "kp": (0, 12),
 }  # fmt: skip
 
 

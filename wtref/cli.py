@@ -146,6 +146,10 @@ def _add_checks(command):
     sub.add_argument("--steps", type=int, default=60, metavar="N", help="training steps each (default 60)")
     _add_config(sub, only=(*WHERE, "mirror_noise", "mirror_window", "mirror_rows", "mirror_every", "seed"))
 
+    sub = command("decays", commands.decay)
+    sub.add_argument("--seeds", type=int, default=5, metavar="N", help="how many seeds, from 0 up (default 5)")
+    _add_config(sub, only=("model", "epochs", "batch_size", "lr", "momentum", "schedule", "warmup", "hidden", *WHERE))
+
     sub = command("gpu-report", commands.report_gpu)
     sub.add_argument("--out", required=True, metavar="DIR", help="the report's folder")
     sub.add_argument("--device", default="cuda", help="cuda or cuda:N (default cuda)")

@@ -7,7 +7,7 @@ from wtref import audit as auditing
 from wtref import bench as benching
 from wtref import compare as comparing
 from wtref import constants as studying
-from wtref import datasets, figures, gpu_report, predicting, running, runs
+from wtref import datasets, decays, figures, gpu_report, predicting, running, runs
 from wtref import reproduce as reproducing
 from wtref.backend import open_device
 from wtref.config import Config
@@ -202,6 +202,15 @@ def constants(args, given):
     limits = f"matrix angles under {studying.MATRIX:g}°, delta angles under {studying.DELTA:g}°"
     print(f"{limits}: {'held by all' if held else 'NOT held by all'}; mirroring: its share of a step's time")
     return int(not held)
+
+
+def decay(args, given):
+    """How Kolen-Pollack's weight decay sets the time to alignment, and what it costs in accuracy."""
+    if args.seeds < 1:
+        raise InputError(f"--seeds must be at least 1, found {args.seeds}")
+    print(decays.HEADER)
+    for row in decays.study(args.seeds, **given):
+        print(decays.line(row), flush=True)
 
 
 def audit(args, given):

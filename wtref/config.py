@@ -33,7 +33,7 @@ class Config:
     momentum: float = _option(0.9, "momentum of W, b and, under KP, B")
     nesterov: bool = _option(False, "Nesterov's form of momentum")
     weight_decay: float | None = _option(None, "decay of W and, under KP, B; the paper's lambda is lr times this; default: "
-                                         "5e-4, in a short run more, up to 0.03, so that under KP W - B^T falls to 2 %")  # fmt: skip
+                                         "5e-4, in a short run more, up to 0.03, so that under KP W - B^T falls to 5 %")  # fmt: skip
     schedule: str = _option("cosine", "learning rate over time", SCHEDULES)
     warmup: float = _option(0.05, "fraction of the steps over which the learning rate climbs")
     milestones: tuple[float, ...] = _option((0.5, 0.75), "where schedule step divides by 10, as fractions of the steps")
@@ -59,8 +59,10 @@ class Config:
     graph: bool = _option(True, "on a GPU: replay the training step as a CUDA graph", changeable=True)
     precision: str = _option("float32", "on a GPU: of the factors of products; their sums, weights and all else stay float32", PRECISIONS)
     mirror_noise: str = _option("decorrelated", "WM: noise of mirror mode", NOISES)
-    mirror_window: float | None = _option(None, "WM: noise rows that B remembers, per input cell; default: by noise, 6 or 100")
-    mirror_rows: int = _option(512, "WM: noise rows per mirror step, a power of two")
+    mirror_window: float | None = _option(None, "WM: noise rows that B remembers, per input cell; default: one whole block of "
+                                          "decorrelated noise, 6 of slices, 100 of independent noise")  # fmt: skip
+    mirror_rows: int | None = _option(None, "WM: noise rows per mirror step, a power of two; default: a whole block of "
+                                      "decorrelated noise, 512 of independent noise")  # fmt: skip
     mirror_every: int = _option(1, "WM: training steps between mirror steps")
     mirror_bound: str = _option("decay", "WM: matched decay, or synaptic scaling", BOUNDS)
     mirror_activation: str | None = _option(None, "WM: activation that the noise passes through", ACTIVATIONS)
@@ -70,9 +72,9 @@ class Config:
             value, choices = getattr(self, spec.name), spec.metadata["choices"]
             if choices is not None and value is not None:
                 check_choice(spec.name.replace("_", " "), value, choices)
-        for name in ("epochs", "batch_size", "mirror_every", "mirror_rows", "image_size", "save_every"):
+        for name in ("epochs", "batch_size", "mirror_every", "image_size", "save_every"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        self._require("mirror_rows", self.mirror_rows == power_of_two(self.mirror_rows), "a power of two")
+        self._require("mirror_rows", self.mirror_rows is None or self.mirror_rows == power_of_two(self.mirror_rows), "a power of two")
         self._require("hidden", min(self.hidden, default=0) >= 1, "one or more sizes of at least 1")
         self._require("lr", self.lr > 0, "more than 0")
         self._require("momentum", 0 <= self.momentum < 1, "from 0 up to but not including 1")

@@ -23,19 +23,19 @@ MATRIX, DELTA = 12.0, 25.0  # degrees, the paper's own
 
 
 class Finding(NamedTuple):
-    """One training: the worst angles in degrees and their layers, the share of time spent mirroring; or why it ended."""
+    """One training: the worst angles in degrees and their layers, the share of time spent mirroring, the last loss seen."""
 
     config: Config
     matrix: float = 0.0
     matrix_layer: str = "-"
     delta: float = 0.0
     delta_layer: str = "-"
-    mirroring: float = 0.0
-    diverged: bool = False
+    mirroring: float = math.nan
+    loss: float = math.inf
 
     @property
     def held(self):
-        return self.matrix < MATRIX and self.delta < DELTA and not self.diverged
+        return self.matrix < MATRIX and self.delta < DELTA and math.isfinite(self.loss)
 
 
 def study(models, steps, **given):
@@ -63,11 +63,12 @@ def watch(config, steps):
         if not look:
             mirroring, whole = mirroring + seconds, whole + time.perf_counter() - start
             continue
-        if not math.isfinite(to_host(loss)):
-            return Finding(config, diverged=True)
+        loss = float(to_host(loss))
+        if not math.isfinite(loss):
+            return Finding(config, loss=loss)
         for kind, angles in (("matrix", matrix_angles(training.network)), ("delta", training.delta_angles)):
             worst[kind] = max([worst[kind], *((angle, name) for name, angle in angles.items())])
-    return Finding(config, *worst["matrix"], *worst["delta"], mirroring / whole if whole else 0.0)
+    return Finding(config, *worst["matrix"], *worst["delta"], mirroring / whole if whole else math.nan, loss)
 
 
 class _Clock:
@@ -88,14 +89,15 @@ class _Clock:
         return seconds
 
 
-HEADER = "model     norm       lr  batch   matrix °  layer                  delta °  layer                  mirroring"
+HEADER = "model     norm       lr  batch    matrix °  layer                   delta °  layer                  mirroring    loss"
 
 
 def line(finding):
     """A Finding as a line under HEADER."""
     c = finding.config
     about = f"{c.model:<9} {c.norm:<7} {c.lr:5g} {c.batch_size:6}"
-    if finding.diverged:
-        return f"{about}   the loss became infinite"
-    angles = f"{finding.matrix:8.2f}  {finding.matrix_layer:<22} {finding.delta:7.2f}  {finding.delta_layer:<22}"
-    return f"{about}   {angles} {100 * finding.mirroring:7.1f} %{'' if finding.held else '   not held'}"
+    if not math.isfinite(finding.loss):
+        return f"{about}   the loss became {finding.loss}"
+    angles = f"{finding.matrix:9.3g}  {finding.matrix_layer:<22} {finding.delta:8.3g}  {finding.delta_layer:<22}"
+    held = "" if finding.held else "   not held"
+    return f"{about}   {angles} {100 * finding.mirroring:7.1f} % {finding.loss:7.3f}{held}"

@@ -1,12 +1,16 @@
 """The zero-mean noise that a layer fires in mirror mode: rows x (M, n) with E[x^T x] = M I.
 
 Both kinds are functions of (seed, layer, step) alone: they carry no state from step to step and
-come out the same on every device.
+come out the same on every device.  `rows` is M where nobody asks for another, and at most the power of two from n up.
 """
+
+import math
 
 import numpy as np
 
+from wtref.backend import array_module
 from wtref.kernels import primitives
+from wtref.kernels.plain import hadamard
 
 
 class IndependentNoise:
@@ -15,6 +19,7 @@ class IndependentNoise:
     Averaged over S rows it shows W^T at the matrix angle tan^2(theta) = n / S.
     """
 
+    rows = 512
     window = 100  # S / n; theta = 5.7 degrees
     exact = False
 
@@ -31,44 +36,53 @@ class DecorrelatedNoise:
     """Every value +1 or -1 with equal chance, and the n columns of one block mutually orthogonal.
 
     A block is a Hadamard matrix of P rows (the power of two from n up), rows and columns under
-    random signs, dealt out in slices of M rows a step.  The whole block has x^T x = P I exactly and
-    shows W^T to rounding.  In a moving average that remembers S = window * P rows the errors of a
+    random signs: it has x^T x = P I exactly and shows W^T to rounding.  Fewer rows a step are a
+    slice of a block.  In a moving average that remembers S = window * P rows the errors of a
     block's slices nearly cancel: tan^2(theta) = 2 / (3 window^2) on average, from 1 / (3 window^3)
     at the end of a block to 1 / window^2 in the middle of one.
     """
 
-    window = 6  # where a moving average is asked for; theta = 8 degrees on average
-    exact = True  # one block, by itself, shows W^T to rounding
-
-    def __init__(self):
-        self._hadamard = {}
+    rows = math.inf  # a whole block
+    window = 6  # of slices; theta = 8 degrees on average
+    exact = True  # a whole block needs no average
 
     def block(self, n):
         """P: the rows after which every input has been told apart from every other."""
         return power_of_two(n)
 
     def draw(self, device, seed, rows, n):
-        """x (rows, n), slice `step` of layer `layer`; rows a power of two; seed is (seed, layer, step)."""
+        """x (rows, n), slice `step` of layer `layer`, as Patterns; rows a power of two; seed is (seed, layer, step)."""
         *layer, step = seed
         slices = max(self.block(n) // rows, 1)
         block, index = divmod(step, slices)
         column_signs = _signs((*layer, 0, block), n) * _slice_signs(slices, index, rows, n)
         row_signs = _signs((*layer, 1, step), rows)
-        h = self._hadamard_on(device, rows)
-        return primitives(h).signed(h, device.array(row_signs), device.array(column_signs))
-
-    def _hadamard_on(self, device, order):
-        if order not in self._hadamard:
-            self._hadamard[order] = device.array(hadamard(order))
-        return self._hadamard[order]
+        return Patterns(device.array(row_signs), device.array(column_signs), rows)
 
 
-def hadamard(order):
-    """Sylvester's matrix of +1 and -1 with H H^T = order * I; order is a power of two."""
-    h = np.ones((1, 1))
-    while len(h) < order:
-        h = np.block([[h, h], [h, -h]])
-    return h
+class Patterns:
+    """x[i, j] = left[i] H[i, j] right[j], H the Hadamard matrix of that order, repeated as often as it takes.
+
+    Never laid out in memory: as H is a product of sparse factors, x @ v takes log2(order) additions an element where
+    a product with any other matrix takes as many multiplications as x has columns.
+    """
+
+    def __init__(self, left, right, order):
+        """left, right: the signs of x's rows and columns."""
+        self.left, self.right, self.order = left, right, order
+
+    def __matmul__(self, v):
+        return primitives(v).hadamard_product(v.T, self.right, self.left, self.order).T
+
+    @property
+    def T(self):
+        return Patterns(self.right, self.left, self.order)
+
+    def laid_out(self):
+        """x as an ordinary array."""
+        xp, shape = array_module(self.left), (len(self.left), len(self.right))
+        h = xp.asarray(np.tile(hadamard(self.order), [-(-n // self.order) for n in shape]), self.left.dtype)
+        return self.left[:, None] * h[: shape[0], : shape[1]] * self.right
 
 
 def power_of_two(n):

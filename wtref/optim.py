@@ -64,7 +64,7 @@ class Schedule:
         return self.lr * self.shape(self, step)
 
 
-def aligning_decay(schedule, momentum, left=0.02, least=5e-4, most=0.03):
+def aligning_decay(schedule, momentum, left=0.05, least=5e-4, most=0.03):
     """A weight decay for any rule, under which Kolen-Pollack's B aligns within the run.
 
     W - B^T shrinks by (1 - lambda)^t; with momentum, by exp(-weight_decay sum(lr) / (1 - momentum)) to first order.

@@ -18,7 +18,6 @@ import math
 
 from wtref.activations import ACTIVATIONS
 from wtref.errors import InputError, choose
-from wtref.kernels import primitives
 from wtref.noise import NOISES, power_of_two
 
 
@@ -138,74 +137,66 @@ class WeightMirror(Rule):
     matched lambda_B = eta_B M sigma^2, B settles at exactly W^T, and one constant is left, the length
     of B's memory, S rows of noise.
 
-    The default has no constant at all.  A block of decorrelated noise shows W^T exactly, so layers take
-    turns: a layer whose block is k steps of mirror mode long has them in a row after every k-th training
-    step, and B becomes their plain average, W^T as it is at that moment.
+    The default leaves none: a whole block of decorrelated noise shows W^T to rounding, so B need remember no other.
 
     Parameters
     ----------
     noise : "decorrelated" or "independent" (noise.py)
-    window : S in rows per input cell; None: a whole turn where that is exact, else the noise's own default
-    rows : M, rows of noise per step, a power of two; a narrow layer makes do with fewer
-    every : one step of mirror mode after every so many training steps, on average
+    window : S in rows per input cell; None: one step where that shows W^T exactly, else the noise's own default
+    rows : M, rows of noise per step, a power of two; a narrow layer makes do with fewer; None: the noise's own default
+    every : one step of mirror mode after every so many training steps
     bound : "decay" (matched), or "scaling": each B is scaled back to the norm it was drawn with
     activation : None, or the phi ("relu", "sigmoid", "tanh") that noise also passes on its way up;
         E[x phi(w x)] = E[phi'] w (Stein), so each cell divides by its own mean phi'
     seed : of the noise
     """
 
-    def __init__(self, noise="decorrelated", window=None, rows=512, every=1, bound="decay", activation=None, seed=0):
+    def __init__(self, noise="decorrelated", window=None, rows=None, every=1, bound="decay", activation=None, seed=0):
         super().__init__()
-        if rows != power_of_two(rows):
-            raise InputError(f"mirror rows must be a power of two, found {rows}; try 512")
         self.noise = choose("mirror noise", noise, NOISES)()
-        self.window = window or self.noise.window
+        self.rows = self.noise.rows if rows is None else rows
+        if rows is not None and rows != power_of_two(rows):
+            raise InputError(f"mirror rows must be a power of two, found {rows}; try 512")
         self.add_bounded = choose("mirror bound", bound, BOUNDS)
         self.phi = choose("activation", activation, ACTIVATIONS)() if activation else None
-        self.exact = self.noise.exact and window is None and bound == "decay" and activation is None
-        self.rows, self.every, self.seed = rows, every, seed
+        self.exact = self.noise.exact and bound == "decay" and activation is None
+        self.window, self.every, self.seed = window, every, seed
 
     def before_training(self, s):
-        """An initial stretch of mirroring: a turn, or S / 2 rows, whose plain average is as good as a memory of S."""
-        for _ in range(self.turn(s) if self.exact else math.ceil(self.memory(s) / self.batch(s) / 2)):
+        """An initial stretch of mirroring: S / 2 rows, whose plain average is as good as a memory of S."""
+        for _ in range(math.ceil(self.memory(s) / self.batch(s) / 2)):
             self.mirror(s)
 
     def between_steps(self, s, step):
-        turn = self.turn(s)
-        if (step + 1 + (s.layer if turn > 1 else 0)) % (self.every * turn) == 0:
-            for _ in range(turn):
-                self.mirror(s)
+        if (step + 1) % self.every == 0:
+            self.mirror(s)
 
     def mirror(self, s):
         """One step of mirror mode."""
         t = self.state[s.name] = self.state.get(s.name, 0) + 1  # mirror steps of this layer so far
         a, M = self.rate(s, t), self.batch(s)
         y_l = self.noise.draw(s.device, (self.seed, s.layer, t - 1), M, s.n_in)  # sigma = 1
-        product = primitives(y_l).product
-        y_next = self._fire(product(y_l, s.W.T))
+        y_next = self._fire(y_l @ s.W.T)
         eta_B = a / M
-        delta_B = eta_B * product(y_next.T, y_l).T  # (7)  Delta B_{l+1} = eta_B y_l y_{l+1}^T
+        delta_B = eta_B * (y_l.T @ y_next)  # (7)  Delta B_{l+1} = eta_B y_l y_{l+1}^T
         self.add_bounded(s, delta_B, lambda_B=a)  # lambda_B = eta_B M sigma^2
 
     def batch(self, s):
         """M for this layer."""
         return min(self.rows, power_of_two(s.n_in))
 
-    def turn(self, s):
-        """k: steps of mirror mode in a row."""
-        return self.noise.block(s.n_in) // self.batch(s) if self.exact else 1
-
     def memory(self, s):
         """S for this layer, in rows."""
-        return self.window * self.noise.block(s.n_in)
+        block, M = self.noise.block(s.n_in), self.batch(s)
+        if self.window is None and self.exact and M == block:
+            return M
+        return (self.window or self.noise.window) * block
 
     def rate(self, s, t):
-        """a of step t = 1, 2, ...: a plain average over each turn; or, at first, over all, until S rows are remembered.
+        """a of step t = 1, 2, ...: a plain average over all steps at first, until S rows are remembered.
 
         A moving average at rate a, M rows at a time, remembers S = M (2 - a) / a rows.
         """
-        if self.exact:
-            return 1 / ((t - 1) % self.turn(s) + 1)
         M, S = self.batch(s), self.memory(s)
         return max(min(2 * M / (S + M), 1), 1 / t)
 

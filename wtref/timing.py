@@ -42,11 +42,6 @@ class Ours:
         self.training.train_step(self.images, self.labels)
         self.training.position += 1  # mirror_every counts the steps
 
-    def cycle(self):
-        """Steps after which every layer has had its turn at mirroring."""
-        rule, layers = self.training.rule, self.training.network.with_feedback
-        return rule.every * max(map(rule.turn, layers), default=1) if self.training.config.rule == "wm" else 1
-
     def evaluate(self):
         """The logits without training."""
         return self.training.network.forward(self.images, train=False, keep=False)
@@ -83,8 +78,7 @@ def measure(work, repeats, profiled=False):
         their_memory = _memory(work, theirs, setting)
         if work.on_gpu:
             tasks["torch.compile"] = work.task(pytorch.Theirs(work, setting._replace(compiled=True)))
-    multiples = {"wtref": ours.cycle(), "torch": work.config.mirror_every}
-    multiples = [multiples.get(name, 1) for name in tasks]
+    multiples = [1 if name == "bp" else work.config.mirror_every for name in tasks]
     seconds = median_seconds(tasks.values(), repeats, multiples, ours.device.wait)
     ms = {name: 1000 * each for name, each in zip(tasks, seconds)}
 

@@ -80,7 +80,7 @@ class Theirs:
         self.steps += 1
         if self.config.rule == "wm" and self.steps % self.config.mirror_every == 0:
             for layer in self.feedback:
-                layer.mirror(self.config.mirror_rows)
+                layer.mirror(self.config.mirror_rows or IndependentNoise.rows)
 
     def _loss(self):
         with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):

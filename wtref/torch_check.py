@@ -300,7 +300,7 @@ class Theirs:
         (M, S), n, step = _mirror_rows(layer), len(layer.B), self.mirrored[number]
         self.mirrored[number] += 1
         a = max(2 * M / (S + M), 1 / self.mirrored[number])  # S = M (2 - a) / a
-        y = layer.theirs(self._tensor(self.noise.draw(self.device, (MIRROR["seed"], number, step), M, n)))
+        y = layer.theirs(self._tensor(self.noise.draw(self.device, (MIRROR["seed"], number, step), M, n).laid_out()))
         y_next = y @ layer.weight.detach().flatten(1).T
         layer.B = torch.addmm(layer.B, y.T, y_next, beta=1 - a, alpha=a / M)
 

@@ -1,6 +1,8 @@
 """The primitives of plain.py by the C functions of the same names in c/."""
 
 import ctypes
+import math
+import weakref
 
 import numpy as np
 
@@ -31,6 +33,7 @@ class Compiled:
     def __init__(self, threads):
         """Raises NoCompiler."""
         self.libraries = {dtype: library(real) for dtype, (real, _) in REALS.items()}
+        self.shelf = Shelf()
         for functions in self.libraries.values():
             functions.use_threads(threads)
             functions.keep_memory()
@@ -96,9 +99,9 @@ class Compiled:
         _check(a.shape == b.shape, a, b)
         return self._new(a.shape, "add", _flat(a), _flat(b), rectify, a.size)
 
-    def signed(self, h, rows, columns):
-        n = len(columns)
-        return self._new((len(rows), n), "signed_rows", _flat(h), rows, columns, len(rows), n, h.shape[1])
+    def hadamard_product(self, v, before, after, order):
+        _check(v.shape[1:] == before.shape, v, before)
+        return self._new((len(v), len(after)), "hadamard_product", _flat(v), before, after, *v.shape, len(after), order)
 
     def descend(self, w, v, gradient, lr, momentum, decay, nesterov):
         _check(w.shape == v.shape == gradient.shape, w, v, gradient)
@@ -111,25 +114,53 @@ class Compiled:
 
     def _new(self, shape, name, *arguments):
         """A new array of the shape, filled by the C function of that name, whose last argument it is."""
-        out = np.empty(shape, next(x.dtype for x in arguments if isinstance(x, np.ndarray)))
+        dtype = next(x.dtype for x in arguments if isinstance(x, np.ndarray))
+        out = self.shelf.empty(shape, dtype)
         self._call(name, *arguments, out)
         return out
 
     def _call(self, name, *arguments):
-        (dtype,) = {x.dtype for x in arguments if isinstance(x, np.ndarray)}  # C would not notice a mixture
-        getattr(self.libraries[dtype], name)(*map(_as_c, arguments))
+        dtype, words = None, []
+        for x in arguments:
+            if isinstance(x, np.ndarray):
+                dtype = dtype or x.dtype
+                if x.dtype != dtype:
+                    raise ValueError(f"{name}: {x.dtype} beside {dtype}")  # C would not notice a mixture
+                words.append(_address(x))
+            elif isinstance(x, int):
+                words.append(ctypes.c_long(x))
+            else:
+                words.append(ctypes.byref(x) if isinstance(x, Geometry) else x)
+        getattr(self.libraries[dtype], name)(*words)
+
+
+class Shelf:
+    """Large arrays, kept for the next of their size once nobody holds them: to touch so much fresh memory for the first
+    time takes longer than to fill it.  Smaller ones are kept by the C library (keep_memory in products.c)."""
+
+    LARGE = 1 << 25  # bytes
+
+    def __init__(self):
+        self.free = {}  # {bytes: blocks of that size}
+
+    def empty(self, shape, dtype):
+        """An array of anything."""
+        size = math.prod(shape) * dtype.itemsize
+        if size < self.LARGE:
+            return np.empty(shape, dtype)
+        blocks = self.free.setdefault(size, [])
+        if not blocks:
+            self.free = {size: blocks}  # what other sizes keep goes back to the system first
+        block = blocks.pop() if blocks else np.empty(size, np.uint8)
+        array = np.frombuffer(block.data, dtype)  # every view of it holds on to it
+        weakref.finalize(array, blocks.append, block).atexit = False
+        return array.reshape(shape)
 
 
 def _check(fits, *arrays):
     """C believes what it is told: shapes that do not fit must not get there."""
     if not fits:
         raise ValueError(f"shapes do not fit: {', '.join(str(x.shape) for x in arrays)}")
-
-
-def _as_c(x):
-    if isinstance(x, np.ndarray):
-        return _address(x)
-    return ctypes.byref(x) if isinstance(x, Geometry) else ctypes.c_long(x) if isinstance(x, int) else x
 
 
 def _address(x):

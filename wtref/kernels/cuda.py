@@ -29,6 +29,7 @@ STAGES, ROW_BYTES = 3, 80  # tiles of a factor in shared memory, and what a row 
 TILES = {(128, 128): 1.0, (128, 64): 1.25, (64, 64): 1.7}  # time for a number of their sums: an estimate, by traffic
 SLICE_COST = 500  # of writing and reading a sum, in multiplications: an estimate as well
 WIDTH = 64  # channels that a block sums up
+HELD = 32768  # bytes of a row that one block keeps to itself
 MOST = 2**31 - 2**24  # values of an array that kernels count in 32 bits
 NULL = 0  # the address; CuPy makes another of None (its issue 9046)
 
@@ -183,9 +184,15 @@ class Cuda:
         _check(a.shape == b.shape, a, b)
         return self._each("add", self._store, a.shape, self._stored(a), self._stored(b), np.int32(rectify))
 
-    def signed(self, h, rows, columns):
-        shape = len(rows), len(columns)
-        return self._each("signed_rows", _same, shape, self._flat(h), rows, columns, *_ints(shape[1], h.shape[1]))
+    def hadamard_product(self, v, before, after, order):
+        _check(v.shape[1:] == before.shape, v, before)
+        dtype, n, k = _real((v, before, after)), len(before), len(after)
+        if order * dtype.itemsize > HELD:
+            return plain.hadamard_product(v, before, after, order)
+        out = self.xp.empty((len(v), k), dtype)
+        arguments = self._flat(v), before, after, *_ints(n, k, order), out
+        self._kernel(dtype, "hadamard_product")((len(v),), (THREADS,), arguments)
+        return out
 
     def descend(self, w, v, gradient, lr, momentum, decay, nesterov):
         _check(w.shape == v.shape == gradient.shape, w, v, gradient)

@@ -7,6 +7,8 @@ came from.  Kernel, stride and padding are pairs (vertical, horizontal).
 
 import math
 
+import numpy as np
+
 from wtref.backend import array_module
 
 
@@ -130,10 +132,29 @@ def descend(w, v, gradient, lr, momentum, decay, nesterov):
     w -= lr * (gradient + momentum * v if nesterov else v)
 
 
-def signed(h, rows, columns):
-    """x[i, j] = rows[i] h[i, j mod M] columns[j]: h (., M) side by side, under signs of rows and columns."""
-    tiles = -(-len(columns) // h.shape[1])
-    return rows[:, None] * array_module(h).tile(h, (1, tiles))[:, : len(columns)] * columns
+def hadamard_product(v, before, after, order):
+    """(v before) H after: v (m, n) under the signs before (n), times H, under the signs after (k): (m, k).
+
+    H is the Hadamard matrix of that order, repeated down and across until it is (n, k).  It acts axis by axis, being
+    the Kronecker product of smaller ones.
+    """
+    xp, (m, n), tiles = array_module(v), v.shape, -(-len(after) // order)
+    x = xp.zeros((m, -(-n // order) * order), v.dtype)
+    x[:, :n] = v * before
+    x, done = x.reshape(m, -1, order).sum(axis=1), 1
+    while done < order:
+        h = xp.asarray(hadamard(min(order // done, 64)), v.dtype)
+        x = x.reshape(-1, len(h)) @ h if done == 1 else h @ x.reshape(-1, len(h), done)
+        done *= len(h)
+    return xp.tile(x.reshape(m, order), (1, tiles))[:, : len(after)] * after
+
+
+def hadamard(order):
+    """Sylvester's matrix of +1 and -1 with H H^T = order * I, on the host; order is a power of two."""
+    h = np.ones((1, 1))
+    while len(h) < order:
+        h = np.block([[h, h], [h, -h]])
+    return h
 
 
 def output_size(size, kernel, stride, padding):

@@ -112,16 +112,6 @@ void add(const REAL *restrict a, const REAL *restrict b, long rectify, long n, R
     }
 }
 
-/* x[i][j] = rows[i] h[i][j mod m] columns[j], x (n_rows, n) */
-void signed_rows(const REAL *restrict h, const REAL *restrict rows, const REAL *restrict columns, long n_rows, long n,
-                 long m, REAL *restrict x) {
-#pragma omp parallel for schedule(static) num_threads(team())
-    for (long i = 0; i < n_rows; i++)
-        for (long first = 0; first < n; first += m)
-            for (long j = 0; j < MIN(m, n - first); j++)
-                x[i * n + first + j] = rows[i] * h[i * m + j] * columns[first + j];
-}
-
 /* SGD as in optim.py, in one pass: w and its velocity v are changed in place */
 void descend(REAL *restrict w, REAL *restrict v, const REAL *restrict gradient, long n, REAL lr, REAL momentum,
              REAL decay, long nesterov) {

@@ -27,6 +27,7 @@ enum { VECTOR_BYTES = 16, ROWS = 4 };
 enum { V = VECTOR_BYTES / sizeof(REAL), WIDE = 2 * V };
 
 typedef REAL vec __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
+typedef __typeof__((vec){} == (vec){}) lanes;
 #define LOAD(p) (*(const vec *)(p))
 #define STORE(p, v) (*(vec *)(p) = (v))
 #define INLINE static inline __attribute__((always_inline))
@@ -44,7 +45,7 @@ void use_threads(int n) {
 static int team(void) { return getpid() == owner ? threads : 1; }
 
 /* Freed memory stays with the process, as fresh memory costs a page fault every 4 KiB; but for arrays of 32 MiB
- * and more, which have huge pages and leave holes behind. */
+ * and more, which leave holes behind: compiled.py keeps those. */
 void keep_memory(void) {
 #ifdef __GLIBC__
     mallopt(M_MMAP_THRESHOLD, 1 << 25);
@@ -72,6 +73,13 @@ static int team_size(void) {
 struct range { long first, last; };
 static struct range my_share(long count) {
     return (struct range){count * thread_index() / team_size(), count * (thread_index() + 1) / team_size()};
+}
+
+/* Wait for the other threads of the team, where `needed`. */
+static void meet(int needed) {
+    if (needed) {
+#pragma omp barrier
+    }
 }
 
 /* Room to work in, with slack: a tile may read past the last row, never write. */
@@ -133,52 +141,114 @@ static void tile(const struct tile *t) {
 }
 
 /* rows x columns of c: tile by tile down one panel of b, which is at most WIDE columns wide */
+INLINE void panel_of(const int vectors, struct tile t, long rows) {
+    for (; rows >= ROWS; rows -= ROWS, t.a += ROWS * t.a_row, t.c += ROWS * t.c_row) tile_of(ROWS, vectors, &t);
+    t.rows = rows;
+    if (rows) tile(&t);
+}
+
 static void panel_times(struct tile t, long rows) {
-    const REAL *a = t.a;
-    REAL *c = t.c;
-    for (long i = 0; i < rows; i += ROWS) {
-        t.a = a + i * t.a_row, t.c = c + i * t.c_row, t.rows = MIN(ROWS, rows - i);
-        tile(&t);
-    }
+    if (t.columns > V) panel_of(2, t, rows); else panel_of(1, t, rows);
 }
 
 static long panels(long columns) { return (columns + WIDE - 1) / WIDE; }
 static long panel_width(long columns, long first) { return columns - first > V ? WIDE : V; }
 
-/* b (depth, columns), strided, into a panel of contiguous rows, zeros behind the last column */
-static void pack(const REAL *b, long b_depth, long b_column, long depth, long columns, long width, REAL *panel) {
-    if (columns < width) memset(panel, 0, depth * width * sizeof(REAL));
-    if (b_column == 1)
-        for (long k = 0; k < depth; k++) memcpy(panel + k * width, b + k * b_depth, columns * sizeof(REAL));
-    else
-        for (long j = 0; j < columns; j++)
-            for (long k = 0; k < depth; k++) panel[k * width + j] = b[k * b_depth + j * b_column];
+/* V vectors as a matrix, transposed: every pass moves the lines' highest bit to the end of the columns' numbers. */
+INLINE void transpose(vec x[V]) {
+    lanes low, high;
+    for (int l = 0; l < V; l++) low[l] = l / 2 + l % 2 * V, high[l] = low[l] + V / 2;
+#pragma GCC unroll 4
+    for (int pass = V; pass > 1; pass /= 2) {
+        vec y[V];
+#pragma GCC unroll 16
+        for (int i = 0; i < V; i++) y[i] = __builtin_shuffle(x[i / 2], x[i / 2 + V / 2], i % 2 ? high : low);
+        memcpy(x, y, sizeof(y));
+    }
 }
 
-/* c (m, n) = a (m, k) b (k, n); a and b by their strides, c contiguous */
+/* b (depth, columns), strided, into a panel of contiguous rows, zeros behind the last column */
+static void pack(const REAL *b, long b_depth, long b_column, long depth, long columns, long width, REAL *panel) {
+    if (b_column == 1) {
+        if (columns < width) memset(panel, 0, depth * width * sizeof(REAL));
+        for (long k = 0; k < depth; k++) memcpy(panel + k * width, b + k * b_depth, columns * sizeof(REAL));
+        return;
+    }
+    for (long j = 0; j < width; j += V) {
+        long k = 0, here = MAX(0, MIN(V, columns - j));
+        for (; b_depth == 1 && k + V <= depth; k += V) {
+            vec x[V];
+#pragma GCC unroll 16
+            for (int i = 0; i < V; i++) x[i] = i < here ? LOAD(b + k + (j + i) * b_column) : (vec){};
+            transpose(x);
+#pragma GCC unroll 16
+            for (int i = 0; i < V; i++) STORE(panel + (k + i) * width + j, x[i]);
+        }
+        for (; k < depth; k++)
+            for (long i = 0; i < V; i++) panel[k * width + j + i] = i < here ? b[k * b_depth + (j + i) * b_column] : 0;
+    }
+}
+
+/* c (m, n) = a (m, k) b (k, n); a and b by their strides, c contiguous.
+ * Threads share the longer side of c, and each packs its own part of b: what another core has just written is slow
+ * to reach. */
 void product(const REAL *a, long a_row, long a_depth, const REAL *b, long b_depth, long b_column, long m, long n,
              long k, REAL *c) {
-    enum { DEPTH = 1024, BLOCK = 16 * ROWS };
-    long blocks = (m + BLOCK - 1) / BLOCK, count = panels(n);
-    REAL *packed = space(count * WIDE * MIN(k, DEPTH));
-    for (long start = 0; start < k; start += DEPTH) {
-        long depth = MIN(DEPTH, k - start);
-#pragma omp parallel num_threads(team())
-        {
-#pragma omp for schedule(static)
-            for (long p = 0; p < count; p++)
-                pack(b + start * b_depth + p * WIDE * b_column, b_depth, b_column, depth, MIN(WIDE, n - p * WIDE),
-                     panel_width(n, p * WIDE), packed + p * WIDE * depth);
-#pragma omp for schedule(static)
-            for (long item = 0; item < blocks * count; item++) {
-                long p = item % count, i = item / count * BLOCK, width = panel_width(n, p * WIDE);
-                panel_times((struct tile){.a = a + i * a_row + start * a_depth, .b = packed + p * WIDE * depth,
-                                          .c = c + i * n + p * WIDE, .runs = 1, .depth = depth, .a_row = a_row,
-                                          .a_depth = a_depth, .b_depth = width, .c_row = n,
-                                          .columns = MIN(width, n - p * WIDE), .add = start > 0},
-                            MIN(BLOCK, m - i));
+    enum { DEPTH = 512, BLOCK = 16 * ROWS, SMALL_PRODUCT = 1 << 18 };
+    long depth = (k + (k - 1) / DEPTH) / ((k - 1) / DEPTH + 1);
+#pragma omp parallel num_threads(m * n * k < SMALL_PRODUCT ? 1 : team())
+    {
+        struct range rows = {0, m}, columns = {0, panels(n)};
+        if (m < n) columns = my_share(columns.last); else rows = my_share(m);
+        REAL *packed = space((columns.last - columns.first) * WIDE * depth);
+        for (long start = 0; start < k; start += depth) {
+            long deep = MIN(depth, k - start);
+            REAL *panel = packed;
+            for (long j = columns.first * WIDE; j < MIN(columns.last * WIDE, n); j += WIDE, panel += WIDE * deep)
+                pack(b + start * b_depth + j * b_column, b_depth, b_column, deep, MIN(WIDE, n - j), panel_width(n, j), panel);
+            for (long i = rows.first; i < rows.last; i += BLOCK) {
+                panel = packed;
+                for (long j = columns.first * WIDE; j < MIN(columns.last * WIDE, n); j += WIDE, panel += WIDE * deep)
+                    panel_times((struct tile){.a = a + i * a_row + start * a_depth, .b = panel, .c = c + i * n + j, .runs = 1,
+                                              .depth = deep, .a_row = a_row, .a_depth = a_depth,
+                                              .b_depth = panel_width(n, j), .c_row = n, .columns = MIN(panel_width(n, j), n - j),
+                                              .add = start > 0},
+                                MIN(BLOCK, rows.last - i));
             }
         }
+        free(packed);
     }
-    free(packed);
+}
+
+/* One factor of a Hadamard matrix: transforms the lowest bit of an element's number and moves it to the top, so that
+ * after as many factors as there are bits every bit is transformed and back in its place. */
+static void butterflies(const REAL *restrict x, long half, REAL *restrict y) {
+    for (long j = 0; j < half; j++) {
+        y[j] = x[2 * j] + x[2 * j + 1];
+        y[j + half] = x[2 * j] - x[2 * j + 1];
+    }
+}
+
+/* out = (v before) H after, row by row: v (m, n), out (m, k), and H, of that order, repeated until it is (n, k) */
+void hadamard_product(const REAL *restrict v, const REAL *restrict before, const REAL *restrict after, long m, long n,
+                      long k, long order, REAL *restrict out) {
+#pragma omp parallel num_threads(team())
+    {
+        REAL *room = space(2 * order);
+#pragma omp for schedule(static)
+        for (long i = 0; i < m; i++) {
+            REAL *x = room, *y = room + order;
+            memset(x, 0, order * sizeof(REAL));
+            for (long first = 0; first < n; first += order)
+                for (long j = 0; j < MIN(order, n - first); j++) x[j] += v[i * n + first + j] * before[first + j];
+            for (long done = 1; done < order; done *= 2) {
+                butterflies(x, order / 2, y);
+                REAL *last = x;
+                x = y, y = last;
+            }
+            for (long first = 0; first < k; first += order)
+                for (long j = 0; j < MIN(order, k - first); j++) out[i * k + first + j] = x[j] * after[first + j];
+        }
+        free(room);
+    }
 }

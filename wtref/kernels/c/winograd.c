@@ -143,45 +143,71 @@ static void kernel_to_panels(struct kernel k, long c_in, long c_out, REAL *U) {
         }
 }
 
-/* Tiles handled at a time: frequencies of one block should stay in a core's cache. */
-static long block_of(long count, long channels) {
-    long fit = (1 << 19) / (36 * sizeof(REAL)) / channels, share = (count + threads - 1) / threads;
-    return MAX(1, MIN(MAX(fit, 2 * ROWS) / ROWS * ROWS, share));
+/* Where the 36 products of one tile need so many numbers of the kernel, they come from memory; each thread then
+ * takes some of the products for a large block of tiles, not all of them for a small block of its own. */
+static int shared_tiles(long size) { return size * sizeof(REAL) > 1 << 22; }
+
+/* Tiles handled at a time: frequencies of one block should stay in a core's cache, or in all that is shared. */
+static long block_of(long count, long channels, int shared) {
+    long fit = (shared ? 1 << 24 : 1 << 19) / (36 * sizeof(REAL)) / channels, share = shared ? count : (count + threads - 1) / threads;
+    return MAX(1, MIN(MAX(fit, 4 * ROWS) / ROWS * ROWS, share));
+}
+
+/* Room for `size` numbers in each of 36 frequencies, kept for the next that needs it: its memory costs more to touch for
+ * the first time than to fill. */
+static REAL *kept_room(long size) {
+    static _Thread_local REAL *room;
+    static _Thread_local long held;
+    if (size > held) {
+        free(room);
+        room = space(held = size);
+    }
+    return room;
+}
+
+/* m (36, ., c_out) = v (36, ., c_in) U for `tiles` of them and the items of the frequencies' panels of output channels. */
+static void multiply_frequencies(const REAL *v, long v_step, const REAL *U, long tiles, long c_in, long c_out,
+                                 struct range items, REAL *m, long m_step) {
+    for (long item = items.first; item < items.last; item++) {
+        long f = item / panels(c_out), o = item % panels(c_out) * WIDE, width = panel_width(c_out, o);
+        panel_times((struct tile){.a = v + f * v_step, .b = U + f * c_in * c_out + o * c_in, .c = m + f * m_step + o,
+                                  .runs = 1, .depth = c_in, .a_row = c_in, .a_depth = 1, .b_depth = width,
+                                  .c_row = c_out, .columns = width},
+                    tiles);
+    }
 }
 
 /* out (n, h, w, c_out) = y (n, h, w, c_in) convolved with the kernel. */
 static void winograd(struct tiling g, const REAL *y, long c_in, long c_out, struct kernel k, REAL *out) {
-    REAL *U = space(36 * c_in * c_out);
-    kernel_to_panels(k, c_in, c_out, U);
-    long count = tile_count(g), block = block_of(count, c_in + c_out);
+    long count = tile_count(g), size = 36 * c_in * c_out, items = 36 * panels(c_out);
+    int shared = shared_tiles(size), groups = shared ? 1 : MIN(team(), count);
+    long block = block_of(count, c_in + c_out, shared);
     long v_step = block * c_in + V, m_step = block * c_out + V;  /* V apart: not all in one cache set */
-#pragma omp parallel num_threads(team())
+    REAL *U = kept_room(size), *vs = space(groups * 36 * v_step), *ms = space(groups * 36 * m_step);
+    kernel_to_panels(k, c_in, c_out, U);
+#pragma omp parallel num_threads(shared ? team() : groups)
     {
-        REAL *v = space(36 * v_step), *m = space(36 * m_step);
-#pragma omp for schedule(static)
-        for (long first = 0; first < count; first += block) {
-            long last = MIN(first + block, count);
-            image_tiles(y, g, c_in, first, last, v, v_step);
-            for (int f = 0; f < 36; f++)
-                for (long o = 0; o < c_out; o += WIDE) {
-                    long width = panel_width(c_out, o);
-                    panel_times((struct tile){.a = v + f * v_step, .b = U + f * c_in * c_out + o * c_in,
-                                              .c = m + f * m_step + o, .runs = 1, .depth = c_in, .a_row = c_in,
-                                              .a_depth = 1, .b_depth = width, .c_row = c_out, .columns = width},
-                                last - first);
-                }
-            tiles_to_image(m, m_step, g, c_out, first, last, out);
+        struct range tiles = shared ? (struct range){0, count} : my_share(count);
+        struct range my_items = shared ? my_share(items) : (struct range){0, items};
+        REAL *v = vs + (shared ? 0 : thread_index() * 36 * v_step), *m = ms + (shared ? 0 : thread_index() * 36 * m_step);
+        for (long first = tiles.first; first < tiles.last; first += block) {
+            long last = MIN(first + block, tiles.last);
+            struct range mine = shared ? my_share(last - first) : (struct range){0, last - first};
+            image_tiles(y, g, c_in, first + mine.first, first + mine.last, v + mine.first * c_in, v_step);
+            meet(shared);
+            multiply_frequencies(v, v_step, U, last - first, c_in, c_out, my_items, m, m_step);
+            meet(shared);
+            tiles_to_image(m + mine.first * c_out, m_step, g, c_out, first + mine.first, first + mine.last, out);
         }
-        free(v), free(m);
     }
-    free(U);
+    free(vs), free(ms);
 }
 
-/* dU (36, c_out, c_in) (+)= m^T v for the items first..last of the frequencies' strips of output channels. */
+/* dU (36, c_out, c_in) (+)= m^T v for the items of the frequencies' strips of output channels. */
 static void add_frequencies(const REAL *m, long m_step, const REAL *v, long v_step, long depth, long c_in, long c_out,
-                            long first, long last, int add, REAL *dU) {
+                            struct range items, int add, REAL *dU) {
     long strips = (c_out + ROWS - 1) / ROWS;
-    for (long item = first; item < last; item++) {
+    for (long item = items.first; item < items.last; item++) {
         long f = item / strips, o = item % strips * ROWS;
         for (long i = 0; i < c_in; i += WIDE)
             tile(&(struct tile){.a = m + f * m_step + o, .b = v + f * v_step + i, .c = dU + (f * c_out + o) * c_in + i,
@@ -192,36 +218,28 @@ static void add_frequencies(const REAL *m, long m_step, const REAL *v, long v_st
 }
 
 /* outer (c_out, 9 c_in) = sum over the batch of delta y^T, by the adjoint of every step above.
- * Where dU fits a core's cache each thread sums up tiles of its own; else all work on the same tiles, each on a
- * part of dU. */
+ * Threads with tiles of their own sum up a dU of their own. */
 static void winograd_outer(struct tiling g, const REAL *y, const REAL *delta, long c_in, long c_out, REAL *outer) {
     long count = tile_count(g), size = 36 * c_in * c_out, items = 36 * ((c_out + ROWS - 1) / ROWS);
-    int apart = size * sizeof(REAL) <= 1 << 20, crew = MIN(team(), count), groups = apart ? crew : 1;
-    long most = (apart ? 1 << 19 : 1 << 22) / (36 * sizeof(REAL)) / (c_in + c_out);
-    long block = MIN(count, MAX(most, 4 * ROWS)), v_step = block * c_in + V, m_step = block * c_out + V;
-    REAL *vs = space(groups * 36 * v_step), *ms = space(groups * 36 * m_step), *dUs = space(groups * size);
-#pragma omp parallel num_threads(crew)
+    int shared = shared_tiles(4 * size), groups = shared ? 1 : MIN(team(), count);
+    long block = block_of(count, c_in + c_out, shared), v_step = block * c_in + V, m_step = block * c_out + V;
+    REAL *dUs = kept_room(groups * size), *vs = space(groups * 36 * v_step), *ms = space(groups * 36 * m_step);
+#pragma omp parallel num_threads(shared ? team() : groups)
     {
-        struct range tiles = {0, count}, my_items = {0, items};
-        if (apart) tiles = my_share(count); else my_items = my_share(items);
-        long group = apart ? thread_index() : 0;
+        struct range tiles = shared ? (struct range){0, count} : my_share(count);
+        struct range my_items = shared ? my_share(items) : (struct range){0, items};
+        long group = shared ? 0 : thread_index();
         REAL *v = vs + group * 36 * v_step, *m = ms + group * 36 * m_step, *dU = dUs + group * size;
         for (long first = tiles.first; first < tiles.last; first += block) {
             long last = MIN(first + block, tiles.last);
-            struct range mine = {0, last - first};
-            if (!apart) mine = my_share(last - first);
+            struct range mine = shared ? my_share(last - first) : (struct range){0, last - first};
             image_tiles(y, g, c_in, first + mine.first, first + mine.last, v + mine.first * c_in, v_step);
             error_tiles(delta, g, c_out, first + mine.first, first + mine.last, m + mine.first * c_out, m_step);
-            if (!apart) {
-#pragma omp barrier
-            }
-            add_frequencies(m, m_step, v, v_step, last - first, c_in, c_out, my_items.first, my_items.last,
-                            first > tiles.first, dU);
-            if (!apart) {
-#pragma omp barrier
-            }
+            meet(shared);
+            add_frequencies(m, m_step, v, v_step, last - first, c_in, c_out, my_items, first > tiles.first, dU);
+            meet(shared);
         }
-#pragma omp barrier
+        meet(1);
 #pragma omp for schedule(static)
         for (long o = 0; o < c_out; o++)
             for (long i = 0; i < c_in; i += V) {
@@ -234,5 +252,5 @@ static void winograd_outer(struct tiling g, const REAL *y, const REAL *delta, lo
                 for (int tap = 0; tap < 9; tap++) STORE(outer + (o * 9 + tap) * c_in + i, taps[tap / 3][tap % 3]);
             }
     }
-    free(vs), free(ms), free(dUs);
+    free(vs), free(ms);
 }

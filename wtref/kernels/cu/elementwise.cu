@@ -93,15 +93,6 @@ extern "C" __global__ void descend(
     });
 }
 
-extern "C" __global__ void signed_rows(
-    const REAL *h, const REAL *row_signs, const REAL *column_signs, int n, int width, int size, REAL *out)
-{
-    EACH(i, size) {
-        const int row = i / n, column = i % n;
-        out[i] = row_signs[row] * h[row * width + column % width] * column_signs[column];
-    }
-}
-
 /* running += momentum (factor batch - running).  */
 extern "C" __global__ void follow(REAL *running, const REAL *batch, REAL momentum, REAL factor, int size)
 {

@@ -164,3 +164,30 @@ extern "C" __global__ void add_slices_stored(const REAL *parts, int slices, int 
 {
     add_up(parts, slices, size, out);
 }
+
+enum { HELD = 32768 / sizeof(REAL) };
+
+/* out (m, k) = (v before) H after, a row of v (m, n) to each block; H, of an order up to HELD, repeated until it is (n, k).  */
+extern "C" __global__ void __launch_bounds__(THREADS) hadamard_product(
+    const REAL *v, const REAL *before, const REAL *after, int n, int k, int order, REAL *out)
+{
+    __shared__ REAL x[HELD];
+    const size_t row = blockIdx.x;
+    for (int j = threadIdx.x; j < order; j += THREADS) {
+        REAL sum = 0;
+        for (int i = j; i < n; i += order)
+            sum += v[row * n + i] * before[i];
+        x[j] = sum;
+    }
+    for (int half = 1; half < order; half *= 2) {
+        __syncthreads();
+        for (int pair = threadIdx.x; pair < order / 2; pair += THREADS) {
+            const int low = 2 * pair - pair % half, high = low + half;
+            const REAL a = x[low], b = x[high];
+            x[low] = a + b, x[high] = a - b;
+        }
+    }
+    __syncthreads();
+    for (int j = threadIdx.x; j < k; j += THREADS)
+        out[row * k + j] = x[j % order] * after[j];
+}
