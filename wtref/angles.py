@@ -16,6 +16,7 @@ def angle(u, v):
     2 atan2(|u' - v'|, |u' + v'|) on unit vectors: exact for small angles too, where acos is not.
     An array of zeros, as a dead layer sends, is unrelated to everything.
     """
+    u, v = (x.astype("float32") if x.dtype.kind == "V" else x for x in (u, v))  # sums of bfloat16 would be no more
     norm = array_module(u).linalg.norm
     lengths = float(to_host(norm(u))), float(to_host(norm(v)))
     if 0 in lengths:
@@ -47,4 +48,4 @@ def delta_angles(network, error):
     for s, (B, direct) in zip(network.with_feedback, own):
         s.B, s.direct = B, direct
     network.backward(error)
-    return {s.name: angle(*(x.astype(s.W.dtype, copy=False) for x in (s.delta, w))) for s, w in zip(network.synapses, wanted)}
+    return {s.name: angle(s.delta, w) for s, w in zip(network.synapses, wanted)}

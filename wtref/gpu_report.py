@@ -112,12 +112,19 @@ def _run(command, seconds):
         outcome = "passed" if process.returncode == 0 else f"FAILED, exit code {process.returncode}"
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        outcome = f"FAILED, not done after {seconds:.0f} s"
+        output, outcome = _last_words(process), f"FAILED, not done after {seconds:.0f} s"
     except BaseException:  # Ctrl-C reaches this process alone
         os.killpg(process.pid, signal.SIGKILL)
         raise
     return outcome, output
+
+
+def _last_words(process):
+    """What a killed process has said; one that it started in a session of its own may keep its output open."""
+    try:
+        return process.communicate(timeout=2)[0]
+    except subprocess.TimeoutExpired as late:
+        return (late.stdout or b"").decode(errors="replace")
 
 
 def _machine(device):

@@ -168,6 +168,16 @@ def test_too_little_memory_is_one_line():
     assert "out of memory" in done.stderr and "--batch-size" in done.stderr and "512" in done.stderr
 
 
+def test_the_profile_names_the_kernels(tmp_path):
+    """Its parts add up to about the step's time, which is measured by itself."""
+    which = ["--models", "resnet18", "--rules", "kp", "--batches", "64", "--no-graph"]
+    done = run("bench", "--device", "cuda", *which, "--profile", "--repeats", "1", "--json", str(tmp_path / "row.json"))
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "row.json").read_text())["rows"]
+    assert any(name.startswith("convolve_back") and "TFLOP/s" in name for name in row["profile"])
+    assert 0.3 * row["ms"] < sum(row["profile"].values()) < 1.1 * row["ms"]
+
+
 def test_the_second_device():
     import cupy
 
