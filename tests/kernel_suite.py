@@ -37,10 +37,13 @@ def in_double(*arguments):
 
 PRODUCTS = {"product", "convolve", "convolve_outer", "convolve_back"}
 ACTIVITIES = {  # which arguments of the others are activities or errors
-    "moments": [0], "norm_forward": [0], "norm_sums": [0, 1, 3], "norm_back": [0, 1, 6], "average": [0],
-    "biased": [0], "total": [0], "relu": [0], "relu_back": [0, 1], "add": [0, 1], "max_pool_back": [0],
+    "norm_statistics": [0], "norm_forward": [0], "norm_gradients": [0, 1, 5], "norm_back": [0, 1, 6],
+    "moments": [0], "norm_sums": [0, 1, 3], "total": [0], "average": [0], "biased": [0],
+    "relu": [0], "relu_back": [0, 1], "add": [0, 1], "max_pool_back": [0],
 }  # fmt: skip
-GIVE_ACTIVITIES = {"convolve", "convolve_back", "biased", "norm_forward", "norm_back", "relu", "relu_back", "add", "max_pool_back"}
+GIVE_ACTIVITIES = {
+    "convolve", "convolve_back", "biased", "norm_forward", "norm_back", "relu", "relu_back", "add", "max_pool_back"
+}  # fmt: skip
 
 
 def as_stored(name, arguments, factors, stored):
@@ -73,7 +76,9 @@ class KernelSuite:
         dtype = next(x.dtype.type for x in arguments if isinstance(x, np.ndarray))
         exact = as_stored(name, in_double(*arguments), self.factors, self.stored)
         rounding = self.rounding if name in GIVE_ACTIVITIES else 0.0
-        assert_equal(getattr(self.fast, name)(*arguments), getattr(plain, name)(*exact), self.limits[dtype], rounding)
+        found, wanted = getattr(self.fast, name)(*arguments), getattr(plain, name)(*exact)
+        for one, other in zip(found, wanted) if isinstance(wanted, tuple) else [(found, wanted)]:
+            assert_equal(one, other, self.limits[dtype], rounding)
 
     def draws(self, seed):
         """(dtype, a function that draws standard normal arrays of it) for one of the dtypes."""
@@ -142,19 +147,21 @@ class KernelSuite:
         self.both("biased", delta.copy(), scale)
         self.both("total", delta)
 
-    @given(channels, st.integers(1, 100), seeds)
+    @given(st.lists(st.integers(1, 9), min_size=1, max_size=3), channels, seeds)
     @modest
-    def test_batch_norm_s_small_vectors(self, c, count, seed):
+    def test_batch_norm_s_vectors(self, leading, c, seed):
         dtype, draw = self.draws(seed)
-        variance, a, b, scale = np.abs(draw(c)), draw(c), draw(c), draw(c)
-        for found, wanted in zip(self.fast.norm_scale(variance, a, 0.1), plain.norm_scale(*in_double(variance, a), 0.1)):
-            assert_equal(found, wanted, self.limits[dtype])
-        given = a, b, variance, scale
-        for found, wanted in zip(self.fast.norm_slopes(*given, count), plain.norm_slopes(*in_double(*given), count)):
-            assert_equal(found, wanted, self.limits[dtype])
-        running = a.copy()
-        self.fast.follow(running, b, 0.3, 1.25)
-        assert_equal(running, a + 0.3 * (1.25 * b.astype(np.float64) - a), self.limits[dtype])
+        x, delta, gamma, inverse_std = draw(*leading, c), draw(*leading, c), draw(c), draw(c)
+        self.both("norm_scale", np.abs(gamma), inverse_std, 0.1)
+        for y in (None, np.maximum(draw(*leading, c), 0)):
+            self.both("norm_gradients", delta, x, draw(c), inverse_std, gamma, y)
+        running, exact = [draw(c), draw(c)], self.stored(x.astype(np.float64))
+        wanted = in_double(*running)
+        found = self.fast.norm_statistics(x, gamma, *running, 0.3, 0.1)
+        for out, right in zip(found, plain.norm_statistics(exact, gamma.astype(np.float64), *wanted, 0.3, 0.1)):
+            assert_equal(out, right, self.limits[dtype])
+        for out, right in zip(running, wanted):
+            assert_equal(out, right, self.limits[dtype])
 
     @given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), channels, seeds)
     @modest

@@ -227,6 +227,19 @@ def test_a_row_s_arithmetic(monkeypatch):
     assert measured(monkeypatch, Work.of("resnet8", "kp", 50), [0.5, 0.75])["cifar_epoch_seconds"] == 1000 * 0.5
 
 
+def test_a_torch_compile_that_fails_costs_no_row(monkeypatch):
+    class Failing(Theirs):
+        def __init__(self, work, setting):
+            if setting.compiled:
+                raise ValueError("no Triton here\nand much more")
+            super().__init__(work, setting)
+
+    sides = SimpleNamespace(Theirs=Failing)
+    assert timing._compiled(Work.of("mlp", "bp", 1), sides, SETTINGS[0]) == (None, "ValueError: no Triton here")
+    row = {"work": "w", "goals": [], "torch_compiled_obstacle": "ValueError: no Triton here"}
+    assert bench.line(row).endswith("no torch.compile (ValueError: no Triton here)")
+
+
 def test_wm_is_held_against_bp_too(monkeypatch):
     row = measured(monkeypatch, Work.of("mlp", "wm", 50), [0.5, 0.4, 0.75])
     assert row["of_bp"] == 1.25 and row["ratio"] == 1.5

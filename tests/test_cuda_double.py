@@ -124,7 +124,8 @@ def test_a_warp_loads_matrices_as_the_ptx_manual_lays_them_out(order):
     halves = np.arange(256, dtype=np.int16).reshape(4, 8, 8)
     for name, matrices in (("load_matrices", halves), ("load_transposed", halves.swapaxes(1, 2))):
         out = xp.zeros(128, dtype=np.int32)
-        launched(LOADED.replace("LOAD", name), (1,), (32,), xp.array(halves.view(np.int32).ravel()), out, order=order, shared=512)
+        x = xp.array(halves.view(np.int32).ravel())
+        launched(LOADED.replace("LOAD", name), (1,), (32,), x, out, order=order, shared=512)
         assert np.array_equal(out.get(), np.ascontiguousarray(matrices).view(np.int32).ravel())
 
 

@@ -50,7 +50,9 @@ class TestBf16(KernelSuite):
 
 
 @pytest.mark.parametrize("precision", ALL)
-@pytest.mark.parametrize("shape, cut", [((512, 130, 40), (128, 128, 1)), ((1024, 60, 40), (128, 64, 1)), ((100, 70, 600), (64, 64, 2))])
+@pytest.mark.parametrize(
+    "shape, cut", [((512, 130, 40), (128, 128, 1)), ((1024, 60, 40), (128, 64, 1)), ((100, 70, 600), (64, 64, 2))]
+)
 def test_large_tiles_and_slices_of_k(precision, shape, cut):
     """Tiles of all sizes, and a k that several blocks share."""
     m, n, k = shape

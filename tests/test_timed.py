@@ -45,7 +45,7 @@ def clock(monkeypatch):
 
 
 def test_every_kernel_s_launches_bytes_and_products_add_up(clock):
-    y, W, delta = xp.zeros((2, 8, 8, 16), dtype=np.float32), xp.zeros((32, 144), dtype=np.float32), xp.zeros((2, 8, 8, 32), dtype=np.float32)
+    y, W, delta = (xp.zeros(shape, dtype=np.float32) for shape in ((2, 8, 8, 16), (32, 144), (2, 8, 8, 32)))
     same = (3, 3), (1, 1), (1, 1)
 
     def step():

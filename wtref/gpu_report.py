@@ -52,9 +52,9 @@ def steps(folder, device):
     return [
         Step("tests on the GPU", ["-m", "pytest", "-vv", "tests/cuda", "--durations=5"], 150),
         Step("cross-check with PyTorch", ["run.py", "check", *on, "--models", "mlp", "lenet", "resnet18"], 50),
-        *(_bench(folder, on, *row) for row in BENCHES),
         *(Step(f"training, {rule}", ["run.py", "train", *on, "--rule", rule, *train, f"gpu-{rule}-{int(time.time())}"], 30)
           for rule in ("kp", "wm")),
+        *(_bench(folder, on, *row) for row in BENCHES),
     ]  # fmt: skip
 
 
@@ -63,7 +63,8 @@ def _bench(folder, on, model, rule, batch, precision):
     path = folder / f"bench-{model}-{rule}-{batch}-{precision}.json"
     which = ["--models", model, "--rules", rule, "--batches", str(batch), "--precision", precision]
     shape = ["--shape", "224", "224", "3"] if model == "resnet50" else []
-    return Step(name, ["run.py", "bench", *on, *which, *shape, "--repeats", "5", "--profile", "--json", str(path)], 90, path)
+    how = ["--repeats", "5", "--profile", "--json", str(path)]
+    return Step(name, ["run.py", "bench", *on, *which, *shape, *how], 90, path)
 
 
 def report(folder, device):

@@ -106,25 +106,21 @@ class BatchNorm:
             raise InputError(f"{self.name}: takes {self.channels} channels, was given {_shape(y)}")
         kernels, self.y, self.train = primitives(y), y, train
         if train:
-            self.mean, variance = kernels.moments(y)
-            count = y.size // self.channels
-            kernels.follow(self.running_mean, self.mean, self.momentum)
-            kernels.follow(self.running_var, variance, self.momentum, count / max(count - 1, 1))
+            running = self.running_mean, self.running_var
+            found = kernels.norm_statistics(y, self.gamma, *running, self.momentum, self.epsilon)
         else:
-            self.mean, variance = self.running_mean, self.running_var
-        self.inverse_std, self.scale = kernels.norm_scale(variance, self.gamma, self.epsilon)
+            found = self.running_mean, *kernels.norm_scale(self.running_var, self.gamma, self.epsilon)
+        self.mean, self.inverse_std, self.scale = found
         out = kernels.norm_forward(y, self.mean, self.scale, self.beta, self.rectify)
         self.rectified = out if self.rectify else None
         return out
 
     def backward(self, delta):
         """delta (..., C) -> (..., C); leaves the gradients of gamma and beta."""
-        kernels, count = primitives(delta), delta.size // self.channels
-        self.beta_gradient, centred = kernels.norm_sums(delta, self.y, self.mean, self.rectified)
-        self.gamma_gradient = centred * self.inverse_std
-        if self.train:
-            slope, shift = kernels.norm_slopes(self.beta_gradient, centred, self.inverse_std, self.scale, count)
-        else:
+        kernels, statistics = primitives(delta), (self.mean, self.inverse_std, self.scale)
+        gradients = kernels.norm_gradients(delta, self.y, *statistics, self.rectified)
+        self.beta_gradient, self.gamma_gradient, slope, shift = gradients
+        if not self.train:  # the running ones do not depend on the batch
             slope = shift = 0 * self.scale
         return kernels.norm_back(delta, self.y, self.mean, self.scale, slope, shift, self.rectified)
 

@@ -76,8 +76,9 @@ def measure(work, repeats, profiled=False):
         theirs = pytorch.Theirs(work, setting)
         tasks["torch"] = work.task(theirs)
         their_memory = _memory(work, theirs, setting)
-        if work.on_gpu:
-            tasks["torch.compile"] = work.task(pytorch.Theirs(work, setting._replace(compiled=True)))
+        compiled, obstacle = _compiled(work, pytorch, setting) if work.on_gpu else (None, None)
+        if compiled:
+            tasks["torch.compile"] = work.task(compiled)
     multiples = [1 if name == "bp" else work.config.mirror_every for name in tasks]
     seconds = median_seconds(tasks.values(), repeats, multiples, ours.device.wait)
     ms = {name: 1000 * each for name, each in zip(tasks, seconds)}
@@ -89,6 +90,7 @@ def measure(work, repeats, profiled=False):
         row["profile"] = _kernels_profile(work) if work.on_gpu else profile(tasks["wtref"])
     if pytorch:
         row |= _beside(row, ms["torch"], setting, their_memory)
+        row |= {"torch_compiled_obstacle": obstacle} if obstacle else {}
     if "torch.compile" in ms:
         row |= {"torch_compiled_ms": ms["torch.compile"], "compiled_ratio": ms["torch.compile"] / ms["wtref"]}
     return row
@@ -155,6 +157,16 @@ def _pytorch(work):
     except ImportError:
         return None
     return torch_bench if work.config.rule in torch_bench.RULES else None
+
+
+def _compiled(work, pytorch, setting):
+    """(PyTorch's side under torch.compile, None), or (None, why there is none): it needs compilers of its own."""
+    try:
+        side = pytorch.Theirs(work, setting._replace(compiled=True))
+        work.task(side)()
+    except Exception as error:  # which ones, is PyTorch's and Triton's affair
+        return None, f"{type(error).__name__}: {error}".splitlines()[0]
+    return side, None
 
 
 def _fastest(work, pytorch, wait):

@@ -146,11 +146,20 @@ class Cuda:
         return self._each("average", _same, (len(y), channels), self._stored(y), *_ints(positions, channels))
 
     def moments(self, x):
-        return self._sum_rows("moments", 3, x, self._stored(x))
+        return self._finish("moments_total", 2, self._sum_rows("moments_parts", 3, x, self._stored(x)))
+
+    def norm_statistics(self, y, gamma, running_mean, running_var, momentum, epsilon):
+        rows = y.size // len(gamma)
+        rates = map(gamma.dtype.type, (momentum, epsilon, rows / max(rows - 1, 1)))
+        parts = self._sum_rows("moments_parts", 3, y, self._stored(y))
+        return self._finish("norm_statistics", 3, parts, gamma, running_mean, running_var, *rates)
 
     def norm_sums(self, delta, x, mean, y=None):
-        _check(delta.shape == x.shape, delta, x)
-        return self._sum_rows("norm_sums", 2, x, self._stored(delta), self._stored(x), mean, self._stored(y))
+        return self._finish("norm_sums_total", 2, self._norm_sums(delta, x, mean, y))
+
+    def norm_gradients(self, delta, x, mean, inverse_std, scale, y=None):
+        count = scale.dtype.type(delta.size // len(mean))
+        return self._finish("norm_gradients", 4, self._norm_sums(delta, x, mean, y), inverse_std, scale, count)
 
     def norm_forward(self, x, mean, scale, shift, rectify=False):
         numbers = np.int32(rectify), np.int32(len(mean))
@@ -164,14 +173,6 @@ class Cuda:
     def norm_scale(self, variance, gamma, epsilon):
         epsilon = gamma.dtype.type(epsilon)
         return self._each("norm_scale", _same, (2, gamma.size), variance, gamma, epsilon, size=gamma.size)
-
-    def norm_slopes(self, delta_sum, centred_sum, inverse_std, scale, count):
-        numbers = delta_sum, centred_sum, inverse_std, scale, scale.dtype.type(count)
-        return self._each("norm_slopes", _same, (2, scale.size), *numbers, size=scale.size)
-
-    def follow(self, running, batch, momentum, factor=1.0):
-        rates = map(running.dtype.type, (momentum, factor))
-        self._launch("follow", running.size, running, batch, *rates, np.int32(running.size))
 
     def relu(self, a):
         return self._each("relu", self._store, a.shape, self._stored(a))
@@ -203,12 +204,12 @@ class Cuda:
         rates = lr, w.dtype.type(momentum), w.dtype.type(decay)
         self._launch("descend", w.size, w, v, self._flat(gradient), *rates, *_ints(nesterov, w.size))
 
-    def _multiply(self, name, kind, m, n, k, *arguments):
-        """out (m, n) of a product kernel."""
+    def _multiply(self, name, type_for, m, n, k, *arguments):
+        """out (m, n) of a product kernel; type_for(its arguments' dtype): the result's, _same or self._store."""
         dtype = _real(arguments)
         down, across, slices = self._cut(dtype, m, n, k)
         parts = self.xp.empty((slices, m, n), dtype) if slices > 1 else NULL
-        out = self.xp.empty((m, n), kind(dtype))
+        out = self.xp.empty((m, n), type_for(dtype))
         grid, shared = (-(-m // down), -(-n // across), slices), STAGES * ROW_BYTES * (down + across)
         kernel = self._kernel(dtype, f"{name}_{down}x{across}", shared)
         kernel(grid, (PRODUCT_THREADS,), (*arguments, parts, out), shared_mem=shared)
@@ -234,19 +235,30 @@ class Cuda:
         most = min(max(k // (4 * PRODUCT_DEPTH), 1), at_once)
         return min(((*tile, slices) for slices in range(1, most + 1) for tile in tiles), key=cost)
 
+    def _norm_sums(self, delta, x, mean, y):
+        _check(delta.shape == x.shape, delta, x)
+        return self._sum_rows("norm_sums_parts", 2, x, self._stored(delta), self._stored(x), mean, self._stored(y))
+
     def _sum_rows(self, name, width, x, *arguments):
-        """(2, channels) of a kernel in two steps; width: the numbers of its Sum."""
+        """Sums over parts of the rows: (channels, parts, width); width: the numbers of one."""
         dtype, channels = _real(arguments), x.shape[-1]
         rows, across = _counted(x.size) // channels, -(-channels // WIDTH)
         count = max(min(8 * self.processors // across, rows // 64), 1)
-        parts, out = self.xp.empty((channels, count, width), dtype), self.xp.empty((2, channels), dtype)
-        self._kernel(dtype, f"{name}_parts")((across, count), (THREADS,), (*arguments, *_ints(rows, channels), parts))
-        self._kernel(dtype, f"{name}_total")((-(-channels // 8),), (THREADS,), (parts, *_ints(count, channels), out))
+        parts = self.xp.empty((channels, count, width), dtype)
+        self._kernel(dtype, name)((across, count), (THREADS,), (*arguments, *_ints(rows, channels), parts))
+        return parts
+
+    def _finish(self, name, results, parts, *arguments):
+        """(results, channels) of a kernel that joins the parts."""
+        channels, count, _ = parts.shape
+        out = self.xp.empty((results, channels), parts.dtype)
+        arguments = parts, *_ints(count, channels), *arguments, out
+        self._kernel(_real(arguments), name)((-(-channels // 8),), (THREADS,), arguments)
         return out
 
-    def _each(self, name, kind, shape, *arguments, size=None):
+    def _each(self, name, type_for, shape, *arguments, size=None):
         """A new array of the shape from a kernel that goes over `size` values, as many as the array's unless given."""
-        out = self.xp.empty(shape, kind(_real(arguments)))
+        out = self.xp.empty(shape, type_for(_real(arguments)))
         size = out.size if size is None else size
         self._launch(name, size, *arguments, np.int32(size), out)
         return out
@@ -263,7 +275,7 @@ class Cuda:
         return kernel
 
     def _walked(self, x):
-        """x (rows, k) as it is stored, whether it runs along k in memory (else along its rows), and the other axis's stride."""
+        """x (rows, k) as it is stored, whether it runs along k in memory or else along its rows, and the other's stride."""
         if not x.flags.c_contiguous and x.T.flags.c_contiguous:
             return self._stored(x.T).T, False, np.int32(len(x))
         return self._stored(x), True, np.int32(x.shape[1])

@@ -3,7 +3,10 @@
 from collections import defaultdict
 
 # Keeps the device busy while Python launches a step behind it: between two events there is then a kernel and no wait.
-SPIN = 'extern "C" __global__ void spin(long long cycles) { for (const long long start = clock64(); clock64() - start < cycles;); }'
+SPIN = """extern "C" __global__ void spin(long long cycles)
+{
+    for (const long long start = clock64(); clock64() - start < cycles;);
+}"""
 CYCLES = 400_000_000  # about a quarter of a second
 
 

@@ -93,30 +93,12 @@ extern "C" __global__ void descend(
     });
 }
 
-/* running += momentum (factor batch - running).  */
-extern "C" __global__ void follow(REAL *running, const REAL *batch, REAL momentum, REAL factor, int size)
-{
-    EACH(i, size)
-        running[i] += momentum * (factor * batch[i] - running[i]);
-}
-
 /* out (2, size): 1 / the standard deviation, and gamma times that.  */
 extern "C" __global__ void norm_scale(const REAL *variance, const REAL *gamma, REAL epsilon, int size, REAL *out)
 {
     EACH(i, size) {
         out[i] = 1 / sqrt(variance[i] + epsilon);
         out[size + i] = gamma[i] * out[i];
-    }
-}
-
-/* out (2, size): slope and shift of norm_back.  */
-extern "C" __global__ void norm_slopes(
-    const REAL *delta_sum, const REAL *centred_sum, const REAL *inverse_std, const REAL *scale, REAL count,
-    int size, REAL *out)
-{
-    EACH(i, size) {
-        out[i] = -scale[i] * inverse_std[i] * inverse_std[i] * centred_sum[i] / count;
-        out[size + i] = -scale[i] * delta_sum[i] / count;
     }
 }
 

@@ -153,3 +153,29 @@ extern "C" __global__ void __launch_bounds__(THREADS) norm_sums_total(const REAL
         out[channel] = sum.plain, out[channels + channel] = sum.centred;
     }, (const Products *) parts, count, channels);
 }
+
+/* out (3, channels): mean, 1 / the standard deviation, gamma times that; unbiased: the running variance's factor.  */
+extern "C" __global__ void __launch_bounds__(THREADS) norm_statistics(
+    const REAL *parts, int count, int channels, const REAL *gamma, REAL *running_mean, REAL *running_var, REAL momentum,
+    REAL epsilon, REAL unbiased, REAL *out)
+{
+    sum_parts([=](int channel, const Moments &sum) {
+        const REAL variance = sum.squares / sum.count, inverse_std = 1 / sqrt(variance + epsilon);
+        running_mean[channel] += momentum * (sum.mean - running_mean[channel]);
+        running_var[channel] += momentum * (unbiased * variance - running_var[channel]);
+        out[channel] = sum.mean, out[channels + channel] = inverse_std;
+        out[2 * channels + channel] = gamma[channel] * inverse_std;
+    }, (const Moments *) parts, count, channels);
+}
+
+/* out (4, channels): the gradients of beta and gamma, slope and shift of norm_back.  */
+extern "C" __global__ void __launch_bounds__(THREADS) norm_gradients(
+    const REAL *parts, int count, int channels, const REAL *inverse_std, const REAL *scale, REAL rows, REAL *out)
+{
+    sum_parts([=](int channel, const Products &sum) {
+        const REAL along = inverse_std[channel], factor = scale[channel] / rows;
+        out[channel] = sum.plain, out[channels + channel] = sum.centred * along;
+        out[2 * channels + channel] = -factor * along * along * sum.centred;
+        out[3 * channels + channel] = -factor * sum.plain;
+    }, (const Products *) parts, count, channels);
+}
