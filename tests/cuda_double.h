@@ -1,7 +1,8 @@
 /* CUDA's kernel language on one core of a CPU, for tests: a block's threads are fibers that take turns.
 
    A thread runs until it waits, at a barrier of its block or for the lanes of its warp.  ORDER says who goes
-   first: a kernel whose result depends on it lacks a barrier.  Shared memory starts as NaN in each block.  */
+   first: a kernel whose result depends on it lacks a barrier.  Shared memory starts as NaN in each block, and is NaN
+   where a copy was started until its thread has waited for it.  */
 
 #include <csetjmp>
 #include <cmath>
@@ -10,6 +11,7 @@
 #include <cstring>
 #include <functional>
 #include <ucontext.h>
+#include <vector>
 
 using std::sqrt;
 
@@ -25,8 +27,14 @@ static dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace cuda_double {
 
-enum { MOST = 1024, STACK = 1 << 16, SHARED = 48 << 10, WARP = 32 };
+enum { MOST = 1024, STACK = 1 << 16, SHARED = 48 << 10, MOST_SHARED = 227 << 10, WARP = 32 };
 enum State { NEW, READY, AT_BARRIER, AT_WARP, DONE };
+
+struct Copy {
+    void *to;
+    const void *from;  // null for zeros
+    int batch;
+};
 
 struct Fiber {
     jmp_buf place;
@@ -34,16 +42,19 @@ struct Fiber {
     bool alive;  // holds a stack on which `live` is running
     State state;
     int operation;  // of its warp, so far
+    std::vector<Copy> copies;  // started, and not waited for
+    int batches;  // of copies, so far
 };
 
 /* What a lane shows the others of its warp, in this operation and the one before.  */
-struct Lane { unsigned a[4], b[2]; };
+struct Lane { unsigned a[4], b[2]; const char *row; };
 
 static Fiber fibers[MOST];
 static Lane lanes[2][MOST];
 alignas(16) static char stacks[MOST][STACK];
 alignas(16) static char shared_memory[SHARED];
-static size_t shared_used;
+alignas(16) static char dynamic_memory[MOST_SHARED + 16];
+static size_t shared_used, dynamic_size;
 static long block_number;
 static jmp_buf scheduler;
 static ucontext_t home;
@@ -103,9 +114,10 @@ static const char *run_block(int threads, int order, unsigned &random)
     static char message[200];
     static int turn[MOST];
     block_number++, shared_used = 0;
+    memset(dynamic_memory, 0xFF, dynamic_size + 16);
     release(0, threads);
     for (int i = 0; i < threads; i++)
-        turn[i] = order == 1 ? threads - 1 - i : i, fibers[i].operation = 0;
+        turn[i] = order == 1 ? threads - 1 - i : i, fibers[i].operation = fibers[i].batches = 0, fibers[i].copies.clear();
     while (!all(DONE, 0, threads)) {
         for (int i = threads - 1; order > 1 && i > 0; i--) {
             random = random * 1664525 + 1013904223;
@@ -130,13 +142,18 @@ static const char *run_block(int threads, int order, unsigned &random)
             return message;
         }
     }
+    for (size_t i = dynamic_size; i < dynamic_size + 16; i++)
+        if (dynamic_memory[i] != (char) 0xFF)
+            return "it writes behind its dynamic shared memory";
     return nullptr;
 }
 
 /* Null, or why the kernel could not go on.  */
-static const char *launch(const unsigned *grid, const unsigned *block, int order, const std::function<void()> &kernel)
+static const char *launch(
+    const unsigned *grid, const unsigned *block, int shared, int order, const std::function<void()> &kernel)
 {
     unsigned random = 1;
+    dynamic_size = shared;
     gridDim = {grid[0], grid[1], grid[2]}, blockDim = {block[0], block[1], block[2]}, body = &kernel;
     const unsigned blocks = grid[0] * grid[1] * grid[2];
     for (unsigned i = 0; i < blocks; i++) {
@@ -186,10 +203,22 @@ static unsigned bits(float x)
     return bits;
 }
 
+/* As ldmatrix does with four matrices; `of(matrix, lane)` reads what a lane gets.  */
+template <class Of> void load(unsigned (&words)[4], const void *row, Of of)
+{
+    const Lane *warp = exchange({{}, {}, (const char *) row});
+    for (int i = 0; i < 4; i++) {
+        const char *rows[8];
+        for (int j = 0; j < 8; j++)
+            rows[j] = warp[8 * i + j].row;
+        words[i] = of(rows, now % WARP);
+    }
+}
+
 /* D += A B of a warp, A 16 x 8 words and B 8 x 8; `times` multiplies two words.  */
 template <class Times> void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], Times times)
 {
-    const Lane *warp = exchange({{a[0], a[1], a[2], a[3]}, {b[0], b[1]}});
+    const Lane *warp = exchange({{a[0], a[1], a[2], a[3]}, {b[0], b[1]}, nullptr});
     const int lane = now % WARP, g = lane / 4, t = lane % 4;
     for (int i = 0; i < 4; i++) {
         const int row = g + i / 2 * 8, column = 2 * t + i % 2;
@@ -202,11 +231,12 @@ template <class Times> void mma(float (&d)[4], const unsigned (&a)[4], const uns
 
 }  // namespace cuda_double
 
+static inline float __int_as_float(int bits) { return cuda_double::real(bits); }
 static inline void __syncthreads() { cuda_double::pause(cuda_double::AT_BARRIER); }
 static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned long long) a * b >> 32; }
 
 /* To nearest, ties away from zero, 10 bits of fraction; the hardware leaves the rest of the word undefined.  */
-static inline unsigned to_tf32(float x) { return std::isfinite(x) ? cuda_double::bits(x) + 0x1000 : cuda_double::bits(x); }
+static inline unsigned to_tf32(unsigned x) { return std::isfinite(cuda_double::real(x)) ? x + 0x1000 : x; }
 
 static inline unsigned to_bf16(float x)
 {
@@ -228,4 +258,45 @@ static inline void mma_bf16(float (&d)[4], const unsigned (&a)[4], const unsigne
         return (double) cuda_double::real(x << 16) * cuda_double::real(y << 16)
                + (double) cuda_double::real(x & 0xFFFF0000) * cuda_double::real(y & 0xFFFF0000);
     });
+}
+
+static inline void load_matrices(unsigned (&words)[4], const void *row)
+{
+    cuda_double::load(words, row, [](const char *const *rows, int lane) {
+        return *(const unsigned *) (rows[lane / 4] + 4 * (lane % 4));
+    });
+}
+
+static inline void load_transposed(unsigned (&words)[4], const void *row)
+{
+    cuda_double::load(words, row, [](const char *const *rows, int lane) {
+        const int g = lane / 4, t = lane % 4;
+        const auto half = [&](int row) { return (unsigned) ((const unsigned short *) rows[row])[g]; };
+        return half(2 * t + 1) << 16 | half(2 * t);
+    });
+}
+
+static inline void start_copy(void *shared, const void *global, bool zeros)
+{
+    cuda_double::Fiber &fiber = cuda_double::fibers[cuda_double::now];
+    if ((size_t) shared % 16 || (size_t) global % 16)
+        fprintf(stderr, "a copy of 16 bytes from or to an address that is no multiple of 16\n"), abort();
+    memset(shared, 0xFF, 16);
+    fiber.copies.push_back({shared, zeros ? nullptr : global, fiber.batches});
+}
+
+static inline void end_batch_of_copies() { cuda_double::fibers[cuda_double::now].batches++; }
+
+template <int RUNNING> void wait_for_copies()
+{
+    cuda_double::Fiber &fiber = cuda_double::fibers[cuda_double::now];
+    std::vector<cuda_double::Copy> running;
+    for (const cuda_double::Copy &copy : fiber.copies)
+        if (copy.batch >= fiber.batches - RUNNING)
+            running.push_back(copy);
+        else if (copy.from)
+            memcpy(copy.to, copy.from, 16);
+        else
+            memset(copy.to, 0, 16);
+    fiber.copies.swap(running);
 }

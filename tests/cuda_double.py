@@ -16,10 +16,14 @@ from pathlib import Path
 import numpy as np
 from device_double import DoubleArray
 
+from wtref.kernels.cuda import BFLOAT16, NULL
+
 HEADER = Path(__file__).with_name("cuda_double.h")
 KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\(\d+\)\s+)?(\w+)\s*\(([^)]*)\)')
+DYNAMIC = re.compile(r"extern __shared__ [^;]*?char (\w+)\[\];")
 SHARED = re.compile(r"__shared__ ([^;]+?) (\w+)\[(\w+)\];")
-TYPES = {"int": np.int32, "long long": np.int64, "float": np.float32, "double": np.float64}
+TYPES = {"int": np.int32, "long long": np.int64, "float": np.float32, "double": np.float64, "bf16": BFLOAT16}
+USUAL_SHARED = 48 << 10  # bytes of dynamic shared memory that a kernel may have without asking for more
 ORDERS = ("forward", "backward", "shuffled")
 
 
@@ -40,16 +44,25 @@ class EmulatedModule:
             raise KeyError(f"no kernel named {name}; there are {', '.join(signatures)}")
         launch = getattr(library, f"launch_{name}")
         launch.restype = ctypes.c_char_p
+        return EmulatedKernel(name, launch, signatures[name], self.order)
 
-        def kernel(grid, block, arguments):
-            values = _converted(name, signatures[name], arguments)
-            addresses = (ctypes.c_void_p * len(values))(*[value.ctypes.data for value in values])
-            grid, block = ((ctypes.c_uint * 3)(*size, *[1] * (3 - len(size))) for size in (grid, block))
-            stuck = launch(grid, block, self.order, addresses)
-            if stuck:
-                raise RuntimeError(f"{name}: {stuck.decode()}")
 
-        return kernel
+class EmulatedKernel:
+    """cupy.RawKernel's face."""
+
+    def __init__(self, name, launch, parameters, order):
+        self.name, self.launch, self.parameters, self.order = name, launch, parameters, order
+        self.max_dynamic_shared_size_bytes = USUAL_SHARED
+
+    def __call__(self, grid, block, arguments, shared_mem=0):
+        if max(grid[1:], default=0) > 65535 or shared_mem > self.max_dynamic_shared_size_bytes:
+            raise ValueError(f"{self.name}: no launch of {grid} blocks with {shared_mem} bytes of shared memory")
+        values = _converted(self.name, self.parameters, arguments)
+        addresses = (ctypes.c_void_p * len(values))(*[value.ctypes.data for value in values])
+        grid, block = ((ctypes.c_uint * 3)(*size, *[1] * (3 - len(size))) for size in (grid, block))
+        stuck = self.launch(grid, block, shared_mem, self.order, addresses)
+        if stuck:
+            raise RuntimeError(f"{self.name}: {stuck.decode()}")
 
 
 def _converted(name, parameters, arguments):
@@ -62,17 +75,15 @@ def _converted(name, parameters, arguments):
 def _value(where, parameter, argument):
     pointer, dtype = parameter
     found = _found(argument)
-    if found not in ((pointer, dtype), (True, None)) or found[0] != pointer:
+    if pointer and argument is NULL:
+        return np.array(0, np.uintp)
+    if found != (pointer, dtype):
         raise TypeError(f"{where}: the kernel's is {'*' * pointer}{dtype.__name__}, found {argument!r}")
-    if not pointer:
-        return np.array(argument, dtype)
-    return np.array(0 if argument is None else argument._hidden.ctypes.data, np.uintp)
+    return np.array(argument._hidden.ctypes.data, np.uintp) if pointer else np.array(argument, dtype)
 
 
 def _found(argument):
-    """(is it an address, of what type), as CuPy passes it."""
-    if argument is None:
-        return True, None
+    """(is it an address, of what type), as CuPy passes it; of None it makes an address that is not null."""
     if isinstance(argument, DoubleArray):
         return True, argument.dtype.type
     if isinstance(argument, np.generic):
@@ -87,6 +98,7 @@ def _built(code, options):
     expanded = _run([_compiler(), *flags, "-DCUDA_DOUBLE", "-E", "-P", "-"], code)
     kernels = {name: [part.strip() for part in text.split(",")] for name, text in KERNEL.findall(expanded)}
     shared = iter(range(len(expanded)))
+    expanded = DYNAMIC.sub(r"char *\1 = cuda_double::dynamic_memory;", expanded)
     expanded = SHARED.sub(
         lambda found: "typedef {0} {1}_type[{2}]; {1}_type &{1} = cuda_double::shared<{1}_type, {3}>();".format(
             *found.groups(), next(shared)
@@ -107,14 +119,14 @@ def _launch(name, parameters):
     types = [parameter[: re.search(r"\w+$", parameter).start()] for parameter in parameters]
     values = ", ".join(f"*({type} *) arguments[{i}]" for i, type in enumerate(types))
     return (
-        f'extern "C" const char *launch_{name}(const unsigned *grid, const unsigned *block, int order, void **arguments)'
-        f" {{ return cuda_double::launch(grid, block, order, [=] {{ {name}({values}); }}); }}"
+        f'extern "C" const char *launch_{name}(const unsigned *grid, const unsigned *block, int shared, int order, void **arguments)'
+        f" {{ return cuda_double::launch(grid, block, shared, order, [=] {{ {name}({values}); }}); }}"
     )
 
 
 def _signature(parameter):
     """const double *x -> (True, np.float64)"""
-    kind = re.match(r"(?:const )?(int|long long|float|double)\b", parameter).group(1)
+    kind = re.match(r"(?:const )?(int|long long|float|double|bf16)\b", parameter).group(1)
     return "*" in parameter, TYPES[kind]
 
 

@@ -22,12 +22,12 @@ def normal(seed, dtype):
     return lambda *shape: rng.standard_normal(shape).astype(dtype)
 
 
-def assert_equal(found, wanted, limit):
-    """Relative to the largest entry, both in their own precision and against NaN."""
+def assert_equal(found, wanted, limit, rounding=0.0):
+    """Relative to the largest entry, both in their own precision and against NaN; rounding: relative to each."""
     found, wanted = np.asarray(found), np.asarray(wanted)
     assert found.shape == wanted.shape
     scale = np.abs(wanted).max(initial=0)
-    assert np.abs(found - wanted).max(initial=0) <= limit * max(scale, 1e-30)
+    assert (np.abs(found - wanted) <= limit * max(scale, 1e-30) + rounding * np.abs(wanted)).all()
 
 
 def in_double(*arguments):
@@ -36,29 +36,49 @@ def in_double(*arguments):
 
 
 PRODUCTS = {"product", "convolve", "convolve_outer", "convolve_back"}
+ACTIVITIES = {  # which arguments of the others are activities or errors
+    "norm_statistics": [0], "norm_forward": [0], "norm_gradients": [0, 1, 5], "norm_back": [0, 1, 6],
+    "moments": [0], "norm_sums": [0, 1, 3], "total": [0], "average": [0], "biased": [0],
+    "relu": [0], "relu_back": [0, 1], "add": [0, 1], "max_pool_back": [0],
+}  # fmt: skip
+GIVE_ACTIVITIES = {
+    "convolve", "convolve_back", "biased", "norm_forward", "norm_back", "relu", "relu_back", "add", "max_pool_back"
+}  # fmt: skip
+
+
+def as_stored(name, arguments, factors, stored):
+    """The arguments as the fast function sees them: `factors` of a product, `stored` activities and errors."""
+    see = factors if name in PRODUCTS else stored
+    seen = range(len(arguments)) if name in PRODUCTS else ACTIVITIES.get(name, ())
+    return [see(x) if i in seen and isinstance(x, np.ndarray) else x for i, x in enumerate(arguments)]
 
 
 class KernelSuite:
     """Tests of `fast`, whose functions take and give NumPy arrays.
 
     limits: by dtype, of the relative error;  factors: what becomes of a product's factors before they are
-    multiplied;  side, depth: of the largest matrices.
+    multiplied;  stored: and of activities and errors in memory;  rounding: of the latter;  side, depth: of the largest
+    matrices.
     """
 
     limits = {np.float64: 1e-10, np.float32: 1e-4}
-    side, depth = 300, 2100
+    side, depth, rounding = 300, 2100, 0.0
     fast = None
 
     def factors(self, x):
         return x
 
+    def stored(self, x):
+        return x
+
     def both(self, name, *arguments):
         """The fast function beside the plain one, which computes in float64."""
         dtype = next(x.dtype.type for x in arguments if isinstance(x, np.ndarray))
-        exact = in_double(*arguments)
-        if name in PRODUCTS:
-            exact = [self.factors(x) if isinstance(x, np.ndarray) else x for x in exact]
-        assert_equal(getattr(self.fast, name)(*arguments), getattr(plain, name)(*exact), self.limits[dtype])
+        exact = as_stored(name, in_double(*arguments), self.factors, self.stored)
+        rounding = self.rounding if name in GIVE_ACTIVITIES else 0.0
+        found, wanted = getattr(self.fast, name)(*arguments), getattr(plain, name)(*exact)
+        for one, other in zip(found, wanted) if isinstance(wanted, tuple) else [(found, wanted)]:
+            assert_equal(one, other, self.limits[dtype], rounding)
 
     def draws(self, seed):
         """(dtype, a function that draws standard normal arrays of it) for one of the dtypes."""
@@ -92,13 +112,12 @@ class KernelSuite:
     def test_max_pool(self, geometry, c, seed):
         size, *window = geometry
         dtype, draw = self.draws(seed)
-        y = np.round(draw(2, *size, c), 1)  # with ties
+        y = self.stored(np.round(draw(2, *size, c), 1)).astype(dtype)  # with ties
         largest, winner = self.fast.max_pool(y, *window)
         wanted, places = plain.max_pool(y, *window)
         assert np.array_equal(largest, wanted) and np.array_equal(winner, places)
         delta = draw(*winner.shape)
-        found = self.fast.max_pool_back(delta, winner, *window, size)
-        assert_equal(found, plain.max_pool_back(delta.astype(np.float64), places, *window, size), self.limits[dtype])
+        self.both("max_pool_back", delta, winner, *window, size)
 
     @given(seeds, seeds, seeds, seeds)
     @modest
@@ -118,27 +137,36 @@ class KernelSuite:
         x, delta, scale, shift, slope = draw(*leading, c) + dtype(mean), draw(*leading, c), draw(c), draw(c), draw(c)
         centre = x.reshape(-1, c)[0]
         y = np.maximum(draw(*leading, c), 0)
-        for out, wanted in zip(self.fast.moments(x), plain.moments(x.astype(np.float64))):
+        for out, wanted in zip(self.fast.moments(x), plain.moments(self.stored(x.astype(np.float64)))):
             assert_equal(out, wanted, self.limits[dtype] if mean == 0 else 10 * self.limits[dtype])
         for rectified in (None, y):
             self.both("norm_sums", delta, x, centre, rectified)
             self.both("norm_back", delta, x, centre, scale, slope, shift, rectified)
         for rectify in (False, True):
             self.both("norm_forward", x, centre, scale, shift, rectify)
+        self.both("biased", delta.copy(), scale)
+        self.both("total", delta)
 
-    @given(channels, st.integers(1, 100), seeds)
+    @given(st.lists(st.integers(1, 9), min_size=1, max_size=3), channels, seeds)
     @modest
-    def test_batch_norm_s_small_vectors(self, c, count, seed):
+    def test_batch_norm_s_vectors(self, leading, c, seed):
         dtype, draw = self.draws(seed)
-        variance, a, b, scale = np.abs(draw(c)), draw(c), draw(c), draw(c)
-        for found, wanted in zip(self.fast.norm_scale(variance, a, 0.1), plain.norm_scale(*in_double(variance, a), 0.1)):
-            assert_equal(found, wanted, self.limits[dtype])
-        given = a, b, variance, scale
-        for found, wanted in zip(self.fast.norm_slopes(*given, count), plain.norm_slopes(*in_double(*given), count)):
-            assert_equal(found, wanted, self.limits[dtype])
-        running = a.copy()
-        self.fast.follow(running, b, 0.3, 1.25)
-        assert_equal(running, a + 0.3 * (1.25 * b.astype(np.float64) - a), self.limits[dtype])
+        x, delta, gamma, inverse_std = draw(*leading, c), draw(*leading, c), draw(c), draw(c)
+        self.both("norm_scale", np.abs(gamma), inverse_std, 0.1)
+        for y in (None, np.maximum(draw(*leading, c), 0)):
+            self.both("norm_gradients", delta, x, draw(c), inverse_std, gamma, y)
+        running, exact = [draw(c), draw(c)], self.stored(x.astype(np.float64))
+        wanted = in_double(*running)
+        found = self.fast.norm_statistics(x, gamma, *running, 0.3, 0.1)
+        for out, right in zip(found, plain.norm_statistics(exact, gamma.astype(np.float64), *wanted, 0.3, 0.1)):
+            assert_equal(out, right, self.limits[dtype])
+        for out, right in zip(running, wanted):
+            assert_equal(out, right, self.limits[dtype])
+
+    @given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), channels, seeds)
+    @modest
+    def test_average(self, n, height, width, c, seed):
+        self.both("average", self.draws(seed)[1](n, height, width, c))
 
     @given(st.integers(1, 5000), seeds)
     @modest

@@ -1,6 +1,9 @@
 """A device's primitives with NumPy arrays for a test: there and back again.  And the roundings of its tensor cores."""
 
 import numpy as np
+from kernel_suite import GIVE_ACTIVITIES, as_stored
+
+from wtref.kernels import plain
 
 
 class OnDevice:
@@ -24,7 +27,23 @@ class OnDevice:
 def _back(result):
     if isinstance(result, tuple):
         return tuple(map(_back, result))
-    return result if result is None else result.get()
+    here = None if result is None else result.get()
+    return here.astype(np.float32) if here is not None and here.dtype.kind == "V" else here
+
+
+class InBf16:
+    """The plain primitives, with activities, errors and the factors of products rounded as they lie in memory."""
+
+    def __getattr__(self, name):
+        def call(*arguments, **options):
+            result = getattr(plain, name)(*as_stored(name, arguments, self.rounded, self.rounded), **options)
+            return self.rounded(result) if name in GIVE_ACTIVITIES else result
+
+        return call
+
+    @staticmethod
+    def rounded(x):
+        return bf16(x).astype(np.float32)
 
 
 def tf32(x):

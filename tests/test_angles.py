@@ -38,6 +38,13 @@ def test_angles_by_hand(u, v, wanted):
     assert angle(u, v) == degrees(wanted) and angle(v, u) == degrees(wanted)
 
 
+def test_the_angle_of_bfloat16_is_that_of_the_same_numbers():
+    """Though no sum of 10,000 of them would be exact in it."""
+    ml_dtypes, rng = pytest.importorskip("ml_dtypes"), np.random.default_rng(0)
+    u, v = (rng.standard_normal(10_000).astype(ml_dtypes.bfloat16) for _ in range(2))
+    assert angle(u, v) == pytest.approx(angle(u.astype(float), v.astype(float)), rel=1e-5)
+
+
 @pytest.mark.parametrize("tiny", [1e-3, 1e-7, 1e-12])
 def test_tiny_and_nearly_opposite_angles_keep_their_digits(tiny):
     """The cosine of 1e-7 degrees is 1 to the last digit; the angle is not lost all the same."""

@@ -95,6 +95,22 @@ def test_a_precision_that_cannot_be_had_is_refused(install, device, options):
         open_device(device, precision="bf16", **options)
 
 
+@pytest.mark.parametrize("ml_dtypes, cupy_knows", [(False, True), (True, False), (True, True)])
+def test_bf16_needs_a_cupy_that_knows_it(install, monkeypatch, ml_dtypes, cupy_knows):
+    def empty(shape, dtype):
+        if not cupy_knows:
+            raise TypeError(f"unsupported dtype {dtype}")
+        return np.empty(shape, dtype)
+
+    monkeypatch.setattr(kernels, "BFLOAT16", np.dtype("V2") if ml_dtypes else None)
+    install(fake_cupy(1)).empty = empty
+    if ml_dtypes and cupy_knows:
+        assert open_device("cuda", precision="bf16").kernels == "CUDA kernels, bf16 products"
+    else:
+        with pytest.raises(InputError, match="--precision bf16 needs ml_dtypes, CuPy 14"):
+            open_device("cuda", precision="bf16")
+
+
 def test_cpu_is_the_cpu_even_beside_a_gpu(install):
     install(fake_cupy(1))
     assert open_device("cpu").name == "cpu"

@@ -212,7 +212,7 @@ def measured(monkeypatch, work, seconds):
     """The row of a work whose sides take `seconds`, wtref 30 MiB and PyTorch 40."""
     monkeypatch.setattr(timing, "median_seconds", lambda tasks, *_: seconds[: len(list(tasks))])
     monkeypatch.setattr(timing, "_fastest", lambda *_: SETTINGS[0])
-    monkeypatch.setattr(timing, "_memory", lambda _, setting=None: {"memory_mib": 40.0 if setting else 30.0})
+    monkeypatch.setattr(timing, "_memory", lambda work, side, setting=None: {"memory_mib": 40.0 if setting else 30.0})
     monkeypatch.setattr(timing.Ours, "gflop", lambda ours: 6.0)
     return timing.measure(work, 1)
 
@@ -224,6 +224,20 @@ def test_a_row_s_arithmetic(monkeypatch):
     assert row["torch_gflops"] == 8 and row["memory_ratio"] == 0.75
     assert row["mnist_epoch_seconds"] == 1200 * 0.5
     assert "of_bp" not in row
+    assert measured(monkeypatch, Work.of("resnet8", "kp", 50), [0.5, 0.75])["cifar_epoch_seconds"] == 1000 * 0.5
+
+
+def test_a_torch_compile_that_fails_costs_no_row(monkeypatch):
+    class Failing(Theirs):
+        def __init__(self, work, setting):
+            if setting.compiled:
+                raise ValueError("no Triton here\nand much more")
+            super().__init__(work, setting)
+
+    sides = SimpleNamespace(Theirs=Failing)
+    assert timing._compiled(Work.of("mlp", "bp", 1), sides, SETTINGS[0]) == (None, "ValueError: no Triton here")
+    row = {"work": "w", "goals": [], "torch_compiled_obstacle": "ValueError: no Triton here"}
+    assert bench.line(row).endswith("no torch.compile (ValueError: no Triton here)")
 
 
 def test_wm_is_held_against_bp_too(monkeypatch):
@@ -382,7 +396,7 @@ def test_without_pytorch_wtref_is_timed_alone(capsys, monkeypatch, quick):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "wtref.torch_bench")
     monkeypatch.delattr(wtref, "torch_bench")
-    monkeypatch.setattr(timing, "_memory", lambda work, setting=None: {})
+    monkeypatch.setattr(timing, "_memory", lambda work, side, setting=None: {})
     assert main("bench --models mlp --hidden 5 --batches 2 --repeats 1 --profile".split()) == 0
     _, line, *parts = capsys.readouterr().out.splitlines()
     assert line.endswith("no PyTorch")
@@ -404,6 +418,6 @@ def test_the_loader(capsys, tmp_path):
     assert f"mlp under kp on cpu: the training step takes {rows[1]['step_images_per_second']:,.0f} images/s" in out
 
 
-def test_a_profile_of_a_gpu_is_refused(capsys):
-    assert main(["bench", "--profile", "--device", "cuda"]) == 2
+def test_a_profile_of_a_gpu_is_of_its_kernels(capsys):
+    assert main(["bench", "--profile", "--device", "cuda", "--kernels", "plain"]) == 2
     assert "--profile" in capsys.readouterr().err

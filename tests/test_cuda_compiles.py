@@ -4,13 +4,15 @@ import re
 import shutil
 import subprocess
 
+import nvrtc
 import numpy as np
 import pytest
 
 from wtref.kernels.cuda import PRECISIONS, options, source
 
 NVCC = shutil.which("nvcc")
-pytestmark = pytest.mark.skipif(NVCC is None, reason="no nvcc, which compiles CUDA without a GPU")
+with_nvcc = pytest.mark.skipif(NVCC is None, reason="no nvcc, which compiles CUDA without a GPU")
+with_nvrtc = pytest.mark.skipif(nvrtc.library() is None, reason="no NVRTC; pip install nvidia-cuda-nvrtc")
 
 KINDS = [(np.float64, "float32"), *((np.float32, precision) for precision in PRECISIONS)]
 SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -33,6 +35,19 @@ def spilling(report):
     return [kernel for kernel, spilled in zip(kernels, spills) if spilled]
 
 
+@with_nvrtc
+@pytest.mark.parametrize("dtype, precision", KINDS)
+def test_cupy_s_compiler_takes_the_kernels(dtype, precision):
+    assert nvrtc.complaints(source(), "sm_90", options(dtype, precision)) == ""
+
+
+@with_nvrtc
+def test_what_only_the_host_s_headers_define_is_noticed():
+    code = 'extern "C" __global__ void kernel(float *x) { x[0] = INFINITY; }'
+    assert "INFINITY" in nvrtc.complaints(code, "sm_90", ("-std=c++17",))
+
+
+@with_nvcc
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 @pytest.mark.parametrize("dtype, precision", KINDS)
 def test_kernels_compile_cleanly(tmp_path, architecture, dtype, precision):
@@ -41,12 +56,14 @@ def test_kernels_compile_cleanly(tmp_path, architecture, dtype, precision):
     assert spilling(result.stderr) == []
 
 
+@with_nvcc
 def test_a_warning_fails(tmp_path):
     unused = 'extern "C" __global__ void kernel(int *x) { int unused; x[0] = 1; }'
     result = compiled(unused, tmp_path, "sm_80", [])
     assert result.returncode != 0 and "unused" in result.stderr
 
 
+@with_nvcc
 def test_spills_are_noticed(tmp_path):
     """200 numbers that all stay alive do not fit 32 registers."""
     hungry = """extern "C" __global__ void __launch_bounds__(1024, 2) hungry(float *x) {

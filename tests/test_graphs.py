@@ -13,16 +13,15 @@ class Stream:
     """A CUDA stream for one Captured function: what is captured is that function's `effect`, launched later."""
 
     def __init__(self):
-        self.capturing = False
+        self.capturing = self.invalid = False
 
     def begin_capture(self):
         self.capturing = True
 
-    def is_capturing(self):
-        return self.capturing
-
     def end_capture(self):
-        self.capturing = False
+        invalid, self.capturing, self.invalid = self.invalid, False, False
+        if invalid:
+            raise RuntimeError("cudaErrorStreamCaptureInvalidated")
         return SimpleNamespace(launch=self.launch)
 
     def launch(self):
@@ -39,7 +38,6 @@ class Device:
             MemoryPool=lambda: SimpleNamespace(malloc="the graph's own"),
             get_current_stream=lambda: self.stream,
             using_allocator=self.using,
-            runtime=SimpleNamespace(CUDARuntimeError=RuntimeError),
         )
 
     def get_default_memory_pool(self):
@@ -90,13 +88,16 @@ def test_a_batch_of_another_size_runs_as_usual(running_sum):
     assert total[0] == 13 and [len(x) for x in python[WARM_UP + 1 :]] == [1]
 
 
-def test_what_cannot_be_recorded_runs_without_and_says_so_once(running_sum, capsys):
+@pytest.mark.parametrize("error, invalid", [(RuntimeError, False), (RuntimeError, True), (MemoryError, False)])
+def test_what_cannot_be_recorded_runs_without_and_says_so_once(running_sum, capsys, error, invalid):
+    """CuPy refuses cuBLAS itself; a wait for the device makes the capture invalid, and to end it an error too."""
     step, device, python, total = running_sum
     usual = step.function
 
     def stubborn(x):
         if device.stream.capturing:
-            raise RuntimeError("operation not permitted when stream is capturing")
+            device.stream.invalid = invalid
+            raise error("operation not permitted when stream is capturing")
         return usual(x)
 
     step.function = stubborn

@@ -240,6 +240,17 @@ def test_fixed_random_sign_symmetry_keeps_its_magnitudes():
     assert any((np.sign(s.W) != signs).any() for s, signs in zip(network.with_feedback, first))
 
 
+@pytest.mark.parametrize("name", ["bp", "fa", "frsf", "wm", "kp", "dfa"])
+def test_what_a_step_reads_again_stays_where_it_is(name):
+    """A replayed CUDA graph reads the memory that the recorded step read (graphs.py)."""
+    rule = RULES[name]()
+    network = small_network(rule)
+    before = [array for s in network.with_feedback for array in (s.W, s.B)]
+    for _ in train(network, rule, SGD(0.2, 0.9), 2):
+        pass
+    assert all(now is array for now, array in zip([x for s in network.with_feedback for x in (s.W, s.B)], before))
+
+
 def test_batch_random_sign_symmetry_draws_its_magnitudes_anew():
     rule, rng = RULES["brsf"](), np.random.default_rng(0)
     s = bare_synapses(100, 80)

@@ -16,6 +16,7 @@ def angle(u, v):
     2 atan2(|u' - v'|, |u' + v'|) on unit vectors: exact for small angles too, where acos is not.
     An array of zeros, as a dead layer sends, is unrelated to everything.
     """
+    u, v = (x.astype("float32") if x.dtype.kind == "V" else x for x in (u, v))  # sums of bfloat16 would be no more
     norm = array_module(u).linalg.norm
     lengths = float(to_host(norm(u))), float(to_host(norm(v)))
     if 0 in lengths:

@@ -224,9 +224,12 @@ def line(row):
     notes = [row.get("torch_setting", "no PyTorch"), *map(verdict, row["goals"])]
     if "compiled_ratio" in row:
         notes.insert(1, f"torch.compile {row['torch_compiled_ms']:,.2f} ms, ratio {row['compiled_ratio']:.2f}")
+    if "torch_compiled_obstacle" in row:
+        notes.insert(1, f"no torch.compile ({row['torch_compiled_obstacle']})")
     parts = row.get("profile", {}).items()
+    width = max([20, *(len(name) for name, _ in parts)])
     lines = [f"{row['work']:<40}{cells}  {'; '.join(notes)}"]
-    lines += [f"    {name:<20}{100 * ms / sum(row['profile'].values()):6.1f} %{ms:12.2f} ms" for name, ms in parts]
+    lines += [f"    {name:<{width}}{100 * ms / sum(row['profile'].values()):6.1f} %{ms:12.2f} ms" for name, ms in parts]
     return "\n".join(lines)
 
 

@@ -131,8 +131,8 @@ def bench(args, given):
     own = {name: value for name, value in vars(args).items() if name in benching.OWN and value}
     kind = benching.kind(args.loader, args.growth, own | given)
     benching.check_counts(repeats=[args.repeats], batches=args.batches, shape=args.shape)
-    if args.profile and given.get("device", "cpu").startswith("cuda"):
-        raise InputError("--profile counts time on the CPU, where a GPU's kernels only start; leave it out with --device cuda")
+    if args.profile and given.get("kernels") == "plain" and given.get("device", "cpu").startswith("cuda"):
+        raise InputError("--profile on a GPU times the CUDA kernels; leave --kernels plain out")
     if args.json:
         benching.check_path(args.json)
     if kind == "loader":

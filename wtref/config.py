@@ -57,7 +57,7 @@ class Config:
     kernels: str = _option("auto", "what computes; auto: CUDA on a GPU, compiled C if there is a compiler", KERNELS, changeable=True)
     dtype: str = _option("float32", "of all numbers", ["float32", "float64"])
     graph: bool = _option(True, "on a GPU: replay the training step as a CUDA graph", changeable=True)
-    precision: str = _option("float32", "on a GPU: of the factors of products; their sums, weights and all else stay float32", PRECISIONS)
+    precision: str = _option("float32", "on a GPU: of products' factors; bf16: and of activities and errors in memory", PRECISIONS)
     mirror_noise: str = _option("decorrelated", "WM: noise of mirror mode", NOISES)
     mirror_window: float | None = _option(None, "WM: noise rows that B remembers, per input cell; default: one whole block of "
                                           "decorrelated noise, 6 of slices, 100 of independent noise")  # fmt: skip

@@ -2,9 +2,11 @@
 
 While a stream is captured nothing is computed: what would have been launched is noted down with the
 addresses of its arrays.  Replaying therefore reads its inputs where they lay and writes where it
-wrote; inputs are copied there first, and all that the recording allocated stays its own.
+wrote; inputs are copied there first, and all that the recording allocated stays its own.  What else the
+function reads must stay where it is: whatever learns or remembers is changed in place.
 """
 
+import contextlib
 import sys
 
 WARM_UP = 3  # ordinary calls: kernels get compiled, velocities and constants allocated
@@ -42,8 +44,8 @@ class Captured:
             try:
                 self.outputs = self.function(*self.inputs)
                 self.graph = stream.end_capture()
-            except (RuntimeError, self.cupy.cuda.runtime.CUDARuntimeError) as error:
+            except (RuntimeError, MemoryError) as error:  # those of CUDA are RuntimeErrors
                 self.failed = True
-                if stream.is_capturing():
+                with contextlib.suppress(RuntimeError):  # a capture that became invalid ends with one more
                     stream.end_capture()
                 print(f"wtref: this step cannot be a CUDA graph ({error}); it runs without", file=sys.stderr)

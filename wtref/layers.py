@@ -38,7 +38,7 @@ class Linear:
         s.delta = delta if s.watched else None
         product = primitives(delta).product
         s.outer = product(delta.T, self.y)  # delta_{l+1} y_l^T, what (4), (16) and (17) learn from
-        s.delta_sum = delta.sum(axis=0)
+        s.delta_sum = primitives(delta).total(delta)
         if s.B is None:
             return None
         return product(s.carried(delta), s.B.T)  # (2), (3): B_{l+1} delta_{l+1}; phi' follows below
@@ -64,16 +64,14 @@ class Conv2d:
         s, self.y = self.synapses, y
         _check_fit(s.name, y, *self.geometry, self.c_in)
         out = primitives(y).convolve(y, s.W, *self.geometry)  # (1)
-        if s.b is not None:
-            out += s.b
-        return out
+        return out if s.b is None else primitives(y).biased(out, s.b)
 
     def backward(self, delta):
         """delta_{l+1} (N, H', W', C_out) -> the error at y_l, (N, H, W, C_in), or None."""
         s, kernels = self.synapses, primitives(delta)
         s.delta = delta if s.watched else None
         s.outer = kernels.convolve_outer(delta, self.y, *self.geometry)  # delta_{l+1} y_l^T, over all positions
-        s.delta_sum = delta.sum(axis=(0, 1, 2)) if s.bias else None
+        s.delta_sum = kernels.total(delta) if s.bias else None
         if s.B is None:
             return None
         size = self.y.shape[1:3]
@@ -108,25 +106,21 @@ class BatchNorm:
             raise InputError(f"{self.name}: takes {self.channels} channels, was given {_shape(y)}")
         kernels, self.y, self.train = primitives(y), y, train
         if train:
-            self.mean, variance = kernels.moments(y)
-            count = y.size // self.channels
-            kernels.follow(self.running_mean, self.mean, self.momentum)
-            kernels.follow(self.running_var, variance, self.momentum, count / max(count - 1, 1))
+            running = self.running_mean, self.running_var
+            found = kernels.norm_statistics(y, self.gamma, *running, self.momentum, self.epsilon)
         else:
-            self.mean, variance = self.running_mean, self.running_var
-        self.inverse_std, self.scale = kernels.norm_scale(variance, self.gamma, self.epsilon)
+            found = self.running_mean, *kernels.norm_scale(self.running_var, self.gamma, self.epsilon)
+        self.mean, self.inverse_std, self.scale = found
         out = kernels.norm_forward(y, self.mean, self.scale, self.beta, self.rectify)
         self.rectified = out if self.rectify else None
         return out
 
     def backward(self, delta):
         """delta (..., C) -> (..., C); leaves the gradients of gamma and beta."""
-        kernels, count = primitives(delta), delta.size // self.channels
-        self.beta_gradient, centred = kernels.norm_sums(delta, self.y, self.mean, self.rectified)
-        self.gamma_gradient = centred * self.inverse_std
-        if self.train:
-            slope, shift = kernels.norm_slopes(self.beta_gradient, centred, self.inverse_std, self.scale, count)
-        else:
+        kernels, statistics = primitives(delta), (self.mean, self.inverse_std, self.scale)
+        gradients = kernels.norm_gradients(delta, self.y, *statistics, self.rectified)
+        self.beta_gradient, self.gamma_gradient, slope, shift = gradients
+        if not self.train:  # the running ones do not depend on the batch
             slope = shift = 0 * self.scale
         return kernels.norm_back(delta, self.y, self.mean, self.scale, slope, shift, self.rectified)
 
@@ -193,7 +187,7 @@ class GlobalAvgPool:
 
     def forward(self, y, train=True):
         self.shape = y.shape
-        return y.mean(axis=(1, 2))
+        return primitives(y).average(y)
 
     def backward(self, delta):
         _, height, width, _ = self.shape

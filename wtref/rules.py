@@ -83,7 +83,7 @@ class FixedRandomSignSymmetry(Rule):
     transports_weights = True
 
     def before_backward(self, s, rng, error):
-        s.B = s.device.xp.copysign(s.B, s.W.T)
+        s.B[...] = s.device.xp.copysign(s.B, s.W.T)
 
 
 class BatchRandomSignSymmetry(Rule):

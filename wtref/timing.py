@@ -15,13 +15,14 @@ from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 
-from wtref import graphs
+from wtref import graphs, kernels
+from wtref.kernels import timed
 from wtref.sampling import profile
 from wtref.training import Training
 
 WARM_UP = 2  # steps before the clock starts
 TURN = 0.2  # seconds that a side's turn lasts at least
-MNIST = 60_000  # training images
+EPOCHS = {(28, 28, 1): ("mnist", 60_000), (32, 32, 3): ("cifar", 50_000)}  # training images, by their shape
 
 
 class Ours:
@@ -45,6 +46,11 @@ class Ours:
         """The logits without training."""
         return self.training.network.forward(self.images, train=False, keep=False)
 
+    def memory(self):
+        """MiB that CuPy holds for this side on a GPU, when all sides that came before are gone."""
+        pools = [self.device.xp.get_default_memory_pool(), getattr(self.training.engaged_replayed, "pool", None)]
+        return sum(pool.total_bytes() for pool in pools if pool) / 2**20
+
     def gflop(self):
         """Of one training step: a product upward, one for Delta W and, where there is a B, one downward."""
         network = self.training.network
@@ -62,27 +68,40 @@ def measure(work, repeats, profiled=False):
     """
     pytorch, ours, setting = _pytorch(work), Ours(work), None
     tasks = {"wtref": work.task(ours)}
+    memory = _memory(work, ours)
     if work.config.rule == "wm":
         tasks["bp"] = work.task(Ours(replace(work, config=replace(work.config, rule="bp"))))
     if pytorch:
         setting = _fastest(work, pytorch, ours.device.wait)
-        tasks["torch"] = work.task(pytorch.Theirs(work, setting))
-        if work.on_gpu:
-            tasks["torch.compile"] = work.task(pytorch.Theirs(work, setting._replace(compiled=True)))
+        theirs = pytorch.Theirs(work, setting)
+        tasks["torch"] = work.task(theirs)
+        their_memory = _memory(work, theirs, setting)
+        compiled, obstacle = _compiled(work, pytorch, setting) if work.on_gpu else (None, None)
+        if compiled:
+            tasks["torch.compile"] = work.task(compiled)
     multiples = [1 if name == "bp" else work.config.mirror_every for name in tasks]
     seconds = median_seconds(tasks.values(), repeats, multiples, ours.device.wait)
     ms = {name: 1000 * each for name, each in zip(tasks, seconds)}
 
-    row = work.about() | {"ms": ms["wtref"]} | _speed(work, ours, ms["wtref"]) | _memory(work)
+    row = work.about() | {"ms": ms["wtref"]} | _speed(work, ours, ms["wtref"]) | memory
     if "bp" in tasks:
         row["of_bp"] = ms["wtref"] / ms["bp"]
     if profiled:
-        row["profile"] = profile(tasks["wtref"])
+        row["profile"] = _kernels_profile(work) if work.on_gpu else profile(tasks["wtref"])
     if pytorch:
-        row |= _beside(row, ms["torch"], setting, _memory(work, setting))
+        row |= _beside(row, ms["torch"], setting, their_memory)
+        row |= {"torch_compiled_obstacle": obstacle} if obstacle else {}
     if "torch.compile" in ms:
         row |= {"torch_compiled_ms": ms["torch.compile"], "compiled_ratio": ms["torch.compile"] / ms["wtref"]}
     return row
+
+
+def _kernels_profile(work):
+    """{kernel: ms of a step} on a GPU: of a step as Python launches it, since what is replayed cannot be looked into."""
+    ours = Ours(replace(work, config=replace(work.config, graph=False)))
+    cupy = ours.device.xp
+    with kernels.between_events(cupy, work.config.precision) as launches:
+        return timed.profile(cupy, launches, work.task(ours))
 
 
 def _speed(work, ours, ms):
@@ -92,8 +111,9 @@ def _speed(work, ours, ms):
     if not work.evaluation:
         gflop = ours.gflop()
         speed |= {"gflop_per_image": gflop / batch, "gflops": 1000 * gflop / ms}
-    if work.shape == (28, 28, 1):
-        speed["mnist_epoch_seconds"] = math.ceil(MNIST / batch) * ms / 1000
+    if work.shape in EPOCHS and not work.evaluation:
+        name, images = EPOCHS[work.shape]
+        speed[f"{name}_epoch_seconds"] = math.ceil(images / batch) * ms / 1000
     return speed
 
 
@@ -139,6 +159,16 @@ def _pytorch(work):
     return torch_bench if work.config.rule in torch_bench.RULES else None
 
 
+def _compiled(work, pytorch, setting):
+    """(PyTorch's side under torch.compile, None), or (None, why there is none): it needs compilers of its own."""
+    try:
+        side = pytorch.Theirs(work, setting._replace(compiled=True))
+        work.task(side)()
+    except Exception as error:  # which ones, is PyTorch's and Triton's affair
+        return None, f"{type(error).__name__}: {error}".splitlines()[0]
+    return side, None
+
+
 def _fastest(work, pytorch, wait):
     """PyTorch's best Setting, by a short run of each."""
 
@@ -148,13 +178,17 @@ def _fastest(work, pytorch, wait):
     return min(pytorch.settings(work.on_gpu), key=seconds)
 
 
-def _memory(work, setting=None):
-    """The MiB that three steps add to a process that has loaded all it needs, and its MiB in all; {} without /proc.
+def _memory(work, side, setting=None):
+    """On a GPU, the MiB that a side takes there once it has made some steps.
 
+    On a CPU, the MiB that three steps add to a process that has loaded all it needs, and its MiB in all; {} without /proc.
     The process is a new one, which leaves Ctrl-C to this one.  setting: PyTorch's, or None for wtref's side.
-    A GPU's memory is not measured.
     """
-    if work.on_gpu or not Path("/proc/self/status").exists():
+    if work.on_gpu:
+        for _ in range(WARM_UP):
+            work.task(side)()
+        return {"memory_mib": side.memory()}
+    if not Path("/proc/self/status").exists():
         return {}
     ignore_ctrl_c = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), **ignore_ctrl_c) as pool:

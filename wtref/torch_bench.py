@@ -49,6 +49,8 @@ class Theirs:
         self.feedback = [] if self.config.rule == "bp" else connect(self.net)
         layout = torch.channels_last if setting.channels_last else torch.contiguous_format
         device = self.config.device if work.on_gpu else "cpu"
+        if work.on_gpu:
+            torch.cuda.reset_peak_memory_stats(device)
         self.net.to(device, dtype=getattr(torch, self.config.dtype), memory_format=layout)
         images, labels = (torch.from_numpy(array).to(device) for array in work.data())
         self.images, self.labels = images.permute(0, 3, 1, 2).contiguous(memory_format=layout), labels
@@ -56,6 +58,10 @@ class Theirs:
         self.loss = torch.compile(self._loss) if setting.compiled else self._loss
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.config.precision == "tf32"
+
+    def memory(self):
+        """MiB at the peak of this side's arrays on a GPU, when all sides that came before are gone."""
+        return torch.cuda.max_memory_allocated(self.images.device) / 2**20
 
     def step(self):
         """One step of training."""

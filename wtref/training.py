@@ -188,8 +188,8 @@ class Training:
 
     def _add_losses(self):
         """Add the latest losses up; raise Diverged if one is NaN or infinite."""
-        for i, loss in enumerate(self.pending, start=self.position - len(self.pending)):
-            loss = float(to_host(loss))
+        losses = to_host(self.device.xp.stack(self.pending)) if self.pending else ()  # one wait for all
+        for i, loss in enumerate(map(float, losses), start=self.position - len(self.pending)):
             if not np.isfinite(loss):
                 raise Diverged(f"the loss became {loss} {self._where(i)}")
             self.loss_sum += loss

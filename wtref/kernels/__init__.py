@@ -5,6 +5,8 @@ equal each other to rounding.
 """
 
 import os
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -13,7 +15,8 @@ from wtref.errors import InputError
 from wtref.kernels import plain
 from wtref.kernels.building import NoCompiler
 from wtref.kernels.compiled import Compiled
-from wtref.kernels.cuda import PRECISIONS, Cuda
+from wtref.kernels.cuda import BFLOAT16, PRECISIONS, Cuda
+from wtref.kernels.timed import TimedModule
 
 KERNELS = ("auto", "compiled", "plain")
 _fast = {}  # type of array -> what computes its float32 and float64, where that is not plain
@@ -21,7 +24,7 @@ _fast = {}  # type of array -> what computes its float32 and float64, where that
 
 def primitives(x):
     """The primitives for arrays like x."""
-    return _fast.get(type(x), plain) if x.dtype.kind == "f" else plain
+    return _fast.get(type(x), plain) if x.dtype.kind in "fV" else plain  # V: bfloat16
 
 
 def use(kernels="auto", threads=None):
@@ -54,9 +57,29 @@ def use_cuda(cupy, kernels="auto", precision="float32"):
             raise InputError(f"--precision {precision} needs the CUDA kernels; leave --kernels plain out")
         _fast[cupy.ndarray] = plain
         return "plain kernels"
+    if precision == "bf16" and not _knows_bfloat16(cupy):
+        raise InputError("--precision bf16 needs ml_dtypes, CuPy 14 and NumPy 2.1.2, or newer ones; or take --precision tf32")
     processors = cupy.cuda.Device().attributes["MultiProcessorCount"]
     _fast[cupy.ndarray] = Cuda(cupy, cupy.RawModule, precision, processors)
     return f"CUDA kernels, {precision} products"
+
+
+def _knows_bfloat16(cupy):
+    try:
+        return BFLOAT16 is not None and cupy.empty(1, BFLOAT16).dtype == BFLOAT16
+    except TypeError:
+        return False
+
+
+@contextmanager
+def between_events(cupy, precision):
+    """For as long, CuPy's arrays are computed by kernels that are timed; yields the list of their launches (timed.py)."""
+    usual, launches = _fast[cupy.ndarray], []
+    _fast[cupy.ndarray] = Cuda(cupy, partial(TimedModule, cupy, launches), precision, usual.processors)
+    try:
+        yield launches
+    finally:
+        _fast[cupy.ndarray] = usual
 
 
 def cores():

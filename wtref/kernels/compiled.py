@@ -76,9 +76,14 @@ class Compiled:
         _check(delta.shape == x.shape, delta, x)
         return self._new((2, x.shape[-1]), "norm_sums", _flat(delta), _flat(x), mean, _flat(y), *_rows(x))
 
-    follow = staticmethod(plain.follow)  # a handful of numbers
+    biased, total, average = map(staticmethod, (plain.biased, plain.total, plain.average))
     norm_scale = staticmethod(plain.norm_scale)
-    norm_slopes = staticmethod(plain.norm_slopes)
+
+    def norm_statistics(self, *arguments):
+        return plain.norm_statistics(*arguments, moments=self.moments)
+
+    def norm_gradients(self, *arguments):
+        return plain.norm_gradients(*arguments, norm_sums=self.norm_sums)
 
     def norm_forward(self, x, mean, scale, shift, rectify=False):
         return self._new(x.shape, "norm_forward", _flat(x), mean, scale, shift, rectify, *_rows(x))

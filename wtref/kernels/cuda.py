@@ -1,4 +1,8 @@
-"""The primitives of plain.py by the CUDA kernels of cu/, on CuPy's arrays."""
+"""The primitives of plain.py by the CUDA kernels of cu/, on CuPy's arrays.
+
+In bf16, what is large lies in memory as bfloat16: activities and errors, and copies of W and B for the time of a
+product.  W and B themselves, their gradients, sums over rows and all small vectors stay float32.
+"""
 
 import functools
 import math
@@ -7,13 +11,27 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wtref.errors import InputError
 from wtref.kernels import plain
 
-SOURCES = ("common", "tensor_cores", "cores", "operands", "products", "elementwise", "norms", "pooling")
+try:
+    from ml_dtypes import bfloat16
+
+    BFLOAT16 = np.dtype(bfloat16)
+except ImportError:
+    BFLOAT16 = None
+
+SOURCES = ("tensor_cores", "common", "cores", "operands", "products", "elementwise", "norms", "pooling")
 PRECISIONS = ("float32", "tf32", "bf16")  # of the factors of a product in float32; sums are float32 always
-THREADS = 256
+THREADS = 256  # of a block
+PRODUCT_THREADS, PRODUCT_DEPTH = 128, 32  # of a block that multiplies; of k, at most, that one of its tiles takes in
+STAGES, ROW_BYTES = 3, 80  # tiles of a factor in shared memory, and what a row of one takes there at most
+TILES = {(128, 128): 1.0, (128, 64): 1.25, (64, 64): 1.7}  # time for a number of their sums: an estimate, by traffic
+SLICE_COST = 500  # of writing and reading a sum, in multiplications: an estimate as well
+WIDTH = 64  # channels that a block sums up
 HELD = 32768  # bytes of a row that one block keeps to itself
-TILE_DEPTH = 32  # of k, at most, that one tile of a product takes in
+MOST = 2**31 - 2**24  # values of an array that kernels count in 32 bits
+NULL = 0  # the address; CuPy makes another of None (its issue 9046)
 
 
 def source():
@@ -70,12 +88,12 @@ class Cuda:
 
     def __init__(self, xp, module, precision="float32", processors=132):
         """xp: the array module; module(code=, options=): cupy.RawModule; processors: the GPU's multiprocessors."""
-        self.xp, self.processors = xp, processors
+        self.xp, self.processors, self.bf16 = xp, processors, precision == "bf16"
         self.modules = {
             np.dtype(dtype): module(code=source(), options=options(dtype, precision))
             for dtype in (np.float32, np.float64)
         }
-        self._kernel = functools.cache(lambda dtype, name: self.modules[dtype].get_function(name))
+        self._kernel, self._cut = functools.cache(self._loaded), functools.cache(self._cut)
         self._numbers = functools.cache(lambda g: xp.asarray(g.numbers()))
 
     def product(self, a, b):
@@ -83,78 +101,93 @@ class Cuda:
         (a, a_along_k, a_stride), (b, b_along_k, b_stride) = self._walked(a), self._walked(b.T)
         m, n, k = len(a), len(b), a.shape[1]
         kind = "product_" + "mk"[a_along_k] + "mk"[b_along_k]
-        return self._multiply(kind, m, n, k, a, a_stride, b, b_stride, *_ints(m, n, k))
+        return self._multiply(kind, _same, m, n, k, a, a_stride, b, b_stride, *_ints(m, n, k))
 
     def convolve(self, y, W, kernel, stride, padding):
         g = Geometry.of(y.shape, len(W), kernel, stride, padding)
         _check(W.shape[1] == g.taps() * g.c_in, y, W)
         m, n, k = g.n * g.out_h * g.out_w, g.c_out, g.taps() * g.c_in
-        return self._multiply("convolve", m, n, k, self._numbers(g), self._flat(y), self._flat(W)).reshape(g.above())
+        arrays = self._numbers(g), self._stored(y), self._stored(W)
+        return self._multiply("convolve", self._store, m, n, k, *arrays).reshape(g.above())
 
     def convolve_outer(self, delta, y, kernel, stride, padding):
         g = Geometry.of(y.shape, delta.shape[3], kernel, stride, padding)
         _check(delta.shape == g.above(), delta, y)
         m, n, k = g.c_out, g.taps() * g.c_in, g.n * g.out_h * g.out_w
-        return self._multiply("convolve_outer", m, n, k, self._numbers(g), self._flat(delta), self._flat(y))
+        return self._multiply("convolve_outer", _same, m, n, k, self._numbers(g), self._stored(delta), self._stored(y))
 
     def convolve_back(self, delta, B, kernel, stride, padding, size):
         images = (len(delta), *size, len(B) // (kernel[0] * kernel[1]))
         g = Geometry.of(images, delta.shape[3], kernel, stride, padding)
         _check(delta.shape == g.above() and B.shape[1] == g.c_out, delta, B)
         m, n, k = g.n * g.h * g.w, g.c_in, g.taps() * g.c_out
-        return self._multiply("convolve_back", m, n, k, self._numbers(g), self._flat(delta), self._flat(B.T)).reshape(images)
+        arrays = self._numbers(g), self._stored(delta), self._stored(B.T)
+        return self._multiply("convolve_back", self._store, m, n, k, *arrays).reshape(images)
 
     def max_pool(self, y, kernel, stride, padding):
         g = Geometry.of(y.shape, y.shape[3], kernel, stride, padding)
         winner = self.xp.empty(g.above(), np.int32)
-        return self._each("max_pool", g.above(), self._numbers(g), self._flat(y), winner), winner
+        return self._each("max_pool", self._store, g.above(), self._numbers(g), self._stored(y), winner), winner
 
     def max_pool_back(self, delta, winner, kernel, stride, padding, size):
         g = Geometry.of((len(delta), *size, delta.shape[3]), delta.shape[3], kernel, stride, padding)
         _check(delta.shape == winner.shape == g.above(), delta, winner)
-        return self._each("max_pool_back", g.below(), self._numbers(g), self._flat(delta), winner)
+        return self._each("max_pool_back", self._store, g.below(), self._numbers(g), self._stored(delta), winner)
+
+    def biased(self, a, b):
+        return self._each("biased", self._store, a.shape, self._stored(a), b, np.int32(len(b)))
+
+    def total(self, x):
+        mean, _ = self.moments(x)
+        return mean * mean.dtype.type(x.size // len(mean))
+
+    def average(self, y):
+        positions, channels = math.prod(y.shape[1:3]), y.shape[3]
+        return self._each("average", _same, (len(y), channels), self._stored(y), *_ints(positions, channels))
 
     def moments(self, x):
-        return self._sum_rows("moments", 3, x, self._flat(x))
+        return self._finish("moments_total", 2, self._sum_rows("moments_parts", 3, x, self._stored(x)))
+
+    def norm_statistics(self, y, gamma, running_mean, running_var, momentum, epsilon):
+        rows = y.size // len(gamma)
+        rates = map(gamma.dtype.type, (momentum, epsilon, rows / max(rows - 1, 1)))
+        parts = self._sum_rows("moments_parts", 3, y, self._stored(y))
+        return self._finish("norm_statistics", 3, parts, gamma, running_mean, running_var, *rates)
 
     def norm_sums(self, delta, x, mean, y=None):
-        _check(delta.shape == x.shape, delta, x)
-        return self._sum_rows("norm_sums", 2, x, self._flat(delta), self._flat(x), mean, self._flat(y))
+        return self._finish("norm_sums_total", 2, self._norm_sums(delta, x, mean, y))
+
+    def norm_gradients(self, delta, x, mean, inverse_std, scale, y=None):
+        count = scale.dtype.type(delta.size // len(mean))
+        return self._finish("norm_gradients", 4, self._norm_sums(delta, x, mean, y), inverse_std, scale, count)
 
     def norm_forward(self, x, mean, scale, shift, rectify=False):
-        channels = np.int32(len(mean))
-        return self._each("norm_forward", x.shape, self._flat(x), mean, scale, shift, np.int32(rectify), channels)
+        numbers = np.int32(rectify), np.int32(len(mean))
+        return self._each("norm_forward", self._store, x.shape, self._stored(x), mean, scale, shift, *numbers)
 
     def norm_back(self, delta, x, mean, scale, slope, shift, y=None):
         _check(delta.shape == x.shape, delta, x)
-        arrays = self._flat(delta), self._flat(x), mean, scale, slope, shift, self._flat(y)
-        return self._each("norm_back", x.shape, *arrays, np.int32(len(mean)))
+        arrays = self._stored(delta), self._stored(x), mean, scale, slope, shift, self._stored(y)
+        return self._each("norm_back", self._store, x.shape, *arrays, np.int32(len(mean)))
 
     def norm_scale(self, variance, gamma, epsilon):
-        return self._each("norm_scale", (2, gamma.size), variance, gamma, gamma.dtype.type(epsilon), size=gamma.size)
-
-    def norm_slopes(self, delta_sum, centred_sum, inverse_std, scale, count):
-        sums = delta_sum, centred_sum, inverse_std, scale
-        return self._each("norm_slopes", (2, scale.size), *sums, scale.dtype.type(count), size=scale.size)
-
-    def follow(self, running, batch, momentum, factor=1.0):
-        rates = map(running.dtype.type, (momentum, factor))
-        self._launch("follow", running.dtype, running.size, running, batch, *rates, running.size)
+        epsilon = gamma.dtype.type(epsilon)
+        return self._each("norm_scale", _same, (2, gamma.size), variance, gamma, epsilon, size=gamma.size)
 
     def relu(self, a):
-        return self._each("relu", a.shape, self._flat(a))
+        return self._each("relu", self._store, a.shape, self._stored(a))
 
     def relu_back(self, delta, y):
         _check(delta.shape == y.shape, delta, y)
-        return self._each("relu_back", y.shape, self._flat(delta), self._flat(y))
+        return self._each("relu_back", self._store, y.shape, self._stored(delta), self._stored(y))
 
     def add(self, a, b, rectify=False):
         _check(a.shape == b.shape, a, b)
-        return self._each("add", a.shape, self._flat(a), self._flat(b), np.int32(rectify))
+        return self._each("add", self._store, a.shape, self._stored(a), self._stored(b), np.int32(rectify))
 
     def hadamard_product(self, v, before, after, order):
         _check(v.shape[1:] == before.shape, v, before)
-        dtype, n, k = _dtype((v, before, after)), len(before), len(after)
+        dtype, n, k = _real((v, before, after)), len(before), len(after)
         if order * dtype.itemsize > HELD:
             return plain.hadamard_product(v, before, after, order)
         out = self.xp.empty((len(v), k), dtype)
@@ -166,66 +199,103 @@ class Cuda:
         _check(w.shape == v.shape == gradient.shape, w, v, gradient)
         if w.ndim == 2 and not w.flags.c_contiguous:  # B lies in memory as its transpose does
             w, v, gradient = w.T, v.T, gradient.T
-        _check(w.flags.c_contiguous and v.flags.c_contiguous, w, v)
+        _check(w.flags.c_contiguous and v.flags.c_contiguous and w.dtype == gradient.dtype, w, v, gradient)
         lr = lr if hasattr(lr, "shape") else self.xp.full((), lr, w.dtype)
         rates = lr, w.dtype.type(momentum), w.dtype.type(decay)
-        self._launch("descend", _dtype((w, v, gradient)), w.size, w, v, self._flat(gradient), *rates, np.int32(nesterov), w.size)
+        self._launch("descend", w.size, w, v, self._flat(gradient), *rates, *_ints(nesterov, w.size))
 
-    def _multiply(self, name, m, n, k, *arguments):
-        """out (m, n) of a product kernel: in slices of k where its tiles alone would leave processors idle."""
-        dtype = _dtype(arguments)
-        down, across = self._tile(dtype, m, n)
-        blocks = -(-m // down), -(-n // across)
-        slices = min(-(-2 * self.processors // math.prod(blocks)), max(k // (4 * TILE_DEPTH), 1))
-        parts = self.xp.empty((slices, m, n), dtype)
-        self._kernel(dtype, f"{name}_{down}x{across}")((*blocks, slices), (THREADS,), (*arguments, parts))
-        if slices == 1:
-            return parts[0]
-        return self._each("add_slices", (m, n), parts, np.int32(slices))
+    def _multiply(self, name, type_for, m, n, k, *arguments):
+        """out (m, n) of a product kernel; type_for(its arguments' dtype): the result's, _same or self._store."""
+        dtype = _real(arguments)
+        down, across, slices = self._cut(dtype, m, n, k)
+        parts = self.xp.empty((slices, m, n), dtype) if slices > 1 else NULL
+        out = self.xp.empty((m, n), type_for(dtype))
+        grid, shared = (-(-m // down), -(-n // across), slices), STAGES * ROW_BYTES * (down + across)
+        kernel = self._kernel(dtype, f"{name}_{down}x{across}", shared)
+        kernel(grid, (PRODUCT_THREADS,), (*arguments, parts, out), shared_mem=shared)
+        if slices > 1:
+            name = "add_slices_stored" if out.dtype != dtype else "add_slices"
+            self._launch(name, out.size, parts, *_ints(slices, out.size), out)
+        return out
 
-    def _tile(self, dtype, m, n):
-        """Rows and columns of the largest tile that still leaves a block for every processor."""
-        for down, across in ((128, 128), (128, 64)) if dtype == np.float32 else ():
-            if n > across / 2 and -(-m // down) * -(-n // across) >= self.processors:
-                return down, across
-        return 64, 64
+    def _cut(self, dtype, m, n, k):
+        """(rows, columns of a tile, slices of k) of a product that should take the least time.
+
+        Two blocks at a time run on a processor, and a round takes as long for one block as for all.
+        """
+        at_once = 2 * self.processors
+
+        def cost(cut):
+            down, across, slices = cut
+            rounds = -(-(-(-m // down) * -(-n // across) * slices) // at_once)
+            adding = SLICE_COST * slices * m * n / at_once if slices > 1 else 0
+            return rounds * down * across * TILES[down, across] * k / slices + adding
+
+        tiles = TILES if dtype == np.float32 else [(64, 64)]
+        most = min(max(k // (4 * PRODUCT_DEPTH), 1), at_once)
+        return min(((*tile, slices) for slices in range(1, most + 1) for tile in tiles), key=cost)
+
+    def _norm_sums(self, delta, x, mean, y):
+        _check(delta.shape == x.shape, delta, x)
+        return self._sum_rows("norm_sums_parts", 2, x, self._stored(delta), self._stored(x), mean, self._stored(y))
 
     def _sum_rows(self, name, width, x, *arguments):
-        """(2, channels) of a kernel in two steps; width: the numbers of its Sum."""
-        channels = x.shape[-1]
-        rows, across = x.size // channels, -(-channels // 32)
-        count = max(min(4 * self.processors // across, rows // 32), 1)
-        parts = self.xp.empty((channels, count, width), x.dtype)
-        shape = _ints(rows, channels)
-        self._kernel(x.dtype, f"{name}_parts")((across, count), (THREADS,), (*arguments, *shape, parts))
-        out = self.xp.empty((2, channels), x.dtype)
-        arguments = parts, *_ints(count, channels), out
-        self._kernel(x.dtype, f"{name}_total")((-(-channels // 8),), (THREADS,), arguments)
+        """Sums over parts of the rows: (channels, parts, width); width: the numbers of one."""
+        dtype, channels = _real(arguments), x.shape[-1]
+        rows, across = _counted(x.size) // channels, -(-channels // WIDTH)
+        count = max(min(8 * self.processors // across, rows // 64), 1)
+        parts = self.xp.empty((channels, count, width), dtype)
+        self._kernel(dtype, name)((across, count), (THREADS,), (*arguments, *_ints(rows, channels), parts))
+        return parts
+
+    def _finish(self, name, results, parts, *arguments):
+        """(results, channels) of a kernel that joins the parts."""
+        channels, count, _ = parts.shape
+        out = self.xp.empty((results, channels), parts.dtype)
+        arguments = parts, *_ints(count, channels), *arguments, out
+        self._kernel(_real(arguments), name)((-(-channels // 8),), (THREADS,), arguments)
         return out
 
-    def _each(self, name, shape, *arguments, size=None):
+    def _each(self, name, type_for, shape, *arguments, size=None):
         """A new array of the shape from a kernel that goes over `size` values, as many as the array's unless given."""
-        dtype = _dtype(arguments)
-        out = self.xp.empty(shape, dtype)
+        out = self.xp.empty(shape, type_for(_real(arguments)))
         size = out.size if size is None else size
-        self._launch(name, dtype, size, *arguments, size, out)
+        self._launch(name, size, *arguments, np.int32(size), out)
         return out
 
-    def _launch(self, name, dtype, size, *arguments):
-        blocks = min(-(-size // THREADS), 16 * self.processors)
-        self._kernel(dtype, name)((max(blocks, 1),), (THREADS,), arguments)
+    def _launch(self, name, size, *arguments):
+        blocks = min(-(-_counted(size) // THREADS), 16 * self.processors)
+        self._kernel(_real(arguments), name)((max(blocks, 1),), (THREADS,), arguments)
+
+    def _loaded(self, dtype, name, shared=0):
+        """The kernel of that name, which may have so many bytes of shared memory where it asks for them at its launch."""
+        kernel = self.modules[dtype].get_function(name)
+        if shared:
+            kernel.max_dynamic_shared_size_bytes = shared
+        return kernel
 
     def _walked(self, x):
-        """x (rows, k), whether it runs along k in memory (else along its rows), and the stride of the other axis."""
-        down, along = (stride // x.itemsize for stride in x.strides)
-        if along == 1:
-            return x, True, np.int32(down)
-        if down == 1:
-            return x, False, np.int32(along)
-        return self.xp.ascontiguousarray(x), True, np.int32(x.shape[1])
+        """x (rows, k) as it is stored, whether it runs along k in memory or else along its rows, and the other's stride."""
+        if not x.flags.c_contiguous and x.T.flags.c_contiguous:
+            return self._stored(x.T).T, False, np.int32(len(x))
+        return self._stored(x), True, np.int32(x.shape[1])
+
+    def _stored(self, x):
+        """x in one piece; from float32 in the type of activities and errors.  None becomes NULL."""
+        if x is None:
+            return NULL
+        if self._store(x.dtype) == x.dtype:
+            return self._flat(x)
+        out = self.xp.empty(x.shape, BFLOAT16)
+        self._launch("stored", x.size, self._flat(x), np.int32(x.size), out)
+        return out
+
+    def _store(self, dtype):
+        """The type in which activities and errors lie in memory."""
+        return BFLOAT16 if self.bf16 and dtype == np.float32 else dtype
 
     def _flat(self, x):
-        return None if x is None else self.xp.ascontiguousarray(x)
+        return self.xp.ascontiguousarray(x)
 
 
 def _number(value):
@@ -234,10 +304,21 @@ def _number(value):
     return value, (((1 << 32) * ((1 << shift) - value)) // value + 1 if value > 0 else 0), shift
 
 
-def _dtype(arguments):
-    """Of the real numbers among them; ValueError for a mixture, which a kernel would not notice."""
-    (dtype,) = {x.dtype for x in arguments if x is not None and x.dtype.kind == "f"}
+def _real(arguments):
+    """Of the real numbers among them, float32's for bfloat16; ValueError for a mixture, which a kernel would not notice."""
+    reals = (x.dtype for x in arguments if x is not NULL and x.dtype.kind in "fV")
+    (dtype,) = {np.dtype(np.float32) if dtype == BFLOAT16 else dtype for dtype in reals}
     return dtype
+
+
+def _same(dtype):
+    return dtype
+
+
+def _counted(size):
+    if size > MOST:
+        raise InputError(f"an array of {size:,} numbers is too large for the CUDA kernels; lower --batch-size")
+    return size
 
 
 def _ints(*values):

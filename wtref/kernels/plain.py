@@ -49,6 +49,22 @@ def max_pool_back(delta, winner, kernel, stride, padding, size):
     return scatter(won.reshape(*delta.shape[:3], *kernel, -1), size, stride, padding)
 
 
+def biased(a, b):
+    """a + b, a (..., C) and b (C); a itself may become it."""
+    a += b
+    return a
+
+
+def total(x):
+    """The sum (C) of x (..., C) over all but the last axis."""
+    return _rows(x, x.shape[-1]).sum(axis=0)
+
+
+def average(y):
+    """The mean of y (N, H, W, C) over all positions: (N, C)."""
+    return y.mean(axis=(1, 2))
+
+
 def moments(x):
     """Mean and variance (C) of x (..., C) over all but the last axis."""
     rows = _rows(x, x.shape[-1])
@@ -57,9 +73,15 @@ def moments(x):
     return mean, (centred * centred).mean(axis=0)
 
 
-def follow(running, batch, momentum, factor=1.0):
-    """running moves towards factor * batch by `momentum`, in place."""
-    running += momentum * (factor * batch - running)
+def norm_statistics(y, gamma, running_mean, running_var, momentum, epsilon, moments=moments):
+    """Of the batch y (..., C): its mean, 1 / sqrt(variance + epsilon), and gamma times that.
+
+    The running ones move towards the batch's by `momentum`, in place; the variance without bias.
+    """
+    (mean, variance), count = moments(y), y.size // y.shape[-1]
+    running_mean += momentum * (mean - running_mean)
+    running_var += momentum * (count / max(count - 1, 1) * variance - running_var)
+    return mean, *norm_scale(variance, gamma, epsilon)
 
 
 def norm_scale(variance, gamma, epsilon):
@@ -77,9 +99,14 @@ def norm_sums(delta, x, mean, y=None):
     return rows.sum(axis=0), (rows * _rows(x - mean, len(mean))).sum(axis=0)
 
 
-def norm_slopes(delta_sum, centred_sum, inverse_std, scale, count):
-    """How the batch's variance and its mean, which depend on every row, send delta back: slope and shift of norm_back."""
-    return -scale * inverse_std * inverse_std * centred_sum / count, -scale * delta_sum / count
+def norm_gradients(delta, x, mean, inverse_std, scale, y=None, norm_sums=norm_sums):
+    """The gradients of beta and gamma; and slope and shift of norm_back.
+
+    By these the batch's variance and its mean, which depend on every row, send delta back.
+    """
+    (delta_sum, centred_sum), count = norm_sums(delta, x, mean, y), delta.size // len(mean)
+    slope, shift = -scale * inverse_std * inverse_std * centred_sum / count, -scale * delta_sum / count
+    return delta_sum, centred_sum * inverse_std, slope, shift
 
 
 def norm_forward(x, mean, scale, shift, rectify=False):

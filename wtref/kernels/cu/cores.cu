@@ -1,66 +1,97 @@
-/* How a block of 256 threads multiplies a tile of A (TM rows) by a tile of B (TN rows), both WORDS words of k deep.
+/* How a block of 128 threads multiplies a tile of A (TM rows) by a tile of B (TN rows).
 
-   A core says what a word is, how many VALUES of k it holds, and who of the threads has which sums:
-   `accumulate` adds the product of two tiles to them, `each` shows them as pairs of neighbours in a row.  */
+   A core says who of the threads has which sums: `accumulate` adds the product of two tiles to them, `each` shows them
+   as pairs of neighbours in a row.  */
 
-#define WORDS 16
+#define BLOCK 128
+#define DEPTH (64 / (int) sizeof(STORED))  /* of a tile, in values of k */
 
-struct Tf32 {
-    enum { VALUES = 1 };
-    static __device__ unsigned pack(const float *x) { return to_tf32(x[0]); }
-    static __device__ void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) { mma_tf32(d, a, b); }
-};
-
-struct Bf16 {
-    enum { VALUES = 2 };
-    static __device__ unsigned pack(const float *x) { return to_bf16x2(x[0], x[1]); }
-    static __device__ void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) { mma_bf16(d, a, b); }
-};
-
-/* Eight warps, DOWN x ACROSS of them, each with MT x NT of the tensor cores' 16 x 8 products.  */
-template <class Kind, int TM_, int TN_> struct TensorCores {
+/* ROWS rows of an operand, DEPTH values of k deep, in shared memory.  A line is the memory's own, along k or along the
+   rows; what lies between two lines keeps both those who write and those who read out of one another's banks.  */
+template <class Operand, int ROWS> struct Tile {
     enum {
-        TM = TM_, TN = TN_, VALUES = Kind::VALUES,
-        ACROSS = TM == 2 * TN ? 2 : 4, DOWN = THREADS / 32 / ACROSS,
-        MT = TM / DOWN / 16, NT = TN / ACROSS / 8
+        ALONG_K = Operand::ALONG_K,
+        LINES = ALONG_K ? ROWS : DEPTH, LINE = ALONG_K ? DEPTH : ROWS,
+        GAP = ALONG_K || sizeof(STORED) != 4 ? 16 : 32,
+        PITCH = LINE * sizeof(STORED) + GAP
     };
-    typedef unsigned word;
+
+    static __device__ int place(int row, int k)
+    {
+        return ALONG_K ? row * PITCH + k * (int) sizeof(STORED) : k * PITCH + row * (int) sizeof(STORED);
+    }
+    static __device__ const STORED &at(const char *tile, int row, int k)
+    {
+        return *(const STORED *) (tile + place(row, k));
+    }
+};
+
+#define TILE_BYTES(ROWS) ((ROWS) * 80)  /* what a Tile takes at most */
+
+#ifdef BF16
+#define KIND_DEPTH 16  /* values of k in one instruction: 32 bytes of a line */
+__device__ void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) { mma_bf16(d, a, b); }
+#else
+#define KIND_DEPTH 8
+__device__ void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) { mma_tf32(d, a, b); }
+#endif
+
+/* Of 16 rows and KIND_DEPTH values of k: the words of A that mma wants of this lane, or those of two B's, 8 rows each.  */
+template <class Tile> __device__ void load_fragment(unsigned (&words)[4], const char *tile, int row, int k)
+{
+    const int lane = threadIdx.x % 32, low = lane % 8, right = lane / 8 % 2, further = lane / 16;
+    if (Tile::ALONG_K)
+        load_matrices(words, tile + Tile::place(row + low + 8 * right, k + KIND_DEPTH / 2 * further));
+#ifdef BF16
+    else
+        load_transposed(words, tile + Tile::place(row + 8 * right, k + low + 8 * further));
+#else
+    else
+        #pragma unroll
+        for (int i = 0; i < 4; i++)
+            words[i] = *(const unsigned *) (tile + Tile::place(row + lane / 4 + 8 * (i % 2), k + lane % 4 + 4 * (i / 2)));
+    #pragma unroll
+    for (int i = 0; i < 4; i++)
+        words[i] = to_tf32(words[i]);
+#endif
+}
+
+/* Four warps, 2 x 2 of them, each with MT x NT of the tensor cores' 16 x 8 products.  */
+template <int TM_, int TN_> struct TensorCores {
+    enum { TM = TM_, TN = TN_, MT = TM / 32, NT = TN / 16 };
     float sums[MT][NT][4] = {};
-    int row, column, g, t;
+    int row, column;
 
     __device__ TensorCores()
     {
-        const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-        row = warp / ACROSS * MT * 16, column = warp % ACROSS * NT * 8, g = lane / 4, t = lane % 4;
+        const int warp = threadIdx.x / 32;
+        row = warp / 2 * MT * 16, column = warp % 2 * NT * 8;
     }
 
-    static __device__ word pack(const float *x) { return Kind::pack(x); }
-
-    template <class TileA, class TileB> __device__ void accumulate(const TileA &A, const TileB &B)
+    template <class TileA, class TileB> __device__ void accumulate(const char *A, const char *B)
     {
         #pragma unroll
-        for (int w = t; w < WORDS; w += 8) {
-            unsigned a[MT][4], b[NT][2];
+        for (int k = 0; k < DEPTH; k += KIND_DEPTH) {
+            unsigned a[MT][4], b[NT / 2][4];
             #pragma unroll
-            for (int i = 0; i < MT; i++) {
-                const int r = row + 16 * i + g;
-                a[i][0] = A.at(r, w), a[i][1] = A.at(r + 8, w), a[i][2] = A.at(r, w + 4), a[i][3] = A.at(r + 8, w + 4);
-            }
+            for (int i = 0; i < MT; i++)
+                load_fragment<TileA>(a[i], A, row + 16 * i, k);
             #pragma unroll
-            for (int j = 0; j < NT; j++) {
-                const int c = column + 8 * j + g;
-                b[j][0] = B.at(c, w), b[j][1] = B.at(c, w + 4);
-            }
+            for (int j = 0; j < NT / 2; j++)
+                load_fragment<TileB>(b[j], B, column + 16 * j, k);
             #pragma unroll
             for (int i = 0; i < MT; i++)
                 #pragma unroll
-                for (int j = 0; j < NT; j++)
-                    Kind::mma(sums[i][j], a[i], b[j]);
+                for (int j = 0; j < NT; j++) {
+                    const unsigned words[2] = {b[j / 2][j % 2], b[j / 2][j % 2 + 2]};
+                    mma(sums[i][j], a[i], words);
+                }
         }
     }
 
     template <class F> __device__ void each(F f) const
     {
+        const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
         #pragma unroll
         for (int i = 0; i < MT; i++)
             #pragma unroll
@@ -72,28 +103,25 @@ template <class Kind, int TM_, int TN_> struct TensorCores {
     }
 };
 
-/* 16 x 16 threads, each with MI x NJ sums, in the numbers' own precision.  */
+/* 8 x 16 threads, each with MI x NJ sums, in the numbers' own precision.  */
 template <int TM_, int TN_> struct Arithmetic {
-    enum { TM = TM_, TN = TN_, VALUES = 1, MI = TM / 16, NJ = TN / 16 };
-    typedef REAL word;
+    enum { TM = TM_, TN = TN_, MI = TM / 8, NJ = TN / 16 };
     REAL sums[MI][NJ] = {};
     int down, across;
 
     __device__ Arithmetic() { down = threadIdx.x / 16, across = 2 * (threadIdx.x % 16); }
 
-    static __device__ word pack(const REAL *x) { return x[0]; }
-
-    template <class TileA, class TileB> __device__ void accumulate(const TileA &A, const TileB &B)
+    template <class TileA, class TileB> __device__ void accumulate(const char *A, const char *B)
     {
-        #pragma unroll
-        for (int w = 0; w < WORDS; w++) {
+        #pragma unroll 4
+        for (int k = 0; k < DEPTH; k++) {
             REAL a[MI], b[NJ];
             #pragma unroll
             for (int i = 0; i < MI; i++)
-                a[i] = A.at(down + 16 * i, w);
+                a[i] = TileA::at(A, down + 8 * i, k);
             #pragma unroll
             for (int j = 0; j < NJ; j++)
-                b[j] = B.at(across + 32 * (j / 2) + j % 2, w);
+                b[j] = TileB::at(B, across + 32 * (j / 2) + j % 2, k);
             #pragma unroll
             for (int i = 0; i < MI; i++)
                 #pragma unroll
@@ -108,14 +136,12 @@ template <int TM_, int TN_> struct Arithmetic {
         for (int i = 0; i < MI; i++)
             #pragma unroll
             for (int j = 0; j < NJ; j += 2)
-                f(down + 16 * i, across + 16 * j, sums[i][j], sums[i][j + 1]);
+                f(down + 8 * i, across + 16 * j, sums[i][j], sums[i][j + 1]);
     }
 };
 
-#if defined(TF32)
-#define CORE(TM, TN) TensorCores<Tf32, TM, TN>
-#elif defined(BF16)
-#define CORE(TM, TN) TensorCores<Bf16, TM, TN>
+#if defined(TF32) || defined(BF16)
+#define CORE TensorCores
 #else
-#define CORE(TM, TN) Arithmetic<TM, TN>
+#define CORE Arithmetic
 #endif

@@ -1,68 +1,100 @@
 /* One pass over memory each: value by value, or channel by channel of rows (rows, channels).  */
 
-extern "C" __global__ void relu(const REAL *a, long long size, REAL *out)
+__device__ REAL rectified(REAL x) { return x < 0 ? 0 : x; }  // NaN stays NaN
+
+/* What a float32 array becomes where STORED is less.  */
+extern "C" __global__ void stored(const REAL *x, int size, STORED *out)
 {
-    EACH(i, size)
-        out[i] = a[i] < 0 ? 0 : a[i];  // NaN stays NaN
+    each_group(size, size, aligned(x, out), [=](auto at) {
+        const auto values = at.of(x);
+        at.set(out, [&](int j) { return values[j]; });
+    });
 }
 
-extern "C" __global__ void relu_back(const REAL *delta, const REAL *y, long long size, REAL *out)
+extern "C" __global__ void relu(const STORED *a, int size, STORED *out)
 {
-    EACH(i, size)
-        out[i] = y[i] > 0 ? delta[i] : 0;
+    each_group(size, size, aligned(a, out), [=](auto at) {
+        const auto x = at.of(a);
+        at.set(out, [&](int j) { return rectified(x[j]); });
+    });
 }
 
-extern "C" __global__ void add(const REAL *a, const REAL *b, int rectify, long long size, REAL *out)
+extern "C" __global__ void relu_back(const STORED *delta, const STORED *y, int size, STORED *out)
 {
-    EACH(i, size) {
-        const REAL sum = a[i] + b[i];
-        out[i] = rectify && sum < 0 ? 0 : sum;
-    }
+    each_group(size, size, aligned(delta, y, out), [=](auto at) {
+        const auto d = opened(at.of(delta), at.of(y));
+        at.set(out, [&](int j) { return d[j]; });
+    });
+}
+
+extern "C" __global__ void add(const STORED *a, const STORED *b, int rectify, int size, STORED *out)
+{
+    each_group(size, size, aligned(a, b, out), [=](auto at) {
+        const auto x = at.of(a), y = at.of(b);
+        at.set(out, [&](int j) {
+            const REAL sum = x[j] + y[j];
+            return rectify ? rectified(sum) : sum;
+        });
+    });
+}
+
+extern "C" __global__ void biased(const STORED *a, const REAL *b, int channels, int size, STORED *out)
+{
+    each_group(size, channels, aligned(a, b, out), [=](auto at) {
+        const auto x = at.of(a);
+        const auto offset = at.channels_of(b);
+        at.set(out, [&](int j) { return x[j] + offset[j]; });
+    });
 }
 
 extern "C" __global__ void norm_forward(
-    const REAL *x, const REAL *mean, const REAL *scale, const REAL *shift, int rectify, int channels, long long size,
-    REAL *out)
+    const STORED *x, const REAL *mean, const REAL *scale, const REAL *shift, int rectify, int channels, int size, STORED *out)
 {
-    EACH(i, size) {
-        const int c = i % channels;
-        const REAL y = (x[i] - mean[c]) * scale[c] + shift[c];
-        out[i] = rectify && y < 0 ? 0 : y;
-    }
+    each_group(size, channels, aligned(x, mean, scale, shift, out), [=](auto at) {
+        const auto before = at.of(x);
+        const auto centre = at.channels_of(mean), factor = at.channels_of(scale), offset = at.channels_of(shift);
+        at.set(out, [&](int j) {
+            const REAL y = (before[j] - centre[j]) * factor[j] + offset[j];
+            return rectify ? rectified(y) : y;
+        });
+    });
 }
 
 /* y may be null: delta counts everywhere.  */
 extern "C" __global__ void norm_back(
-    const REAL *delta, const REAL *x, const REAL *mean, const REAL *scale, const REAL *slope, const REAL *shift,
-    const REAL *y, int channels, long long size, REAL *out)
+    const STORED *delta, const STORED *x, const REAL *mean, const REAL *scale, const REAL *slope, const REAL *shift,
+    const STORED *y, int channels, int size, STORED *out)
 {
-    EACH(i, size) {
-        const int c = i % channels;
-        const REAL d = y && !(y[i] > 0) ? 0 : delta[i];
-        out[i] = d * scale[c] + (x[i] - mean[c]) * slope[c] + shift[c];
-    }
+    each_group(size, channels, aligned(delta, x, mean, scale, slope, shift, y, out), [=](auto at) {
+        auto d = at.of(delta);
+        const auto before = at.of(x);
+        const auto centre = at.channels_of(mean), factor = at.channels_of(scale);
+        const auto along = at.channels_of(slope), offset = at.channels_of(shift);
+        if (y)
+            d = opened(d, at.of(y));
+        at.set(out, [&](int j) { return d[j] * factor[j] + (before[j] - centre[j]) * along[j] + offset[j]; });
+    });
 }
 
 /* lr, a single number, lies on the device: a captured step reads it anew each time.  */
 extern "C" __global__ void descend(
-    REAL *w, REAL *v, const REAL *gradient, const REAL *lr, REAL momentum, REAL decay, int nesterov, long long size)
+    REAL *w, REAL *v, const REAL *gradient, const REAL *lr, REAL momentum, REAL decay, int nesterov, int size)
 {
-    EACH(i, size) {
-        const REAL g = gradient[i] + decay * w[i];
-        const REAL velocity = v[i] = momentum * v[i] + g;
-        w[i] -= *lr * (nesterov ? g + momentum * velocity : velocity);
-    }
-}
-
-/* running += momentum (factor batch - running).  */
-extern "C" __global__ void follow(REAL *running, const REAL *batch, REAL momentum, REAL factor, long long size)
-{
-    EACH(i, size)
-        running[i] += momentum * (factor * batch[i] - running[i]);
+    each_group(size, size, aligned(w, v, gradient), [=](auto at) {
+        const auto before = at.of(w), velocity = at.of(v), slope = at.of(gradient);
+        const REAL rate = *lr;
+        auto g = slope, after = velocity;
+        for (int j = 0; j < at.COUNT; j++) {
+            g.x[j] = slope[j] + decay * before[j];
+            after.x[j] = momentum * velocity[j] + g[j];
+        }
+        at.set(v, [&](int j) { return after[j]; });
+        at.set(w, [&](int j) { return before[j] - rate * (nesterov ? g[j] + momentum * after[j] : after[j]); });
+    });
 }
 
 /* out (2, size): 1 / the standard deviation, and gamma times that.  */
-extern "C" __global__ void norm_scale(const REAL *variance, const REAL *gamma, REAL epsilon, long long size, REAL *out)
+extern "C" __global__ void norm_scale(const REAL *variance, const REAL *gamma, REAL epsilon, int size, REAL *out)
 {
     EACH(i, size) {
         out[i] = 1 / sqrt(variance[i] + epsilon);
@@ -70,13 +102,14 @@ extern "C" __global__ void norm_scale(const REAL *variance, const REAL *gamma, R
     }
 }
 
-/* out (2, size): slope and shift of norm_back.  */
-extern "C" __global__ void norm_slopes(
-    const REAL *delta_sum, const REAL *centred_sum, const REAL *inverse_std, const REAL *scale, REAL count,
-    long long size, REAL *out)
+/* out (images, channels): the mean of x (images, positions, channels).  */
+extern "C" __global__ void average(const STORED *x, int positions, int channels, int size, REAL *out)
 {
     EACH(i, size) {
-        out[i] = -scale[i] * inverse_std[i] * inverse_std[i] * centred_sum[i] / count;
-        out[size + i] = -scale[i] * delta_sum[i] / count;
+        const STORED *first = x + (size_t) (i / channels) * positions * channels + i % channels;
+        REAL sum = 0;
+        for (int position = 0; position < positions; position++)
+            sum += first[position * channels];
+        out[i] = sum / positions;
     }
 }

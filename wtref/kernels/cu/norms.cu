@@ -25,56 +25,108 @@ struct Products {
     __device__ void join(const Products &other) { plain += other.plain, centred += other.centred; }
 };
 
-/* The sums of LANES threads, STRIDE apart, joined in the first of them.  */
-template <int LANES, int STRIDE, class Sum> __device__ Sum joined(Sum sum, int lane)
-{
-    __shared__ Sum sums[THREADS];
-    sums[threadIdx.x] = sum;
-    __syncthreads();
-    if (lane == 0)
-        for (int other = 1; other < LANES; other++)
-            sum.join(sums[threadIdx.x + STRIDE * other]);
-    return sum;
-}
+/* One thread's sums over its rows, of N channels; each its own `Sum`.  What is added to the moments is measured from the
+   first value met, so that a mean far from 0 costs no digits.  */
+template <int N> struct MomentsOf {
+    typedef Moments Sum;
+    const STORED *x;
+    REAL first[N], sum[N] = {}, squares[N] = {}, count = 0;
 
-/* parts (channels, blocks): of each block's share of the rows; `add(sum, i)` takes in the value at x[i].  A block is 8
-   threads deep and 32 channels wide.  */
-template <class Sum, class Add> __device__ void sum_rows(Add add, int rows, int channels, Sum *parts)
-{
-    const int channel = blockIdx.x * 32 + threadIdx.x % 32, lane = threadIdx.x / 32;
-    const int start = (long long) rows * blockIdx.y / gridDim.y, stop = (long long) rows * (blockIdx.y + 1) / gridDim.y;
-    Sum sum = {};
-    if (channel < channels) {
-        #pragma unroll 2
-        for (int row = start + lane; row < stop; row += 8)
-            add(sum, (size_t) row * channels + channel);
+    __device__ MomentsOf(const STORED *x) : x(x) {}
+    __device__ void add(const group<N> &at)
+    {
+        const auto values = at.of(x);
+        #pragma unroll
+        for (int j = 0; j < N; j++) {
+            first[j] = count == 0 ? (REAL) values[j] : first[j];
+            const REAL far = values[j] - first[j];
+            sum[j] += far, squares[j] += far * far;
+        }
+        count += 1;
     }
-    sum = joined<8, 32>(sum, lane);
-    if (channel < channels && lane == 0)
-        parts[(size_t) channel * gridDim.y + blockIdx.y] = sum;
+    __device__ Moments of(int j) const
+    {
+        if (count == 0)
+            return {};
+        const REAL far = sum[j] / count, rest = squares[j] - sum[j] * far;
+        return {count, first[j] + far, rest < 0 ? 0 : rest};
+    }
+};
+
+/* y may be null: delta counts everywhere.  */
+template <int N> struct ProductsOf {
+    typedef Products Sum;
+    const STORED *delta, *x, *y;
+    const REAL *mean;
+    Products sums[N] = {};
+
+    __device__ ProductsOf(const STORED *delta, const STORED *x, const REAL *mean, const STORED *y)
+        : delta(delta), x(x), y(y), mean(mean) {}
+    __device__ void add(const group<N> &at)
+    {
+        auto d = at.of(delta);
+        const auto values = at.of(x);
+        const auto centre = at.channels_of(mean);
+        if (y)
+            d = opened(d, at.of(y));
+        #pragma unroll
+        for (int j = 0; j < N; j++)
+            sums[j].join({d[j], d[j] * (values[j] - centre[j])});
+    }
+    __device__ Products of(int j) const { return sums[j]; }
+};
+
+#define WIDTH 64  /* channels of a block */
+
+/* parts (channels, blocks): of each block's share of the rows.  */
+template <int N, class Taken> __device__ void sum_rows(Taken taken, int rows, int channels, typename Taken::Sum *parts)
+{
+    typedef typename Taken::Sum Sum;
+    enum { ACROSS = WIDTH / N, DOWN = THREADS / ACROSS, LENGTH = DOWN * WIDTH };
+    __shared__ Sum sums[LENGTH];
+    const unsigned first = threadIdx.x % ACROSS * N, channel = blockIdx.x * WIDTH + first, lane = threadIdx.x / ACROSS;
+    const int start = (long long) rows * blockIdx.y / gridDim.y, stop = (long long) rows * (blockIdx.y + 1) / gridDim.y;
+    if (channel < channels)
+        #pragma unroll 2
+        for (int row = start + lane; row < stop; row += DOWN)
+            taken.add(group<N>{row * channels + channel, channel});
+    #pragma unroll
+    for (int j = 0; j < N; j++)
+        sums[lane * WIDTH + first + j] = taken.of(j);
+    __syncthreads();
+    const unsigned mine = blockIdx.x * WIDTH + threadIdx.x;
+    if (threadIdx.x >= WIDTH || mine >= channels)
+        return;
+    Sum sum = {};
+    for (int other = 0; other < DOWN; other++)
+        sum.join(sums[other * WIDTH + threadIdx.x]);
+    parts[(size_t) mine * gridDim.y + blockIdx.y] = sum;
 }
 
 /* The sum of a channel's parts, one warp for each channel; `use(channel, sum)` has it.  */
 template <class Sum, class Use> __device__ void sum_parts(Use use, const Sum *parts, int count, int channels)
 {
+    __shared__ Sum sums[THREADS];
     const int channel = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
     Sum sum = {};
     if (channel < channels)
         for (int part = lane; part < count; part += 32)
             sum.join(parts[(size_t) channel * count + part]);
-    sum = joined<32, 1>(sum, lane);
-    if (channel < channels && lane == 0)
-        use(channel, sum);
+    sums[threadIdx.x] = sum;
+    __syncthreads();
+    if (lane > 0 || channel >= channels)
+        return;
+    for (int other = 1; other < 32; other++)
+        sum.join(sums[threadIdx.x + other]);
+    use(channel, sum);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) moments_parts(const REAL *x, int rows, int channels, REAL *parts)
+extern "C" __global__ void __launch_bounds__(THREADS) moments_parts(const STORED *x, int rows, int channels, REAL *parts)
 {
-    sum_rows([=](Moments &sum, size_t i) {
-        const REAL before = x[i] - sum.mean;
-        sum.count += 1;
-        sum.mean += before / sum.count;
-        sum.squares += before * (x[i] - sum.mean);
-    }, rows, channels, (Moments *) parts);
+    if (channels % GROUP == 0 && aligned(x))
+        sum_rows<GROUP>(MomentsOf<GROUP>(x), rows, channels, (Moments *) parts);
+    else
+        sum_rows<1>(MomentsOf<1>(x), rows, channels, (Moments *) parts);
 }
 
 /* out (2, channels): mean and variance.  */
@@ -85,16 +137,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) moments_total(const REAL *
     }, (const Moments *) parts, count, channels);
 }
 
-/* y may be null: delta counts everywhere.  */
 extern "C" __global__ void __launch_bounds__(THREADS) norm_sums_parts(
-    const REAL *delta, const REAL *x, const REAL *mean, const REAL *y, int rows, int channels, REAL *parts)
+    const STORED *delta, const STORED *x, const REAL *mean, const STORED *y, int rows, int channels, REAL *parts)
 {
-    const int channel = blockIdx.x * 32 + threadIdx.x % 32;
-    const REAL centre = channel < channels ? mean[channel] : 0;
-    sum_rows([=](Products &sum, size_t i) {
-        const REAL d = y && !(y[i] > 0) ? 0 : delta[i];
-        sum.plain += d, sum.centred += d * (x[i] - centre);
-    }, rows, channels, (Products *) parts);
+    if (channels % GROUP == 0 && aligned(delta, x, mean, y))
+        sum_rows<GROUP>(ProductsOf<GROUP>(delta, x, mean, y), rows, channels, (Products *) parts);
+    else
+        sum_rows<1>(ProductsOf<1>(delta, x, mean, y), rows, channels, (Products *) parts);
 }
 
 /* out (2, channels): the sums of delta and of delta (x - mean).  */
@@ -102,5 +151,31 @@ extern "C" __global__ void __launch_bounds__(THREADS) norm_sums_total(const REAL
 {
     sum_parts([=](int channel, const Products &sum) {
         out[channel] = sum.plain, out[channels + channel] = sum.centred;
+    }, (const Products *) parts, count, channels);
+}
+
+/* out (3, channels): mean, 1 / the standard deviation, gamma times that; unbiased: the running variance's factor.  */
+extern "C" __global__ void __launch_bounds__(THREADS) norm_statistics(
+    const REAL *parts, int count, int channels, const REAL *gamma, REAL *running_mean, REAL *running_var, REAL momentum,
+    REAL epsilon, REAL unbiased, REAL *out)
+{
+    sum_parts([=](int channel, const Moments &sum) {
+        const REAL variance = sum.squares / sum.count, inverse_std = 1 / sqrt(variance + epsilon);
+        running_mean[channel] += momentum * (sum.mean - running_mean[channel]);
+        running_var[channel] += momentum * (unbiased * variance - running_var[channel]);
+        out[channel] = sum.mean, out[channels + channel] = inverse_std;
+        out[2 * channels + channel] = gamma[channel] * inverse_std;
+    }, (const Moments *) parts, count, channels);
+}
+
+/* out (4, channels): the gradients of beta and gamma, slope and shift of norm_back.  */
+extern "C" __global__ void __launch_bounds__(THREADS) norm_gradients(
+    const REAL *parts, int count, int channels, const REAL *inverse_std, const REAL *scale, REAL rows, REAL *out)
+{
+    sum_parts([=](int channel, const Products &sum) {
+        const REAL along = inverse_std[channel], factor = scale[channel] / rows;
+        out[channel] = sum.plain, out[channels + channel] = sum.centred * along;
+        out[2 * channels + channel] = -factor * along * along * sum.centred;
+        out[3 * channels + channel] = -factor * sum.plain;
     }, (const Products *) parts, count, channels);
 }

@@ -1,18 +1,18 @@
 /* Max-pooling of images (N, H, W, C).  */
 
-extern "C" __global__ void max_pool(const int *numbers, const REAL *y, int *winner, long long size, REAL *out)
+extern "C" __global__ void max_pool(const int *numbers, const STORED *y, int *winner, int size, STORED *out)
 {
     const geometry g = *(const geometry *) numbers;
     EACH(i, size) {
         int c, column, row;
         const int image = g.out_h.split(g.out_w.split(g.c_in.split(i, c), column), row);
-        REAL largest = -INFINITY;
+        REAL largest = -infinity();
         int first = 0;
         for (int place = 0; place < g.k_h * g.k_w; place++) {
             int across;
             const int down = g.k_w.split(place, across);
-            const REAL *x = pixel(y, image, row * g.s_h - g.p_h + down, column * g.s_w - g.p_w + across, c, g.h, g.w, g.c_in);
-            if (x && largest == largest && !(*x <= largest))  // once NaN, always NaN
+            const STORED *x = pixel(y, image, row * g.s_h - g.p_h + down, column * g.s_w - g.p_w + across, c, g.h, g.w, g.c_in);
+            if (x && largest == largest && !((REAL) *x <= largest))  // once NaN, always NaN
                 largest = *x, first = place;
         }
         out[i] = largest, winner[i] = first;
@@ -21,7 +21,7 @@ extern "C" __global__ void max_pool(const int *numbers, const REAL *y, int *winn
 
 /* Each pixel gathers the errors of the windows that it won.  */
 extern "C" __global__ void max_pool_back(
-    const int *numbers, const REAL *delta, const int *winner, long long size, REAL *out)
+    const int *numbers, const STORED *delta, const int *winner, int size, STORED *out)
 {
     const geometry g = *(const geometry *) numbers;
     EACH(i, size) {

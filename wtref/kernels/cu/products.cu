@@ -1,141 +1,125 @@
-/* Products of matrices, of which convolutions are three kinds: tiles of the factors pass through shared memory, the
-   next one on its way while the present one is multiplied.  */
+/* Products of matrices, of which convolutions are three kinds: tiles of the factors pass through shared memory, where
+   STAGES of each have room; the next ones are on their way while one is multiplied.  */
 
-/* ROWS rows of an operand, WORDS words deep, laid out so that neither the threads that write nor those that read meet
-   in one bank.  */
-template <class Core, class Operand, int ROWS> struct Tile {
-    typedef typename Core::word word;
-    enum { ALONG_K = Operand::ALONG_K, WIDTH = ALONG_K ? WORDS + 4 : ROWS + 8, LENGTH = ALONG_K ? ROWS : WORDS };
-    struct __align__(16) quad { word x[4]; };
-    word words[LENGTH * WIDTH];
+#define STAGES 3
 
-    __device__ word at(int row, int w) const { return words[ALONG_K ? row * WIDTH + w : w * WIDTH + row]; }
-    __device__ void put(int row, int w, const quad &q) { *(quad *) &words[ALONG_K ? row * WIDTH + w : w * WIDTH + row] = q; }
-};
-
-/* One thread's part in moving tiles: GROUPS groups of four words, neighbours in memory.  */
-template <class Core, class Operand, int ROWS> struct Mover {
-    enum { ALONG_K = Operand::ALONG_K, VALUES = Core::VALUES, GROUPS = ROWS * WORDS / 4 / THREADS };
-    typedef Tile<Core, Operand, ROWS> tile;
+/* One thread's part in moving tiles: SHARE groups of GROUP neighbours in memory.  */
+template <class Operand, int ROWS> struct Mover {
+    typedef Tile<Operand, ROWS> tile;
+    enum { ALONG_K = Operand::ALONG_K, ACROSS = tile::LINE / GROUP, SHARE = tile::LINES * ACROSS / BLOCK };
+    typedef decltype(((Operand *) nullptr)->row(0)) Row;
     const Operand &operand;
-    int first;
-    typename Operand::Row rows[GROUPS];
-    four fetched[GROUPS][VALUES];
+    const int first, line, offset;  // of the operand's rows; of its groups: lines ACROSS / BLOCK apart, at one offset
+    Row rows[ALONG_K ? SHARE : 1];
 
-    __device__ Mover(const Operand &operand, int first) : operand(operand), first(first)
+    __device__ Mover(const Operand &operand, int first)
+        : operand(operand), first(first), line(threadIdx.x / ACROSS), offset(threadIdx.x % ACROSS * GROUP)
     {
         #pragma unroll
-        for (int i = 0; i < GROUPS; i++)
-            rows[i] = operand.row(first + row_of(i));
+        for (int i = 0; i < (ALONG_K ? SHARE : 1); i++)
+            rows[i] = operand.row(first + (ALONG_K ? line_of(i) : offset));
     }
 
-    __device__ int row_of(int i) const
-    {
-        const int group = threadIdx.x + THREADS * i;
-        return ALONG_K ? group / (WORDS / 4) : 4 * (group % (ROWS / 4));
-    }
-    __device__ int word_of(int i) const
-    {
-        const int group = threadIdx.x + THREADS * i;
-        return ALONG_K ? 4 * (group % (WORDS / 4)) : group / (ROWS / 4);
-    }
+    __device__ int line_of(int i) const { return line + BLOCK / ACROSS * i; }
 
-    /* Read what this thread brings to tile number t.  */
-    __device__ void fetch(int t)
+    /* Start to bring what is this thread's of tile number t.  */
+    __device__ void fetch(int t, char *to) const
     {
+        to += line * tile::PITCH + offset * sizeof(STORED);
+        if (!operand.wide)
+            return fetch_one_by_one(t, to);
+        const auto place = operand.place(t * DEPTH + (ALONG_K ? offset : line));
         #pragma unroll
-        for (int i = 0; i < GROUPS; i++)
-            #pragma unroll
-            for (int v = 0; v < VALUES; v++)
-                fetched[i][v] = neighbours(i, (t * WORDS + word_of(i)) * VALUES + (ALONG_K ? 4 * v : v));
-    }
-
-    __device__ four neighbours(int i, int k) const
-    {
-        four values = {};
-        if (operand.wide) {
-            const REAL *x = operand.at(rows[i], k);
-            if (x)
-                values = *(const four *) x;
-            return values;
+        for (int i = 0; i < SHARE; i++) {
+            const STORED *x = ALONG_K ? operand.at(rows[i], place)
+                                      : operand.at(rows[0], i ? operand.place(t * DEPTH + line_of(i)) : place);
+            start_copy(to + BLOCK / ACROSS * i * tile::PITCH, x ? x : operand.start, !x);
         }
-        #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            const REAL *x = ALONG_K ? operand.at(rows[i], k + j) : operand.at(operand.row(first + row_of(i) + j), k);
-            if (x)
-                values.x[j] = *x;
-        }
-        return values;
     }
 
-    __device__ void put(tile &out) const
+    __device__ void fetch_one_by_one(int t, char *to) const
     {
-        #pragma unroll
-        for (int i = 0; i < GROUPS; i++) {
-            typename tile::quad q;
-            #pragma unroll
-            for (int j = 0; j < 4; j++) {
-                REAL x[VALUES];
-                #pragma unroll
-                for (int v = 0; v < VALUES; v++)
-                    x[v] = ALONG_K ? fetched[i][(VALUES * j + v) / 4].x[(VALUES * j + v) % 4] : fetched[i][v].x[j];
-                q.x[j] = Core::pack(x);
+        for (int i = 0; i < SHARE; i++, to += BLOCK / ACROSS * tile::PITCH)
+            for (int j = 0; j < GROUP; j++) {
+                const int m = first + (ALONG_K ? line_of(i) : offset + j);
+                const STORED *x = operand.at(operand.row(m), operand.place(t * DEPTH + (ALONG_K ? offset + j : line_of(i))));
+                ((STORED *) to)[j] = x ? *x : STORED(0);
             }
-            out.put(row_of(i), word_of(i), q);
-        }
     }
 };
 
-/* out (m, n) = A B^T, both k deep.  With a grid of several layers each sums a slice of k into an (m, n) of its own.  */
-template <class Core, class A, class B> __device__ void multiply(const A &a, const B &b, int m, int n, int k, REAL *out)
+/* left: how many numbers the row still has; an even one means that pairs are aligned.  */
+template <class T> __device__ void write_pair(T *out, REAL x, REAL next, int left)
 {
-    __shared__ Tile<Core, A, Core::TM> tile_a[2];
-    __shared__ Tile<Core, B, Core::TN> tile_b[2];
-    const int top = blockIdx.x * Core::TM, left = blockIdx.y * Core::TN, depth = WORDS * Core::VALUES;
-    const int tiles = (k + depth - 1) / depth, slices = gridDim.z, slice = blockIdx.z;
+    if (left % 2 == 0)
+        *(neighbours<2, T> *) out = {T(x), T(next)};
+    else {
+        out[0] = x;
+        if (left > 1)
+            out[1] = next;
+    }
+}
+
+/* out (m, n) = A B^T, both k deep.  With a grid of several layers each sums a slice of k into an (m, n) of its own, one of
+   `parts`; else those are null.  */
+template <class Core, class A, class B, class Out> __device__ void multiply(
+    const A &a, const B &b, int m, int n, int k, REAL *parts, Out *out)
+{
+    extern __shared__ __align__(16) char shared[];
+    enum { STAGE = TILE_BYTES(Core::TM + Core::TN) };
+    const int top = blockIdx.x * Core::TM, left = blockIdx.y * Core::TN;
+    const int tiles = (k + DEPTH - 1) / DEPTH, slices = gridDim.z, slice = blockIdx.z;
     const int start = (long long) tiles * slice / slices, stop = (long long) tiles * (slice + 1) / slices;
-    Mover<Core, A, Core::TM> move_a(a, top);
-    Mover<Core, B, Core::TN> move_b(b, left);
+    const Mover<A, Core::TM> move_a(a, top);
+    const Mover<B, Core::TN> move_b(b, left);
     Core core;
 
-    if (start < stop) {
-        move_a.fetch(start), move_b.fetch(start);
-        move_a.put(tile_a[0]), move_b.put(tile_b[0]);
-    }
-    __syncthreads();
-    for (int t = start, now = 0; t < stop; t++, now ^= 1) {
-        const bool more = t + 1 < stop;
-        if (more)
-            move_a.fetch(t + 1), move_b.fetch(t + 1);
-        core.accumulate(tile_a[now], tile_b[now]);
-        if (more)
-            move_a.put(tile_a[now ^ 1]), move_b.put(tile_b[now ^ 1]);
-        __syncthreads();
+    const auto fetch = [&](int t, int stage) {
+        if (t < stop) {
+            move_a.fetch(t, shared + stage * STAGE);
+            move_b.fetch(t, shared + stage * STAGE + TILE_BYTES(Core::TM));
+        }
+        end_batch_of_copies();
+    };
+    #pragma unroll
+    for (int stage = 0; stage < STAGES - 1; stage++)
+        fetch(start + stage, stage);
+    for (int t = start, now = 0, free = STAGES - 1; t < stop; t++) {
+        wait_for_copies<STAGES - 2>();
+        __syncthreads();  // tile t is there, and nobody is at tile t - 1 any more
+        fetch(t + STAGES - 1, free);
+        const char *stage = shared + now * STAGE;
+        core.template accumulate<typename Mover<A, Core::TM>::tile, typename Mover<B, Core::TN>::tile>(
+            stage, stage + TILE_BYTES(Core::TM));
+        free = now, now = now + 1 < STAGES ? now + 1 : 0;
     }
 
-    out += (size_t) slice * m * n;
     core.each([&](int row, int column, REAL x, REAL next) {
         const int r = top + row, c = left + column;
-        if (r < m && c < n)
-            out[(size_t) r * n + c] = x;
-        if (r < m && c + 1 < n)
-            out[(size_t) r * n + c + 1] = next;
+        if (r >= m || c >= n)
+            return;
+        const size_t i = (size_t) r * n + c;
+        if (parts)
+            write_pair(parts + (size_t) slice * m * n + i, x, next, n - c);
+        else
+            write_pair(out + i, x, next, n - c);
     });
 }
 
 #define PRODUCT(KERNEL, A_ALONG_K, B_ALONG_K, TM, TN) \
-extern "C" __global__ void __launch_bounds__(THREADS) KERNEL##_##TM##x##TN( \
-    const REAL *a, int a_stride, const REAL *b, int b_stride, int m, int n, int k, REAL *out) \
+extern "C" __global__ void __launch_bounds__(BLOCK) KERNEL##_##TM##x##TN( \
+    const STORED *a, int a_stride, const STORED *b, int b_stride, int m, int n, int k, REAL *parts, REAL *out) \
 { \
-    multiply<CORE(TM, TN)>(Matrix<A_ALONG_K>(a, a_stride, m, k), Matrix<B_ALONG_K>(b, b_stride, n, k), m, n, k, out); \
+    const Matrix<A_ALONG_K> rows(a, a_stride, m, k); \
+    multiply<CORE<TM, TN>>(rows, Matrix<B_ALONG_K>(b, b_stride, n, k), m, n, k, parts, out); \
 }
 
-#define CONVOLUTION(KERNEL, A, B, M, N, K, TM, TN) \
-extern "C" __global__ void __launch_bounds__(THREADS) KERNEL##_##TM##x##TN( \
-    const int *numbers, const REAL *a, const REAL *b, REAL *out) \
+#define CONVOLUTION(KERNEL, A, B, M, N, K, OUT, TM, TN) \
+extern "C" __global__ void __launch_bounds__(BLOCK) KERNEL##_##TM##x##TN( \
+    const int *numbers, const STORED *a, const STORED *b, REAL *parts, OUT *out) \
 { \
     const geometry g = *(const geometry *) numbers; \
-    multiply<CORE(TM, TN)>(A, B, M, N, K, out); \
+    multiply<CORE<TM, TN>>(A, B, M, N, K, parts, out); \
 }
 
 /* a and b along k, or along their rows: the second letter pair of the name.  */
@@ -145,11 +129,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) KERNEL##_##TM##x##TN( \
     PRODUCT(product_mk, false, true, TM, TN) \
     PRODUCT(product_mm, false, false, TM, TN) \
     CONVOLUTION(convolve, Patches(a, g), Matrix<true>(b, g.n_in(), g.c_out, g.n_in()), \
-                g.positions(), g.c_out, g.n_in(), TM, TN) \
+                g.positions(), g.c_out, g.n_in(), STORED, TM, TN) \
     CONVOLUTION(convolve_outer, Matrix<false>(a, g.c_out, g.c_out, g.positions()), Places(b, g), \
-                g.c_out, g.n_in(), g.positions(), TM, TN) \
+                g.c_out, g.n_in(), g.positions(), REAL, TM, TN) \
     CONVOLUTION(convolve_back, Echoes(a, g), Feedback(b, g), \
-                g.pixels(), g.c_in, g.k_h * g.k_w * g.c_out, TM, TN)
+                g.pixels(), g.c_in, g.k_h * g.k_w * g.c_out, STORED, TM, TN)
 
 KERNELS(64, 64)
 #ifdef LARGE_TILES
@@ -158,14 +142,27 @@ KERNELS(128, 128)
 #endif
 
 /* out (size) = the sum of its slices, parts (slices, size).  */
-extern "C" __global__ void add_slices(const REAL *parts, int slices, long long size, REAL *out)
+template <class Out> __device__ void add_up(const REAL *parts, int slices, int size, Out *out)
 {
-    EACH(i, size) {
-        REAL sum = 0;
-        for (int slice = 0; slice < slices; slice++)
-            sum += parts[slice * size + i];
-        out[i] = sum;
-    }
+    each_group(size, size, aligned(parts, out), [=](auto at) {
+        auto sum = at.of(parts);
+        for (int slice = 1; slice < slices; slice++) {
+            const auto part = at.of(parts + (size_t) slice * size);
+            for (int j = 0; j < at.COUNT; j++)
+                sum.x[j] += part[j];
+        }
+        at.set(out, [&](int j) { return sum[j]; });
+    });
+}
+
+extern "C" __global__ void add_slices(const REAL *parts, int slices, int size, REAL *out)
+{
+    add_up(parts, slices, size, out);
+}
+
+extern "C" __global__ void add_slices_stored(const REAL *parts, int slices, int size, STORED *out)
+{
+    add_up(parts, slices, size, out);
 }
 
 enum { HELD = 32768 / sizeof(REAL) };

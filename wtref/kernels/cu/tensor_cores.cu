@@ -1,16 +1,21 @@
-/* One warp multiplies small matrices on its tensor cores: rounding, and the instructions themselves.
+/* The instructions for which the language has no words: rounding, copies into shared memory that nobody waits for, and
+   what the 32 lanes of a warp do together.
 
-   Lane 4 g + t brings of A (16 x 8 words, row major) the words (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4), of B
-   (8 words x 8, column major) (t, g) and (t + 4, g), and holds of D (16 x 8) the values (g, 2t), (g, 2t + 1),
-   (g + 8, 2t), (g + 8, 2t + 1).  A word along k holds one number of tf32 or two neighbours of bf16.  (PTX ISA,
-   "Matrix fragments for mma.m16n8k8 / m16n8k16".)  */
+   load_matrices(words, row): four matrices of 8 rows of 16 bytes; lane l says where row l % 8 of matrix l / 8 begins.
+   Lane 4 g + t gets of each the word t of row g; load_transposed, which sees 8 x 8 halves of words, gets the halves
+   (2t, g) and (2t + 1, g).
+
+   mma(d, a, b): D (16 x 8) += A B.  Lane 4 g + t brings of A (16 x 8 words, row major) the words (g, t), (g + 8, t),
+   (g, t + 4), (g + 8, t + 4), of B (8 words x 8, column major) (t, g) and (t + 4, g), and holds of D the values (g, 2t),
+   (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).  A word along k holds one number of tf32 or two neighbours of bf16.
+   (PTX ISA, "Matrix fragments for mma.m16n8k8 / m16n8k16", "ldmatrix", "cp.async".)  */
 
 #ifndef CUDA_DOUBLE  /* the tests' stand-in brings its own */
 
-__device__ __forceinline__ unsigned to_tf32(float x)
+__device__ __forceinline__ unsigned to_tf32(unsigned x)
 {
     unsigned bits;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(__uint_as_float(x)));
     return bits;
 }
 
@@ -19,6 +24,36 @@ __device__ __forceinline__ unsigned to_bf16x2(float low, float high)
     unsigned bits;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
     return bits;
+}
+
+/* 16 bytes, or as many zeros; nobody may look before wait_for_copies.  */
+__device__ __forceinline__ void start_copy(void *shared, const void *global, bool zeros)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;"
+                 :: "r"((unsigned) __cvta_generic_to_shared(shared)), "l"(global), "r"(zeros ? 0 : 16) : "memory");
+}
+
+/* What was started since the last time is a batch.  */
+__device__ __forceinline__ void end_batch_of_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+/* Until all batches but the latest RUNNING are there: those that this thread started.  */
+template <int RUNNING> __device__ __forceinline__ void wait_for_copies()
+{
+    asm volatile("cp.async.wait_group %0;" :: "n"(RUNNING) : "memory");
+}
+
+__device__ __forceinline__ void load_matrices(unsigned (&words)[4], const void *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"((unsigned) __cvta_generic_to_shared(row)) : "memory");
+}
+
+__device__ __forceinline__ void load_transposed(unsigned (&words)[4], const void *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"((unsigned) __cvta_generic_to_shared(row)) : "memory");
 }
 
 __device__ __forceinline__ void mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2])
