@@ -33,13 +33,13 @@ def train(args, given):
     config = running.resumed_config(run, given) if run else Config(**given)
     if config.tensorboard:
         check_installed()
-    return running.train(config, run, args.log_name)
+    return running.train(config, run, args.log_name, args.crew)
 
 
 def reproduce(args, given):
     """One of the paper's comparisons: all its rules and seeds, then a report; given again, it does what is left."""
     command = f"python run.py {' '.join(map(shlex.quote, args.words))}"
-    return reproducing.reproduce(args.name, args.rules, args.seeds, given.pop("epochs", None), command, given)
+    return reproducing.reproduce(args.name, args.rules, args.seeds, given.pop("epochs", None), command, given, args.crew)
 
 
 def evaluate(args, given):

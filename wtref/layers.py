@@ -39,6 +39,7 @@ class Linear:
         product = primitives(delta).product
         s.outer = product(delta.T, self.y)  # delta_{l+1} y_l^T, what (4), (16) and (17) learn from
         s.delta_sum = delta.sum(axis=0)
+        s.crew.give(s.outer, s.delta_sum)
         if s.B is None:
             return None
         return product(s.carried(delta), s.B.T)  # (2), (3): B_{l+1} delta_{l+1}; phi' follows below
@@ -74,6 +75,7 @@ class Conv2d:
         s.delta = delta if s.watched else None
         s.outer = kernels.convolve_outer(delta, self.y, *self.geometry)  # delta_{l+1} y_l^T, over all positions
         s.delta_sum = delta.sum(axis=(0, 1, 2)) if s.bias else None
+        s.crew.give(s.outer, s.delta_sum)
         if s.B is None:
             return None
         size = self.y.shape[1:3]
@@ -83,8 +85,8 @@ class Conv2d:
 class BatchNorm:
     """gamma (y - mean) / sqrt(variance + epsilon) + beta, each channel over batch and positions.
 
-    One class for (N, C) and (N, H, W, C).  Training normalises with the batch's own mean and
-    variance and moves the running statistics towards them by `momentum` (variance unbiased, as in
+    One class for (N, C) and (N, H, W, C).  Training normalises with the mean and variance of the
+    batch, of all shares of it together, and moves the running statistics towards them by `momentum` (variance unbiased, as in
     PyTorch); evaluation normalises with the running statistics.  Errors return by ordinary
     backprop under every rule: there is no weight matrix here.  (Ioffe and Szegedy, 2015.)
     """
@@ -97,6 +99,7 @@ class BatchNorm:
 
     def initialise(self, device, rng):
         """gamma = 1, beta = 0, running mean 0 and variance 1."""
+        self.crew = device.crew
         zeros = [0.0] * self.channels
         ones = [1.0] * self.channels
         self.gamma, self.beta = device.array(ones), device.array(zeros)
@@ -107,11 +110,10 @@ class BatchNorm:
         if y.shape[-1] != self.channels:
             raise InputError(f"{self.name}: takes {self.channels} channels, was given {_shape(y)}")
         kernels, self.y, self.train = primitives(y), y, train
-        if train:
-            self.mean, variance = kernels.moments(y)
-            count = y.size // self.channels
+        if train and (y.size or self.crew.size > 1):
+            self.mean, variance, self.count = self.crew.moments(kernels, y)
             kernels.follow(self.running_mean, self.mean, self.momentum)
-            kernels.follow(self.running_var, variance, self.momentum, count / max(count - 1, 1))
+            kernels.follow(self.running_var, variance, self.momentum, self.count / max(self.count - 1, 1))
         else:
             self.mean, variance = self.running_mean, self.running_var
         self.inverse_std, self.scale = kernels.norm_scale(variance, self.gamma, self.epsilon)
@@ -121,14 +123,20 @@ class BatchNorm:
 
     def backward(self, delta):
         """delta (..., C) -> (..., C); leaves the gradients of gamma and beta."""
-        kernels, count = primitives(delta), delta.size // self.channels
-        self.beta_gradient, centred = kernels.norm_sums(delta, self.y, self.mean, self.rectified)
+        kernels = primitives(delta)
+        self.beta_gradient, centred = self.crew.sum(kernels.norm_sums(delta, self.y, self.mean, self.rectified))
         self.gamma_gradient = centred * self.inverse_std
         if self.train:
-            slope, shift = kernels.norm_slopes(self.beta_gradient, centred, self.inverse_std, self.scale, count)
+            slope, shift = kernels.norm_slopes(self.beta_gradient, centred, self.inverse_std, self.scale, self.count)
         else:
             slope = shift = 0 * self.scale
         return kernels.norm_back(delta, self.y, self.mean, self.scale, slope, shift, self.rectified)
+
+    def average(self, crew):
+        """Let the running statistics become their average over all processes, where each follows its own batches."""
+        for running in (self.running_mean, self.running_var):
+            running /= crew.size
+            crew.sum(running)
 
     def learn(self, sgd):
         """Plain gradient descent on gamma and beta; no weight decay."""
@@ -206,7 +214,7 @@ class Flatten:
 
     def forward(self, y, train=True):
         self.shape = y.shape
-        return y.reshape(len(y), -1)
+        return y.reshape(len(y), math.prod(y.shape[1:]))
 
     def backward(self, delta):
         return delta.reshape(self.shape)

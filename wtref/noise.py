@@ -22,9 +22,9 @@ class IndependentNoise:
         """The unit in which `window` counts, in rows: n of them."""
         return n
 
-    def draw(self, device, seed, rows, n):
-        """x (rows, n) of step `step` in layer `layer`; seed is (seed, layer, step)."""
-        return device.array(np.random.default_rng(seed).standard_normal((rows, n)))
+    def draw(self, device, seed, rows, n, share=slice(None)):
+        """x (rows, n) of step `step` in layer `layer`, or a share of its rows, a slice; seed is (seed, layer, step)."""
+        return device.array(np.random.default_rng(seed).standard_normal((rows, n))[share])
 
 
 class DecorrelatedNoise:
@@ -47,15 +47,15 @@ class DecorrelatedNoise:
         """P: the rows after which every input has been told apart from every other."""
         return power_of_two(n)
 
-    def draw(self, device, seed, rows, n):
-        """x (rows, n), slice `step` of layer `layer`; rows a power of two; seed is (seed, layer, step)."""
+    def draw(self, device, seed, rows, n, share=slice(None)):
+        """x (rows, n), slice `step` of layer `layer`, or a share of its rows; rows a power of two; seed as above."""
         *layer, step = seed
         slices = max(self.block(n) // rows, 1)
         block, index = divmod(step, slices)
         column_signs = _signs((*layer, 0, block), n) * _slice_signs(slices, index, rows, n)
         row_signs = _signs((*layer, 1, step), rows)
         h = self._hadamard_on(device, rows)
-        return primitives(h).signed(h, device.array(row_signs), device.array(column_signs))
+        return primitives(h).signed(h[share], device.array(row_signs[share]), device.array(column_signs))
 
     def _hadamard_on(self, device, order):
         if order not in self._hadamard:

@@ -142,6 +142,9 @@ class WeightMirror(Rule):
     turns: a layer whose block is k steps of mirror mode long has them in a row after every k-th training
     step, and B becomes their plain average, W^T as it is at that moment.
 
+    Several processes that train together fire the same noise as one would, k M rows in a turn, a share
+    each, and add up what their synapses saw.
+
     Parameters
     ----------
     noise : "decorrelated" or "independent" (noise.py)
@@ -167,25 +170,26 @@ class WeightMirror(Rule):
 
     def before_training(self, s):
         """An initial stretch of mirroring: a turn, or S / 2 rows, whose plain average is as good as a memory of S."""
-        for _ in range(self.turn(s) if self.exact else math.ceil(self.memory(s) / self.batch(s) / 2)):
-            self.mirror(s)
+        for _ in range(1 if self.exact else math.ceil(self.memory(s) / self.batch(s) / 2)):
+            self.mirror(s, self.turn(s))
 
     def between_steps(self, s, step):
         turn = self.turn(s)
         if (step + 1 + (s.layer if turn > 1 else 0)) % (self.every * turn) == 0:
-            for _ in range(turn):
-                self.mirror(s)
+            self.mirror(s, turn)
 
-    def mirror(self, s):
-        """One step of mirror mode."""
-        t = self.state[s.name] = self.state.get(s.name, 0) + 1  # mirror steps of this layer so far
+    def mirror(self, s, steps=1):
+        """So many steps of mirror mode; each process fires its share of their noise, and B learns from all of it."""
+        done = self.state.get(s.name, 0)  # mirror steps of this layer so far
+        t = self.state[s.name] = done + steps
         a, M = self.rate(s, t), self.batch(s)
-        y_l = self.noise.draw(s.device, (self.seed, s.layer, t - 1), M, s.n_in)  # sigma = 1
-        product = primitives(y_l).product
-        y_next = self._fire(product(y_l, s.W.T))
-        eta_B = a / M
-        delta_B = eta_B * product(y_next.T, y_l).T  # (7)  Delta B_{l+1} = eta_B y_l y_{l+1}^T
-        self.add_bounded(s, delta_B, lambda_B=a)  # lambda_B = eta_B M sigma^2
+        eta_B, delta_B = a / M, s.device.xp.zeros_like(s.B)
+        for i, rows in s.crew.shares(steps, M):
+            y_l = self.noise.draw(s.device, (self.seed, s.layer, done + i), M, s.n_in, rows)  # sigma = 1
+            product = primitives(y_l).product
+            y_next = self._fire(s, product(y_l, s.W.T))
+            delta_B += eta_B * product(y_next.T, y_l).T  # (7)  Delta B_{l+1} = eta_B y_l y_{l+1}^T
+        self.add_bounded(s, s.crew.sum(delta_B), lambda_B=steps * a)  # lambda_B = eta_B M sigma^2 a step
 
     def batch(self, s):
         """M for this layer."""
@@ -209,12 +213,12 @@ class WeightMirror(Rule):
         M, S = self.batch(s), self.memory(s)
         return max(min(2 * M / (S + M), 1), 1 / t)
 
-    def _fire(self, a):
+    def _fire(self, s, a):
         if self.phi is None:
             return a
         y, ones = self.phi.forward(a), a * 0 + 1
-        slope = self.phi.backward(ones).mean(axis=0)
-        return y / slope.clip(1 / len(a))  # a cell that was silent throughout tells nothing
+        slope = s.crew.sum(self.phi.backward(ones).sum(axis=0)) / self.batch(s)
+        return y / slope.clip(1 / self.batch(s))  # a cell that was silent throughout tells nothing
 
 
 def _decay(s, delta_B, lambda_B):

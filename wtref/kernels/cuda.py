@@ -167,6 +167,8 @@ class Cuda:
     def _multiply(self, name, m, n, k, *arguments):
         """out (m, n) of a product kernel: in slices of k where its tiles alone would leave processors idle."""
         dtype = _dtype(arguments)
+        if 0 in (m, n, k):  # a process's share of a batch may be empty
+            return self.xp.zeros((m, n), dtype)
         down, across = self._tile(dtype, m, n)
         blocks = -(-m // down), -(-n // across)
         slices = min(-(-2 * self.processors // math.prod(blocks)), max(k // (4 * TILE_DEPTH), 1))
@@ -186,6 +188,8 @@ class Cuda:
     def _sum_rows(self, name, width, x, *arguments):
         """(2, channels) of a kernel in two steps; width: the numbers of its Sum."""
         channels = x.shape[-1]
+        if not x.size:
+            return self.xp.zeros((2, channels), x.dtype)
         rows, across = x.size // channels, -(-channels // 32)
         count = max(min(4 * self.processors // across, rows // 32), 1)
         parts = self.xp.empty((channels, count, width), x.dtype)

@@ -67,12 +67,12 @@ def norm_scale(variance, gamma, epsilon):
 
 
 def norm_sums(delta, x, mean, y=None):
-    """The sums (C) of delta and of delta (x - mean) over all but the last axis; delta, x (..., C).
+    """The sums of delta and of delta (x - mean) over all but the last axis, (2, C); delta, x (..., C).
 
     y: if given, delta counts only where y > 0.
     """
     rows = _rows(delta if y is None else relu_back(delta, y), len(mean))
-    return rows.sum(axis=0), (rows * _rows(x - mean, len(mean))).sum(axis=0)
+    return array_module(rows).stack([rows.sum(axis=0), (rows * _rows(x - mean, len(mean))).sum(axis=0)])
 
 
 def norm_slopes(delta_sum, centred_sum, inverse_std, scale, count):
