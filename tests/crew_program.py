@@ -1,12 +1,14 @@
-"""What test_parallel.py starts with mpiexec: `python crew_program.py OUT` takes a few steps of many networks.
+"""What test_parallel.py starts with mpiexec: `python crew_program.py OUT [double]` takes a few steps of many networks.
 
-Rank 0 writes into OUT, an .npz file, all that they ended with.
+Rank 0 writes into OUT, an .npz file, all that they ended with.  double: on the doubles of CuPy and NCCL.
 """
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 
+from wtref import backend, kernels
 from wtref.config import Config
 from wtref.datasets.augment import Augmentation
 from wtref.datasets.base import Dataset
@@ -16,22 +18,21 @@ from wtref.training import Training
 
 STEPS = 20
 RULES = ("bp", "fa", "ss", "frsf", "brsf", "dfa", "kp", "wm")
+USUAL = {
+    "dtype": "float64", "device": "cpu", "threads": 1, "batch_size": 7, "epochs": 3, "lr": 0.05, "hidden": (20, 12),
+    "bucket_mib": 0.02, "check_copies": 5,
+}  # fmt: skip
 MIRRORS = {
     "turns": {"mirror_rows": 16},
     "scaling": {"mirror_noise": "independent", "mirror_rows": 2, "mirror_bound": "scaling"},
     "relu": {"mirror_activation": "relu"},
 }
-
-
-def cases():
-    """(name, Config) of each network."""
-    usual = {"dtype": "float64", "device": "cpu", "batch_size": 7, "epochs": 3, "lr": 0.05, "check_copies": 5}
-    for model in ("mlp", "lenet", "resnet8"):
-        for rule in RULES:
-            yield f"{model} {rule}", Config(**usual, model=model, rule=rule, bucket_mib=0.02)
-    for name, options in MIRRORS.items():
-        yield f"mlp wm {name}", Config(**usual, model="mlp", hidden=(24, 12), rule="wm", norm="after", **options)
-    yield "own statistics", Config(**usual, model="resnet8", rule="kp", sync_bn=False)
+CASES = {
+    **{f"{model} {rule}": Config(**USUAL, model=model, rule=rule) for model in ("mlp", "lenet", "resnet8") for rule in RULES},
+    **{f"mlp wm {name}": Config(**USUAL, model="mlp", rule="wm", norm="after", **how) for name, how in MIRRORS.items()},
+    "own statistics": Config(**USUAL, model="resnet8", rule="kp", sync_bn=False),
+}
+DOUBLED = ("resnet8 kp", "lenet dfa", "mlp wm turns")
 
 
 def data():
@@ -41,30 +42,42 @@ def data():
     return Dataset("noise", 10, images[:50], labels[:50], images[50:], labels[50:])
 
 
-def outcome(config, crew):
+def outcome(config, device):
     """Every array after STEPS steps, and every number measured on the way, by name."""
-    device = config.open_device(crew=crew)
-    crew.prepare(device, int(config.bucket_mib * 2**20), config.bucket_dtype)
     feed = MemoryFeed(data(), device, config.batch_size, config.seed, Augmentation(crop=1, flip=True, rotate=10))
     training = Training(config, device, feed)
     found = {}
     for _, record in zip(range(STEPS), training.steps()):
-        for name in ("train_loss", "train_error", "test_loss", "test_error"):
-            if record:
-                found[f"epoch {record['epoch']} {name}"] = record[name]
-        for kind in ("matrix_angles", "delta_angles"):
-            found |= {f"{kind} {layer}": angle for layer, angle in record[kind].items()} if record else {}
+        if record:
+            found |= {f"{name} {record['epoch']}": record[name] for name in ("train_loss", "train_error", "test_loss", "test_error")}
+            found |= {f"{kind} {layer}": angle for kind in ("matrix_angles", "delta_angles") for layer, angle in record[kind].items()}
     training.settle()
-    arrays, _ = training.state_on_host()
-    return found | arrays
+    return found | training.state_on_host()[0]
 
 
-def main(out):
+def cases(crew, double):
+    """(name, Config, Device) of each network."""
+    if not double:
+        for name, config in CASES.items():
+            yield name, config, config.open_device(crew=crew)
+        return
+    from nccl_double import DoubleArray, cupy
+
+    kernels.use("plain", threads=1)  # which sets BLAS's
+    backend.register(DoubleArray, cupy)
+    for name in DOUBLED:
+        yield name, CASES[name], backend.Device("cuda:0", cupy, np.float64, crew=crew)
+    config = replace(CASES["resnet8 kp"], dtype="float32", bucket_dtype="bf16")
+    yield "bf16", config, backend.Device("cuda:0", cupy, np.float32, crew=crew)
+
+
+def main(out, double):
     crew, found = open_crew(), {}
-    for case, config in cases():
-        found |= {f"{case}: {name}": value for name, value in outcome(config, crew).items()}
+    for case, config, device in cases(crew, double):
+        crew.prepare(device, int(config.bucket_mib * 2**20), config.bucket_dtype)
+        found |= {f"{case}: {name}": value for name, value in outcome(config, device).items()}
     crew.first(lambda: np.savez(out, **found))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], "double" in sys.argv)

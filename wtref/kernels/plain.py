@@ -30,13 +30,14 @@ def convolve_outer(delta, y, kernel, stride, padding):
 def convolve_back(delta, B, kernel, stride, padding, size):
     """delta (N, H', W', C_out) through B (k_h k_w C_in, C_out), patch by patch: (N, H, W, C_in), size = (H, W)."""
     patches = _rows(delta, delta.shape[3]) @ B.T
-    return scatter(patches.reshape(*delta.shape[:3], *kernel, -1), size, stride, padding)
+    channels = len(B) // math.prod(kernel)
+    return scatter(patches.reshape(*delta.shape[:3], *kernel, channels), size, stride, padding)
 
 
 def max_pool(y, kernel, stride, padding):
     """The largest value of each window of y (N, H, W, C) and which of its places first held it, both (N, H', W', C)."""
     patches = gather(y, kernel, stride, padding, fill=-math.inf)
-    windows = patches.reshape(*patches.shape[:3], -1, y.shape[3])
+    windows = patches.reshape(*patches.shape[:3], math.prod(kernel), y.shape[3])
     return windows.max(axis=3), windows.argmax(axis=3)
 
 
@@ -44,7 +45,7 @@ def max_pool_back(delta, winner, kernel, stride, padding, size):
     """delta (N, H', W', C) to the places that won: (N, H, W, C), size = (H, W)."""
     places = array_module(delta).arange(math.prod(kernel))[:, None]
     won = (winner[:, :, :, None] == places) * delta[:, :, :, None]
-    return scatter(won.reshape(*delta.shape[:3], *kernel, -1), size, stride, padding)
+    return scatter(won.reshape(*delta.shape[:3], *kernel, delta.shape[3]), size, stride, padding)
 
 
 def moments(x):

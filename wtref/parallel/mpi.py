@@ -27,7 +27,7 @@ class MpiCrew(Crew):
 
     def __init__(self, comm):
         self.comm, self.rank, self.size = comm, comm.rank, comm.size
-        self.sums = MpiSums(comm)
+        self.sums = self.host_sums = MpiSums(comm)
         self.buckets = None  # while gradients are gathered
         self.bucket_bytes, self.narrow = 1 << 22, None
         self.images, self.waited, self.met = 0, 0.0, False
@@ -49,7 +49,7 @@ class MpiCrew(Crew):
     def assemble(self, images):
         self.images = int(self.total(images)[0])
         if not self.images:
-            raise _shared(InputError("all images of a batch are damaged"))
+            raise _shared(InputError("all images of a batch are damaged; remove them from the folder"))
         return self.images
 
     def moments(self, kernels, y):
@@ -84,7 +84,7 @@ class MpiCrew(Crew):
 
     def total(self, *numbers):
         with self._waiting():
-            return self.comm.allreduce(np.array(numbers, np.float64)).tolist()
+            return self.host_sums.sum(np.array(numbers, np.float64)).tolist()
 
     def norm(self, length):
         return math.sqrt(self.total(length * length)[0])
@@ -110,7 +110,7 @@ class MpiCrew(Crew):
 
     def take_waited(self):
         seconds, self.waited = self.waited, 0.0
-        return seconds
+        return seconds + self.sums.take_waited()
 
     def meet(self, facts, error=None):
         self.met = True
@@ -128,11 +128,13 @@ class MpiCrew(Crew):
 
     def prepare(self, device, bucket_bytes, bucket_dtype):
         self.bucket_bytes = bucket_bytes
+        if device.name == "cpu" and bucket_dtype != "float32":
+            raise _shared(InputError(f"--bucket-dtype {bucket_dtype} needs GPUs; on --device cpu it is float32"))
         if device.name != "cpu":
             from wtref.parallel import nccl
 
             self.sums = nccl.open_sums(device.xp, self.comm)
-            self.narrow = nccl.Bf16(device.xp) if bucket_dtype == "bf16" else None
+            self.narrow = nccl.Bf16() if bucket_dtype == "bf16" else None
 
     def processes(self):
         everyones = self.comm.gather((socket.gethostname(), os.getpid()))
@@ -202,6 +204,10 @@ class MpiSums:
 
     def wait(self, request):
         request.Wait()
+
+    def take_waited(self):
+        """The host waits itself, by the crew's clock."""
+        return 0.0
 
 
 def _shared(error):
