@@ -54,7 +54,7 @@ def main(argv=None):
 def _run(argv, crew):
     args = _parser().parse_args(argv)
     if crew.size > 1 and args.command not in TOGETHER:
-        raise InputError(f"{argv[0]} runs in one process, found {crew.size}; start it without mpiexec or srun")
+        raise InputError(f"{argv[0]!r} is for one process, found {crew.size}; start it without mpiexec or srun")
     args.words, args.crew = argv, crew
     return args.command(args, _given(args)) or 0
 

@@ -48,7 +48,8 @@ def _common_facts(config, training, about):
     own = {"data_dir", "device", "threads", "workers"}
     flags = {f"--{name.replace('_', '-')}": value for name, value in vars(config).items() if name not in own}
     kernels = training.device.kernels.partition(",")[0]  # they round alike, on however many threads
-    return {**versions(), "the data's sha256": about["sha256"], "kernels": kernels, **flags}
+    named = {f"{name}'s version": version for name, version in versions().items()}
+    return {**named, "the data's sha256": about["sha256"], "kernels": kernels, **flags}
 
 
 def resumed_config(run, given):

@@ -68,6 +68,7 @@ class Training:
                 yield from self._train_epoch(batches)
 
     def _train_epoch(self, batches):
+        self.crew.take_waited()  # outside of steps
         start = time.perf_counter()
         for images, labels in batches:
             last = self.position + 1 == self.feed.steps
@@ -177,7 +178,6 @@ class Training:
 
     def _start_epoch(self):
         self.position, self.seconds, self.waited = 0, 0.0, 0.0  # waited: for other processes
-        self.crew.take_waited()
         self.loss_sum, self.wrong, self.seen = 0.0, 0, 0  # of the steps looked at; the last two in images
         self.pending = []  # (loss, wrong, seen) of later steps, still on the device and of this process alone
 

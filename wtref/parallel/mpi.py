@@ -13,7 +13,7 @@ import numpy as np
 from mpi4py import MPI
 
 from wtref.backend import array_module
-from wtref.errors import Drifted, InputError
+from wtref.errors import Diverged, Drifted, InputError
 from wtref.kernels import cores
 from wtref.parallel import Crew
 from wtref.parallel.buckets import Buckets
@@ -40,7 +40,7 @@ class MpiCrew(Crew):
     def world(cls, announced):
         """All processes that were started; raises InputError unless MPI finds as many as the launcher announced."""
         if MPI.COMM_WORLD.size == 1:
-            library = MPI.Get_library_version().splitlines()[0].strip("\0 ")
+            library = " ".join(MPI.Get_library_version().splitlines()[0].strip("\0").split())
             raise InputError(
                 f"started as {announced} processes, which find one each: mpi4py uses {library}; start them with its mpiexec"
             )
@@ -90,8 +90,7 @@ class MpiCrew(Crew):
         return math.sqrt(self.total(length * length)[0])
 
     def largest(self, number):
-        with self._waiting():
-            return self.comm.allreduce(number, MPI.MAX)
+        return self.comm.allreduce(number, MPI.MAX)
 
     def union(self, things):
         return set().union(*self.comm.allgather(things))
@@ -173,11 +172,12 @@ class MpiCrew(Crew):
                 self.meet({}, str(error))
             except InputError as shared:
                 error = shared
-        if getattr(error, "shared", False):
+        if getattr(error, "shared", False) or isinstance(error, Diverged):  # all processes know the sum of losses
             return super().end(error, code) if self.rank == 0 else code
         if error is not None:
             print(f"wtref: rank {self.rank}: {error}", file=sys.stderr, flush=True)
         self.comm.Abort(code)
+        os._exit(code)  # Abort may return before it has come to this process
 
     def crash(self, error):
         traceback.print_exception(error)
@@ -192,7 +192,7 @@ class MpiSums:
 
     def sum(self, x):
         """x lies in memory without gaps; returns x."""
-        self.comm.Allreduce(MPI.IN_PLACE, x if x.flags.c_contiguous else x.T)
+        self.wait(self.start(x if x.flags.c_contiguous else x.T))
         return x
 
     def start(self, x):
@@ -203,7 +203,9 @@ class MpiSums:
         MPI.Request.Testall(requests)
 
     def wait(self, request):
-        request.Wait()
+        """MPI's own wait would not let go of a core that another process of the crew may need."""
+        while not request.Test():
+            os.sched_yield()
 
     def take_waited(self):
         """The host waits itself, by the crew's clock."""
