@@ -140,6 +140,7 @@ def _add_checks(command):
     sub.add_argument("--json", metavar="FILE", help="write everything there too")
     kinds = sub.add_mutually_exclusive_group()
     kinds.add_argument("--growth", action="store_true", help="only how time grows with the batch and the network")
+    kinds.add_argument("--scaling", action="store_true", help="one and two processes of this machine, and a prediction for more")
     kinds.add_argument("--loader", action="store_true", help="the loader's images per second, and the training step's")
     _add_config(sub, without=("model", "rule", "batch_size"))
 

@@ -16,6 +16,7 @@ from statistics import median
 from types import SimpleNamespace
 
 from wtref import graphs
+from wtref.parallel import ALONE
 from wtref.sampling import profile
 from wtref.training import Training
 
@@ -27,9 +28,10 @@ MNIST = 60_000  # training images
 class Ours:
     """wtref's side of a Work."""
 
-    def __init__(self, work):
-        self.device = work.config.open_device()
-        images, labels = work.data()
+    def __init__(self, work, crew=ALONE):
+        """crew: the processes that share each batch."""
+        self.device = work.config.open_device(crew=crew)
+        images, labels = (array[crew.share(work.config.batch_size)] for array in work.data())
         self.images, self.labels = self.device.array(images), self.device.raw(labels)
         feed = SimpleNamespace(shape=work.shape, classes=work.classes, steps=1)
         self.training = Training(work.config, self.device, feed)
