@@ -69,20 +69,18 @@ def resumed_config(run, given):
 def _train_and_save(training, run):
     """Train to the end, or until a signal asks one of the processes to stop; returns the exit code."""
     config, crew = training.config, training.crew
-    with stop_requests() as stop, event_writer(run, config.tensorboard) as write_events:
+    with stop_requests() as stop, event_writer(run, config.tensorboard and crew.rank == 0) as write_events:
         for record in _explained(training.steps(), run):
             if record:
                 print(_epoch_line(record, config.epochs), flush=True)
                 write_events(record)
-            signal = crew.largest(stop.signal or 0)
-            if record or signal or training.position % config.save_every == 0:
+            if record or crew.largest(stop.signal or 0) or training.position % config.save_every == 0:
                 training.settle()
                 crew.first(lambda: save(run, training, record))
-            if signal and training.epoch < config.epochs:
-                at = f"epoch {training.epoch + 1}, after step {training.position} of {training.feed.steps}"
-                go_on = f"go on with: python run.py train --resume {run.name}"
-                print(f"wtref: stopped in {at}; all of it is saved in {run.folder}; {go_on}", file=sys.stderr)
-                return 128 + signal  # as a shell reports it: 130 after Ctrl-C, 143 after SIGTERM
+                signal = crew.largest(stop.signal or 0)
+                if signal and training.epoch < config.epochs:
+                    print(_farewell(training, run), file=sys.stderr)
+                    return 128 + signal  # as a shell reports it: 130 after Ctrl-C, 143 after SIGTERM
     print(f"done: {config.epochs} epochs, checkpoints and metrics in {run.folder}")
     skipped = crew.union(training.feed.skipped)
     if skipped:
@@ -110,6 +108,12 @@ def _explained(steps, run):
         batch = run.config().batch_size
         reason = " ".join(str(error).split()) or "no more to be had"
         raise InputError(f"out of memory at batch size {batch} ({reason}); lower --batch-size; {run.saved()}") from None
+
+
+def _farewell(training, run):
+    at = f"epoch {training.epoch + 1}, after step {training.position} of {training.feed.steps}"
+    go_on = f"go on with: python run.py train --resume {run.name}"
+    return f"wtref: stopped in {at}; all of it is saved in {run.folder}; {go_on}"
 
 
 def _epoch_line(record, epochs):
