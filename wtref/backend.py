@@ -84,7 +84,7 @@ def open_device(name="auto", dtype="float32", kernels="auto", threads=None, prec
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
     if match is None:
         raise InputError(f"unknown device {name!r}; choose from: auto, cpu, cuda, cuda:N")
-    return _open_cuda(int(match[1] or crew.place), real, kernels, precision, crew)
+    return _open_cuda(match[1] and int(match[1]), real, kernels, precision, crew)
 
 
 def _open_cuda(index, real, kernels, precision, crew):
@@ -94,6 +94,7 @@ def _open_cuda(index, real, kernels, precision, crew):
     import cupy
 
     count = cupy.cuda.runtime.getDeviceCount()
+    index = crew.place % count if index is None else index
     if index >= count:
         raise InputError(f"--device cuda:{index}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
     cupy.cuda.Device(index).use()
