@@ -18,7 +18,7 @@ from wtref.errors import InputError
 from wtref.files import replacing
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("numpy", "torch", "pytest", "cupy", "cupy-cuda12x", "cupy-cuda13x")
+PACKAGES = ("numpy", "torch", "pytest", "cupy", "cupy-cuda12x", "cupy-cuda13x", "mpi4py", "mpich")
 KEPT = 6000  # characters of a step's output, from its end
 
 
