@@ -345,7 +345,7 @@ def test_the_innermost_name_counts(monkeypatch):
     [
         ("--crop 3", "--crop goes with bench's loader, not with its goals"),
         ("--models mlp --crop 3", "--crop goes with bench's loader, not with its grid"),
-        ("--lr 0.1", "--lr goes with bench's grid or bench's loader, not with its goals"),
+        ("--lr 0.1", "--lr goes with bench's grid or bench's scaling or bench's loader, not with its goals"),
         ("--growth --models mlp", "--models goes with bench's grid"),
         ("--loader --profile", "--profile goes with"),
         ("--loader --growth", "not allowed with"),

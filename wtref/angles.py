@@ -8,21 +8,27 @@ delta angle    between the delta_l that arrive through the B's, all the way down
 import math
 
 from wtref.backend import array_module, to_host
+from wtref.parallel import ALONE
 
 
-def angle(u, v):
+def angle(u, v, crew=ALONE):
     """The angle between two arrays of one shape, in degrees: 0 aligned, 90 unrelated, 180 opposed.
+
+    crew: the processes of whose arrays, laid end to end, the angle is wanted.
 
     2 atan2(|u' - v'|, |u' + v'|) on unit vectors: exact for small angles too, where acos is not.
     An array of zeros, as a dead layer sends, is unrelated to everything.
     """
     u, v = (x.astype("float32") if x.dtype.kind == "V" else x for x in (u, v))  # sums of bfloat16 would be no more
-    norm = array_module(u).linalg.norm
-    lengths = float(to_host(norm(u))), float(to_host(norm(v)))
+
+    def norm(x):
+        return crew.norm(float(to_host(array_module(x).linalg.norm(x))))
+
+    lengths = norm(u), norm(v)
     if 0 in lengths:
         return 90.0
     u, v = u / lengths[0], v / lengths[1]
-    return math.degrees(2 * math.atan2(to_host(norm(u - v)), to_host(norm(u + v))))
+    return math.degrees(2 * math.atan2(norm(u - v), norm(u + v)))
 
 
 def matrix_angles(network):
@@ -48,4 +54,4 @@ def delta_angles(network, error):
     for s, (B, direct) in zip(network.with_feedback, own):
         s.B, s.direct = B, direct
     network.backward(error)
-    return {s.name: angle(s.delta, w) for s, w in zip(network.synapses, wanted)}
+    return {s.name: angle(s.delta, w, s.crew) for s, w in zip(network.synapses, wanted)}

@@ -12,6 +12,7 @@ from types import ModuleType
 import numpy as np
 
 from wtref.errors import InputError, choose
+from wtref.parallel import ALONE, Crew
 
 DTYPES = {"float32": np.float32, "float64": np.float64}
 _modules = {np.ndarray: np}
@@ -37,13 +38,14 @@ class Device:
     """Where arrays live and how precise they are.
 
     Attributes: name ("cpu" or "cuda:N"), xp (the array module), dtype (of every real number), kernels
-    (which compute, in words).
+    (which compute, in words), crew (the processes whose devices train the same network).
     """
 
     name: str
     xp: ModuleType
     dtype: type
     kernels: str = ""
+    crew: Crew = ALONE
 
     def array(self, host):
         """A host array of real numbers, copied to this device in its dtype."""
@@ -59,8 +61,10 @@ class Device:
         return self.xp.asarray(host)
 
 
-def open_device(name="auto", dtype="float32", kernels="auto", threads=None, precision="float32"):
+def open_device(name="auto", dtype="float32", kernels="auto", threads=None, precision="float32", crew=ALONE):
     """The device called auto, cpu, cuda or cuda:N; kernels, and threads or precision, go to kernels.use or use_cuda.
+
+    The processes of a crew on one machine take a CUDA device each, unless N says which.
 
     Raises
     ------
@@ -76,20 +80,21 @@ def open_device(name="auto", dtype="float32", kernels="auto", threads=None, prec
 
         if precision != "float32":
             raise InputError(f"--precision {precision} needs a GPU; on --device cpu it is float32")
-        return Device("cpu", np, real, use(kernels, threads))
+        return Device("cpu", np, real, use(kernels, threads or crew.threads), crew)
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
     if match is None:
         raise InputError(f"unknown device {name!r}; choose from: auto, cpu, cuda, cuda:N")
-    return _open_cuda(int(match[1] or 0), real, kernels, precision)
+    return _open_cuda(match[1] and int(match[1]), real, kernels, precision, crew)
 
 
-def _open_cuda(index, real, kernels, precision):
+def _open_cuda(index, real, kernels, precision, crew):
     obstacle = _cuda_obstacle()
     if obstacle:
         raise InputError(f"--device cuda: {obstacle}")
     import cupy
 
     count = cupy.cuda.runtime.getDeviceCount()
+    index = crew.place % count if index is None else index
     if index >= count:
         raise InputError(f"--device cuda:{index}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
     cupy.cuda.Device(index).use()
@@ -97,7 +102,7 @@ def _open_cuda(index, real, kernels, precision):
     register(cupy.ndarray, cupy)
     from wtref.kernels import use_cuda
 
-    return Device(f"cuda:{index}", cupy, real, use_cuda(cupy, kernels, precision))
+    return Device(f"cuda:{index}", cupy, real, use_cuda(cupy, kernels, precision), crew)
 
 
 @functools.cache

@@ -37,6 +37,7 @@ FLAGS = {  # what each kind of bench heeds, PyTorch's side included
     "goals": {"profile"} | WHERE,
     "growth": {"profile"} | WHERE,
     "grid": OWN | WHERE | NETWORK | LEARNING,
+    "scaling": {"models", "rules", "batches", "shape", "threads", "kernels", "bucket_mib", "sync_bn"} | NETWORK | LEARNING,
     "loader": {"models", "rules", "batches"} | {spec.name for spec in fields(Config)},
 }
 
@@ -161,9 +162,10 @@ def judge_growth(rows):
     ]
 
 
-def kind(loader, growth, flags):
+def kind(loader, growth, scaling, flags):
     """Which of FLAGS is meant; raises InputError for one of `flags` that means nothing to it."""
-    kind = "loader" if loader else "growth" if growth else "grid" if flags.keys() & OWN - {"profile"} else "goals"
+    asked = [name for name, wanted in (("loader", loader), ("growth", growth), ("scaling", scaling)) if wanted]
+    kind = asked[0] if asked else "grid" if flags.keys() & OWN - {"profile"} else "goals"
     for name in sorted(flags.keys() - FLAGS[kind]):
         goes = " or ".join(f"bench's {other}" for other in FLAGS if name in FLAGS[other])
         raise InputError(f"--{name.replace('_', '-')} goes with {goes}, not with its {kind}")
@@ -195,6 +197,12 @@ def plan(kind, own, given):
     for work in chain(*growth(**given)):
         works.setdefault(str(work), (work, []))
     return list(works.values())
+
+
+def scaling_works(own, given):
+    """[Work] whose scaling the flags ask for; without any, ResNet-18's at batch 128."""
+    usual = {"models": ["resnet18"], "batches": [128]}
+    return [Work.of(*which.values(), own.get("shape"), **given) for which in combinations(usual | own, given)]
 
 
 def run(plan, repeats, profiled=False):

@@ -10,13 +10,15 @@ from wtref import __version__, commands
 from wtref.compare import DEFAULTS as COMPARE_DEFAULTS
 from wtref.config import Config
 from wtref.constants import MODELS as STUDIED
-from wtref.errors import Diverged, InputError, Unsaved, choose
+from wtref.errors import Diverged, Drifted, InputError, Unsaved, choose
 from wtref.experiments import EXPERIMENTS
 from wtref.models import MODELS
+from wtref.parallel import ALONE, open_crew
 from wtref.presets import PRESETS
 from wtref.rules import RULES
 
 WHERE = ("dataset", *(spec.name for spec in fields(Config) if spec.metadata["changeable"]))  # data may lie in another form
+TOGETHER = (commands.train, commands.reproduce)  # what several processes can do together
 DESCRIPTION = """\
 Deep learning without weight transport (Akrout et al., NeurIPS 2019), written by hand.
 
@@ -30,22 +32,31 @@ def main(argv=None):
         argv = ["compare"]
     elif argv[0].startswith("--") and argv[0] not in ("--help", "--version"):
         argv = ["train", *argv]
+    crew = ALONE
     try:
-        args = _parser().parse_args(argv)
-        args.words = argv
-        return args.command(args, _given(args)) or 0
+        crew = open_crew()
+        with crew.speaking():
+            return _run(argv, crew)
     except InputError as error:
-        print(f"wtref: {error}", file=sys.stderr)
-        return 2
-    except (Diverged, Unsaved) as error:
-        print(f"wtref: {error}", file=sys.stderr)
-        return 1
+        return crew.end(error, 2)
+    except (Diverged, Drifted, Unsaved) as error:
+        return crew.end(error, 1)
     except KeyboardInterrupt:
-        print("wtref: interrupted", file=sys.stderr)
-        return 130
+        return crew.end("interrupted", 130)
     except BrokenPipeError:  # whoever read the output has left; nothing more can be said there
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return crew.end(None, 1)
+    except Exception as error:
+        crew.crash(error)
+        raise
+
+
+def _run(argv, crew):
+    args = _parser().parse_args(argv)
+    if crew.size > 1 and args.command not in TOGETHER:
+        raise InputError(f"{argv[0]!r} is for one process, found {crew.size}; start it without mpiexec or srun")
+    args.words, args.crew = argv, crew
+    return args.command(args, _given(args)) or 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -129,6 +140,7 @@ def _add_checks(command):
     sub.add_argument("--json", metavar="FILE", help="write everything there too")
     kinds = sub.add_mutually_exclusive_group()
     kinds.add_argument("--growth", action="store_true", help="only how time grows with the batch and the network")
+    kinds.add_argument("--scaling", action="store_true", help="one and two processes of this machine, and a prediction for more")
     kinds.add_argument("--loader", action="store_true", help="the loader's images per second, and the training step's")
     _add_config(sub, without=("model", "rule", "batch_size"))
 

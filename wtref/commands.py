@@ -7,7 +7,7 @@ from wtref import audit as auditing
 from wtref import bench as benching
 from wtref import compare as comparing
 from wtref import constants as studying
-from wtref import datasets, decays, figures, gpu_report, predicting, running, runs
+from wtref import datasets, decays, figures, gpu_report, predicting, running, runs, scaling
 from wtref import reproduce as reproducing
 from wtref.backend import open_device
 from wtref.config import Config
@@ -33,13 +33,13 @@ def train(args, given):
     config = running.resumed_config(run, given) if run else Config(**given)
     if config.tensorboard:
         check_installed()
-    return running.train(config, run, args.log_name)
+    return running.train(config, run, args.log_name, args.crew)
 
 
 def reproduce(args, given):
     """One of the paper's comparisons: all its rules and seeds, then a report; given again, it does what is left."""
     command = f"python run.py {' '.join(map(shlex.quote, args.words))}"
-    return reproducing.reproduce(args.name, args.rules, args.seeds, given.pop("epochs", None), command, given)
+    return reproducing.reproduce(args.name, args.rules, args.seeds, given.pop("epochs", None), command, given, args.crew)
 
 
 def evaluate(args, given):
@@ -129,7 +129,7 @@ def data(args, given):
 def bench(args, given):
     """Time training steps beside PyTorch's: with no flags the goals of speed, else a grid of models, rules, batches."""
     own = {name: value for name, value in vars(args).items() if name in benching.OWN and value}
-    kind = benching.kind(args.loader, args.growth, own | given)
+    kind = benching.kind(args.loader, args.growth, args.scaling, own | given)
     benching.check_counts(repeats=[args.repeats], batches=args.batches, shape=args.shape)
     if args.profile and given.get("kernels") == "plain" and given.get("device", "cpu").startswith("cuda"):
         raise InputError("--profile on a GPU times the CUDA kernels; leave --kernels plain out")
@@ -138,6 +138,8 @@ def bench(args, given):
     if kind == "loader":
         configs = [Config(**{**given, **which}) for which in benching.combinations(own, given)]
         found = {"rows": [_bench_loader(config, args.repeats) for config in configs]}
+    elif kind == "scaling":
+        found = {"rows": [scaling.run(work, args.repeats) for work in benching.scaling_works(own, given)]}
     else:
         plan = benching.plan(kind, own, given)
         found = {"rows": benching.run(plan, args.repeats, args.profile)}

@@ -11,6 +11,7 @@ from wtref.losses import LOSSES
 from wtref.models import ALIASES, MODELS, NORMS, STEMS, Options
 from wtref.noise import NOISES, power_of_two
 from wtref.optim import SCHEDULES
+from wtref.parallel import ALONE, BUCKET_DTYPES
 from wtref.rules import BOUNDS, RULES
 
 
@@ -58,6 +59,10 @@ class Config:
     dtype: str = _option("float32", "of all numbers", ["float32", "float64"])
     graph: bool = _option(True, "on a GPU: replay the training step as a CUDA graph", changeable=True)
     precision: str = _option("float32", "on a GPU: of products' factors; bf16: and of activities and errors in memory", PRECISIONS)
+    sync_bn: bool = _option(True, "several processes: batch norm over the whole batch, not over each process's share")
+    bucket_mib: float = _option(4.0, "several processes: MiB of gradients that travel together", changeable=True)
+    bucket_dtype: str = _option("float32", "several processes on GPUs: of gradients on their way", BUCKET_DTYPES)
+    check_copies: int = _option(0, "several processes: compare their W, b and B every so many steps; 0: never", changeable=True)
     mirror_noise: str = _option("decorrelated", "WM: noise of mirror mode", NOISES)
     mirror_window: float | None = _option(None, "WM: noise rows that B remembers, per input cell; default: one whole block of "
                                           "decorrelated noise, 6 of slices, 100 of independent noise")  # fmt: skip
@@ -86,6 +91,9 @@ class Config:
         self._require("crop", self.crop >= 0, "at least 0")
         self._require("rotate", 0 <= self.rotate <= 180, "from 0 to 180")
         self._require("precision", self.dtype == "float32" or self.precision == "float32", "float32 with --dtype float64")
+        self._require("bucket_mib", self.bucket_mib > 0, "more than 0")
+        self._require("bucket_dtype", self.dtype == "float32" or self.bucket_dtype == "float32", "float32 with --dtype float64")
+        self._require("check_copies", self.check_copies >= 0, "at least 0")
         self._require("seed", self.seed >= 0, "at least 0")
 
     def _require(self, name, holds, right):
@@ -93,9 +101,9 @@ class Config:
             flag = name.replace("_", "-")
             raise InputError(f"--{flag} must be {right}, found {getattr(self, name)}")
 
-    def open_device(self, name=None):
-        """The backend.Device that the run asks for, or the one called `name`."""
-        return open_device(name or self.device, self.dtype, self.kernels, self.threads, self.precision)
+    def open_device(self, name=None, crew=ALONE):
+        """The backend.Device that the run asks for, or the one called `name`; for a process of the crew."""
+        return open_device(name or self.device, self.dtype, self.kernels, self.threads, self.precision, crew)
 
     @property
     def model_options(self):

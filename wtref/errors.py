@@ -13,6 +13,10 @@ class Diverged(ArithmeticError):
     """The loss became NaN or infinite; the message names epoch, step and learning rate."""
 
 
+class Drifted(ArithmeticError):
+    """The processes of a run no longer hold the same weights; the message names the layer."""
+
+
 class Unsaved(Exception):
     """A checkpoint could not be written; the message says why and what is still whole."""
 

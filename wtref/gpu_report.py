@@ -20,7 +20,7 @@ from wtref.errors import InputError
 from wtref.files import replacing
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("numpy", "torch", "pytest", "ml_dtypes", "cupy", "cupy-cuda12x", "cupy-cuda13x")
+PACKAGES = ("numpy", "torch", "pytest", "ml_dtypes", "cupy", "cupy-cuda12x", "cupy-cuda13x", "mpi4py", "mpich")
 KEPT = 12_000  # characters of a step's output, from its end
 SECONDS = 520  # of all steps together
 LEAST = 10  # seconds without which a step is not begun

@@ -39,6 +39,7 @@ class Linear:
         product = primitives(delta).product
         s.outer = product(delta.T, self.y)  # delta_{l+1} y_l^T, what (4), (16) and (17) learn from
         s.delta_sum = primitives(delta).total(delta)
+        s.crew.give(s.outer, s.delta_sum)
         if s.B is None:
             return None
         return product(s.carried(delta), s.B.T)  # (2), (3): B_{l+1} delta_{l+1}; phi' follows below
@@ -72,6 +73,7 @@ class Conv2d:
         s.delta = delta if s.watched else None
         s.outer = kernels.convolve_outer(delta, self.y, *self.geometry)  # delta_{l+1} y_l^T, over all positions
         s.delta_sum = kernels.total(delta) if s.bias else None
+        s.crew.give(s.outer, s.delta_sum)
         if s.B is None:
             return None
         size = self.y.shape[1:3]
@@ -81,8 +83,8 @@ class Conv2d:
 class BatchNorm:
     """gamma (y - mean) / sqrt(variance + epsilon) + beta, each channel over batch and positions.
 
-    One class for (N, C) and (N, H, W, C).  Training normalises with the batch's own mean and
-    variance and moves the running statistics towards them by `momentum` (variance unbiased, as in
+    One class for (N, C) and (N, H, W, C).  Training normalises with the mean and variance of the
+    batch, of all shares of it together, and moves the running statistics towards them by `momentum` (variance unbiased, as in
     PyTorch); evaluation normalises with the running statistics.  Errors return by ordinary
     backprop under every rule: there is no weight matrix here.  (Ioffe and Szegedy, 2015.)
     """
@@ -95,6 +97,7 @@ class BatchNorm:
 
     def initialise(self, device, rng):
         """gamma = 1, beta = 0, running mean 0 and variance 1."""
+        self.crew = device.crew
         zeros = [0.0] * self.channels
         ones = [1.0] * self.channels
         self.gamma, self.beta = device.array(ones), device.array(zeros)
@@ -105,9 +108,9 @@ class BatchNorm:
         if y.shape[-1] != self.channels:
             raise InputError(f"{self.name}: takes {self.channels} channels, was given {_shape(y)}")
         kernels, self.y, self.train = primitives(y), y, train
-        if train:
+        if train and (y.size or self.crew.size > 1):
             running = self.running_mean, self.running_var
-            found = kernels.norm_statistics(y, self.gamma, *running, self.momentum, self.epsilon)
+            found = self.crew.norm_statistics(kernels, y, self.gamma, *running, self.momentum, self.epsilon)
         else:
             found = self.running_mean, *kernels.norm_scale(self.running_var, self.gamma, self.epsilon)
         self.mean, self.inverse_std, self.scale = found
@@ -118,11 +121,17 @@ class BatchNorm:
     def backward(self, delta):
         """delta (..., C) -> (..., C); leaves the gradients of gamma and beta."""
         kernels, statistics = primitives(delta), (self.mean, self.inverse_std, self.scale)
-        gradients = kernels.norm_gradients(delta, self.y, *statistics, self.rectified)
+        gradients = self.crew.norm_gradients(kernels, delta, self.y, *statistics, self.rectified)
         self.beta_gradient, self.gamma_gradient, slope, shift = gradients
         if not self.train:  # the running ones do not depend on the batch
             slope = shift = 0 * self.scale
         return kernels.norm_back(delta, self.y, self.mean, self.scale, slope, shift, self.rectified)
+
+    def average(self, crew):
+        """Let the running statistics become their average over all processes, where each follows its own batches."""
+        for running in (self.running_mean, self.running_var):
+            running /= crew.size
+            crew.sum(running)
 
     def learn(self, sgd):
         """Plain gradient descent on gamma and beta; no weight decay."""
@@ -200,7 +209,7 @@ class Flatten:
 
     def forward(self, y, train=True):
         self.shape = y.shape
-        return y.reshape(len(y), -1)
+        return y.reshape(len(y), math.prod(y.shape[1:]))
 
     def backward(self, delta):
         return delta.reshape(self.shape)

@@ -27,9 +27,9 @@ class IndependentNoise:
         """The unit in which `window` counts, in rows: n of them."""
         return n
 
-    def draw(self, device, seed, rows, n):
-        """x (rows, n) of step `step` in layer `layer`; seed is (seed, layer, step)."""
-        return device.array(np.random.default_rng(seed).standard_normal((rows, n)))
+    def draw(self, device, seed, rows, n, share=slice(None)):
+        """x (rows, n) of step `step` in layer `layer`, or a share of its rows, a slice; seed is (seed, layer, step)."""
+        return device.array(np.random.default_rng(seed).standard_normal((rows, n))[share])
 
 
 class DecorrelatedNoise:

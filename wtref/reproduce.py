@@ -8,14 +8,16 @@ from wtref import report, running, runs
 from wtref.config import Config
 from wtref.errors import InputError, choose
 from wtref.experiments import EXPERIMENTS
+from wtref.parallel import ALONE
 from wtref.runs import Run
 
 
-def reproduce(name, rules=None, seeds=None, epochs=None, command="", where=None):
+def reproduce(name, rules=None, seeds=None, epochs=None, command="", where=None, crew=ALONE):
     """Do what is left of experiment `name`, then write its report into runs/reproduce-NAME/.
 
     rules, seeds, epochs: in place of the experiment's own; another number of epochs has runs of its own.
-    command: what repeats it, for the report; where: Config fields that say where and how.  Returns the exit code.
+    command: what repeats it, for the report; where: Config fields that say where and how; crew: the processes
+    that train.  Returns the exit code.
     """
     experiment = choose("experiment", name, EXPERIMENTS)
     rules = list(rules or experiment.rules)
@@ -34,23 +36,24 @@ def reproduce(name, rules=None, seeds=None, epochs=None, command="", where=None)
     }
     for done, (run_name, config) in enumerate(configs.items(), start=1):
         print(f"[{done}/{len(configs)}] {run_name}", flush=True)
-        code = _finish(run_name, config)
+        code = _finish(run_name, config, crew)
         if code:
             return code
     lines = [line for run_name in configs for line in Run.find(run_name).lines()]
-    folder = report.write(runs.RUNS / f"reproduce-{name}", experiment, next(iter(configs.values())), lines, command)
+    config, folder = next(iter(configs.values())), runs.RUNS / f"reproduce-{name}"
+    folder = crew.first(lambda: report.write(folder, experiment, config, lines, command))
     print((folder / "table.txt").read_text())
     print(f"report: {folder / 'report.html'}")
     return 0
 
 
-def _finish(name, config):
+def _finish(name, config, crew):
     """Start the run, or go on with it, or see that nothing is left to do; returns the exit code."""
     if name not in runs.names():
-        return running.train(config, name=name)
+        return running.train(config, name=name, crew=crew)
     run = Run.find(name)
     config = running.resumed_config(run, vars(config))
     if len(run.metrics()) == config.epochs:
         print(f"finished already: {run.folder}")
         return 0
-    return running.train(config, run)
+    return running.train(config, run, crew=crew)

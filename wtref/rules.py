@@ -172,14 +172,14 @@ class WeightMirror(Rule):
             self.mirror(s)
 
     def mirror(self, s):
-        """One step of mirror mode."""
+        """One step of mirror mode; of several processes each mirrors its share of the cells above, by the same noise."""
         t = self.state[s.name] = self.state.get(s.name, 0) + 1  # mirror steps of this layer so far
         a, M = self.rate(s, t), self.batch(s)
         y_l = self.noise.draw(s.device, (self.seed, s.layer, t - 1), M, s.n_in)  # sigma = 1
-        y_next = self._fire(y_l @ s.W.T)
+        y_next = self._fire(y_l @ s.W[s.crew.share(s.n_out)].T)
         eta_B = a / M
         delta_B = eta_B * (y_l.T @ y_next)  # (7)  Delta B_{l+1} = eta_B y_l y_{l+1}^T
-        self.add_bounded(s, delta_B, lambda_B=a)  # lambda_B = eta_B M sigma^2
+        self.add_bounded(s, s.crew.join(delta_B, s.n_out), lambda_B=a)  # lambda_B = eta_B M sigma^2
 
     def batch(self, s):
         """M for this layer."""

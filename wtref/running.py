@@ -6,33 +6,50 @@ from dataclasses import fields, replace
 from wtref import datasets
 from wtref.config import Config
 from wtref.errors import Diverged, InputError, Unsaved
-from wtref.runs import Run
+from wtref.parallel import ALONE
+from wtref.runs import Run, versions
 from wtref.signals import stop_requests
 from wtref.tensorboard import event_writer
 from wtref.training import Training
 
 
-def prepared(config, device_name=None):
-    """The Training of a Config, on its own device or another."""
-    device = config.open_device(device_name)
+def prepared(config, device_name=None, crew=ALONE):
+    """The Training of a Config, on its own device or another; for a process of the crew."""
+    device = config.open_device(device_name, crew)
     return Training(config, device, datasets.open_feed(config, device))
 
 
-def train(config, run=None, name=None):
-    """Train in the folder of `run`, or in a new one called `name`; returns the exit code."""
-    training = prepared(config)
+def train(config, run=None, name=None, crew=ALONE):
+    """Train in the folder of `run`, or in a new one called `name`, all processes of the crew; returns the exit code.
+
+    Rank 0 alone reads and writes the folder.
+    """
+    training = prepared(config, crew=crew)
     about = training.feed.about()
-    if run is None:
-        run = Run.create(config, about, training.device.name, name)
-    elif run.about()["data"].get("sha256") != about["sha256"]:
+    if run and run.about()["data"].get("sha256") != about["sha256"]:
         raise InputError(f"--resume {run.name}: {config.dataset} is not the data that the run was started with")
+    crew.meet(_common_facts(config, training, about))
+    crew.prepare(training.device, int(config.bucket_mib * 2**20), config.bucket_dtype)
+    if run is None:
+        run = crew.first(lambda: Run.create(config, about, training.device.name, name))
     else:
-        run.restore(training)
+        state = crew.first(lambda: run.restore(training) and crew.size > 1 and training.state_on_host())
+        if crew.rank and state:
+            training.restore(*state)
     weights = sum(s.W.size for s in training.network.synapses)
     where = ", ".join(filter(None, (training.device.name, config.dtype, training.device.kernels)))
     print(f"{config.model}, {weights:,} weights, by {config.rule} on {config.dataset}; {where}")
-    print(f"run: {run.folder}", flush=True)
+    print(*filter(None, (f"run: {run.folder}", crew.processes())), sep="\n", flush=True)
     return _train_and_save(training, run)
+
+
+def _common_facts(config, training, about):
+    """{name: value} of all that has to be the same in all processes."""
+    own = {"data_dir", "device", "threads", "workers"}
+    flags = {f"--{name.replace('_', '-')}": value for name, value in vars(config).items() if name not in own}
+    kernels = training.device.kernels.partition(",")[0]  # they round alike, on however many threads
+    named = {f"{name}'s version": version for name, version in versions().items()}
+    return {**named, "the data's sha256": about["sha256"], "kernels": kernels, **flags}
 
 
 def resumed_config(run, given):
@@ -50,23 +67,24 @@ def resumed_config(run, given):
 
 
 def _train_and_save(training, run):
-    """Train to the end, or until a signal asks to stop; returns the exit code."""
-    config = training.config
-    with stop_requests() as stop, event_writer(run, config.tensorboard) as write_events:
+    """Train to the end, or until a signal asks one of the processes to stop; returns the exit code."""
+    config, crew = training.config, training.crew
+    with stop_requests() as stop, event_writer(run, config.tensorboard and crew.rank == 0) as write_events:
         for record in _explained(training.steps(), run):
             if record:
                 print(_epoch_line(record, config.epochs), flush=True)
                 write_events(record)
-            if record or stop.signal or training.position % config.save_every == 0:
-                save(run, training, record)
-            if stop.signal and training.epoch < config.epochs:
-                at = f"epoch {training.epoch + 1}, after step {training.position} of {training.feed.steps}"
-                go_on = f"go on with: python run.py train --resume {run.name}"
-                print(f"wtref: stopped in {at}; all of it is saved in {run.folder}; {go_on}", file=sys.stderr)
-                return stop.exit_code
+            if record or crew.largest(stop.signal or 0) or training.position % config.save_every == 0:
+                training.settle()
+                crew.first(lambda: save(run, training, record))
+                signal = crew.largest(stop.signal or 0)
+                if signal and training.epoch < config.epochs:
+                    print(_farewell(training, run), file=sys.stderr)
+                    return 128 + signal  # as a shell reports it: 130 after Ctrl-C, 143 after SIGTERM
     print(f"done: {config.epochs} epochs, checkpoints and metrics in {run.folder}")
-    if training.feed.skipped:
-        print(f"{len(training.feed.skipped)} damaged images were skipped, such as: {min(training.feed.skipped)}")
+    skipped = crew.union(training.feed.skipped)
+    if skipped:
+        print(f"{len(skipped)} damaged images were skipped, such as: {min(skipped)}")
     return 0
 
 
@@ -90,6 +108,12 @@ def _explained(steps, run):
         batch = run.config().batch_size
         reason = " ".join(str(error).split()) or "no more to be had"
         raise InputError(f"out of memory at batch size {batch} ({reason}); lower --batch-size; {run.saved()}") from None
+
+
+def _farewell(training, run):
+    at = f"epoch {training.epoch + 1}, after step {training.position} of {training.feed.steps}"
+    go_on = f"go on with: python run.py train --resume {run.name}"
+    return f"wtref: stopped in {at}; all of it is saved in {run.folder}; {go_on}"
 
 
 def _epoch_line(record, epochs):

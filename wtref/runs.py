@@ -17,7 +17,6 @@ import numpy as np
 
 import wtref
 from wtref import checkpoints
-from wtref.backend import to_host
 from wtref.config import Config
 from wtref.errors import InputError, Unsaved
 from wtref.files import replacing
@@ -46,8 +45,7 @@ class Run:
             go_on = f"continue it with --resume {run.name}, or choose another --log-name"
             raise InputError(f"a run named {run.name!r} exists in {run.folder}; {go_on}")
         new_folder(run.folder)
-        versions = {"wtref": wtref.__version__, "numpy": np.__version__, "python": platform.python_version()}
-        about = {"config": asdict(config), "data": data, "versions": {**versions, "device": device}}
+        about = {"config": asdict(config), "data": data, "versions": {**versions(), "device": device}}
         try:
             run._write_text("config.json", json.dumps(about, indent=2) + "\n")
         except OSError as error:
@@ -93,8 +91,8 @@ class Run:
         last = self.folder / "last.npz"
         if last.exists():
             checkpoints.keep_as(last, self.folder / "previous.npz")
-        arrays, plain = training.state()
-        checkpoints.write(last, {name: to_host(array) for name, array in arrays.items()}, plain)
+        arrays, plain = training.state_on_host()
+        checkpoints.write(last, arrays, plain)
         self._keep_best(plain, "last.npz")
 
     def restore(self, training):
@@ -179,6 +177,11 @@ class Run:
     def _write_text(self, name, text):
         with replacing(self.folder / name) as file:
             file.write(text.encode())
+
+
+def versions():
+    """Of all that a run's numbers come from, by name."""
+    return {"wtref": wtref.__version__, "numpy": np.__version__, "python": platform.python_version()}
 
 
 def metrics_file(path):

@@ -9,11 +9,6 @@ class StopRequest:
 
     signal = None
 
-    @property
-    def exit_code(self):
-        """128 + the signal's number, as a shell reports it: 130 after Ctrl-C, 143 after SIGTERM."""
-        return 128 + self.signal
-
 
 @contextlib.contextmanager
 def stop_requests():

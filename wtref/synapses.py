@@ -19,6 +19,7 @@ class Synapses:
                                 the first layer, which has nobody below to tell
     outer : (n_out, n_in)       sum over the batch of delta_{l+1} y_l^T, left by the backward pass
     delta_sum : (n_out,)        sum over the batch of delta_{l+1}, likewise
+    crew : parallel.Crew        the processes that share each batch
     delta : (..., n_out)        delta_{l+1} itself, likewise, where `watched`; None where not, to spare memory
     direct : (N, width) or None the network's output error, where a rule sends that through B
                                 instead of delta_{l+1}; B is then (n_in, width)
@@ -34,7 +35,7 @@ class Synapses:
 
     def initialise(self, device, rng):
         """W ~ N(0, std^2), b = 0."""
-        self.device = device
+        self.device, self.crew = device, device.crew
         self.W = device.array(rng.standard_normal((self.n_out, self.n_in)) * self.std)
         self.b = device.array([0.0] * self.n_out) if self.bias else None
 
@@ -54,7 +55,7 @@ class Synapses:
         if self.direct is None:
             return delta
         n, *positions = delta.shape[:-1]
-        share = self.direct.reshape(n, *(1 for _ in positions), -1) / math.prod(positions)
+        share = self.direct.reshape(n, *(1 for _ in positions), self.direct.shape[-1]) / math.prod(positions)
         return self.device.xp.broadcast_to(share, (n, *positions, share.shape[-1]))
 
     def arrays(self):

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 from wtref import graphs, kernels
 from wtref.kernels import timed
+from wtref.parallel import ALONE
 from wtref.sampling import profile
 from wtref.training import Training
 
@@ -28,9 +29,10 @@ EPOCHS = {(28, 28, 1): ("mnist", 60_000), (32, 32, 3): ("cifar", 50_000)}  # tra
 class Ours:
     """wtref's side of a Work."""
 
-    def __init__(self, work):
-        self.device = work.config.open_device()
-        images, labels = work.data()
+    def __init__(self, work, crew=ALONE):
+        """crew: the processes that share each batch."""
+        self.device = work.config.open_device(crew=crew)
+        images, labels = (array[crew.share(work.config.batch_size)] for array in work.data())
         self.images, self.labels = self.device.array(images), self.device.raw(labels)
         feed = SimpleNamespace(shape=work.shape, classes=work.classes, steps=1)
         self.training = Training(work.config, self.device, feed)

@@ -12,6 +12,7 @@ from wtref.errors import Diverged
 from wtref.graphs import Captured
 from wtref.losses import LOSSES
 from wtref.optim import SGD, Schedule, aligning_decay
+from wtref.parallel import ALONE
 from wtref.rules import RULES
 
 CHECK_EVERY = 20  # steps between looks at the loss: on a GPU each look waits for the device
@@ -27,12 +28,15 @@ class Training:
 
     def __init__(self, config, device, feed):
         """config: Config; device: backend.Device; feed: where batches come from (datasets/memory.py)."""
-        self.config, self.device, self.feed = config, device, feed
+        self.config, self.device, self.feed, self.crew = config, device, feed, device.crew
         seeds = np.random.SeedSequence(config.seed).spawn(2)
         weights_rng, self.feedback_rng = map(np.random.default_rng, seeds)
 
         self.network = models.build(config.model, feed.shape, feed.classes, config.model_options)
         self.network.initialise(device, weights_rng)
+        if not config.sync_bn:
+            for norm in self.network.norms:
+                norm.crew = ALONE
         self.rule = RULES[config.rule](**config.rule_options)
         for s in self.network.with_feedback:
             self.rule.connect(s, self.feedback_rng, feed.classes)
@@ -64,16 +68,15 @@ class Training:
                 yield from self._train_epoch(batches)
 
     def _train_epoch(self, batches):
+        self.crew.take_waited()  # outside of steps
         start = time.perf_counter()
         for images, labels in batches:
             last = self.position + 1 == self.feed.steps
             loss, logits = self.train_step(images, labels, measure=last)
-            self.pending.append(loss)
-            self.wrong = self.wrong + (logits.argmax(axis=1) != labels).sum()
-            self.seen += len(labels)
+            self.pending.append((loss, (logits.argmax(axis=1) != labels).sum(), len(labels)))
             self.position += 1
             if last or len(self.pending) == CHECK_EVERY:
-                self._add_losses()
+                self.settle()
             now = time.perf_counter()
             self.seconds, start = self.seconds + now - start, now
             if not last:
@@ -81,7 +84,7 @@ class Training:
                 start = time.perf_counter()
         yield self._finish_epoch()
 
-    @np.errstate(over="ignore", invalid="ignore")  # _add_losses says it better
+    @np.errstate(over="ignore", invalid="ignore")  # settle says it better
     def train_step(self, images, labels, measure=False):
         """One step on a batch; returns its loss (0-d array) and logits.  measure: the delta angles too."""
         step = self.epoch * self.feed.steps + self.position
@@ -89,20 +92,26 @@ class Training:
         loss, logits = self.engaged(images, labels, measure=True) if measure else self.engaged_replayed(images, labels)
         for s in self.network.with_feedback:
             self.rule.between_steps(s, step)  # (7)
+        if self.config.check_copies and (step + 1) % self.config.check_copies == 0:
+            self.crew.agree(self._copies())
         return loss, logits
 
     def engaged(self, images, labels, measure=False):
-        """Engaged mode: forward, backward, learning."""
+        """Engaged mode: forward, backward, learning.  The batch may be a share of what all processes learn from."""
         network, rule = self.network, self.rule
+        total = self.crew.assemble(len(labels))
         logits = network.forward(images)  # (1)
-        loss, error = self.loss(logits, labels)
+        loss, error = self.loss(logits, labels, total)
         for s in network.with_feedback:
             rule.before_backward(s, self.feedback_rng, error)
         for s in network.synapses:
             s.watched = measure
         if measure:
             self.delta_angles = delta_angles(network, error)
-        network.backward(error, keep=False)  # (2), (3)
+        with self.crew.gathering():
+            network.backward(error, keep=False)  # (2), (3)
+            for norm in network.norms if not self.config.sync_bn else ():
+                self.crew.give(norm.gamma_gradient, norm.beta_gradient)
 
         for s in network.synapses:
             rule.learn(s, self.sgd)  # (4), (16), (17)
@@ -112,7 +121,8 @@ class Training:
 
     def _replayed(self):
         """`engaged`; on a GPU, where every step does the same, as a CUDA graph."""
-        if not self.config.graph or self.rule.draws_each_batch or not self.device.name.startswith("cuda"):
+        same = not self.rule.draws_each_batch and self.crew.size == 1
+        if not self.config.graph or not same or not self.device.name.startswith("cuda"):
             return self.engaged
         return Captured(self.device.xp, self.engaged)
 
@@ -124,24 +134,32 @@ class Training:
             loss = loss + self.loss(logits, labels)[0] * len(logits)
             wrong = wrong + (logits.argmax(axis=1) != labels).sum()
             count += len(logits)
-        return float(to_host(loss)) / count, 100 * int(to_host(wrong)) / count
+        loss, wrong, count = self.crew.total(to_host(loss), to_host(wrong), count)
+        return loss / count, 100 * wrong / count
 
     def state(self):
-        """All it takes to go on: arrays by name, and plain values for JSON."""
-        self._add_losses()
+        """All it takes to go on, the same in every process of a crew that has settled: arrays by name, plain values for JSON."""
+        if self.pending:
+            self.settle()
         velocity = {f"velocity.{name}": v for name, v in self.sgd.velocity.items()}
         plain = {
             "epoch": self.epoch,
             "position": self.position,
             "loss_sum": self.loss_sum,
-            "wrong": int(to_host(self.wrong)),
+            "wrong": self.wrong,
             "seen": self.seen,
             "seconds": self.seconds,
+            "waited": self.waited,
             "best": self.best,
             "generator": self.feedback_rng.bit_generator.state,
             "rule": self.rule.state,
         }
         return {**self.network.arrays(), **velocity}, plain
+
+    def state_on_host(self):
+        """The same with all arrays on the host."""
+        arrays, plain = self.state()
+        return {name: to_host(array) for name, array in arrays.items()}, plain
 
     def restore(self, arrays, plain):
         """Take over what `state` gave; arrays are the host's."""
@@ -153,15 +171,15 @@ class Training:
                 key = name.removeprefix("velocity.")
                 self.sgd.velocity[key] = self.device.xp.empty_like(learned[key])  # laid out as that array is
                 self.sgd.velocity[key][...] = self.device.array(array)
-        for name in ("epoch", "position", "loss_sum", "wrong", "seen", "seconds", "best"):
+        for name in ("epoch", "position", "loss_sum", "wrong", "seen", "seconds", "waited", "best"):
             setattr(self, name, plain[name])
         self.feedback_rng.bit_generator.state = plain["generator"]
         self.rule.state.update(plain["rule"])
 
     def _start_epoch(self):
-        self.position, self.seconds = 0, 0.0
-        self.loss_sum, self.pending = 0.0, []  # of the losses looked at; those still on the device
-        self.wrong, self.seen = 0, 0  # images
+        self.position, self.seconds, self.waited = 0, 0.0, 0.0  # waited: for other processes
+        self.loss_sum, self.wrong, self.seen = 0.0, 0, 0  # of the steps looked at; the last two in images
+        self.pending = []  # (loss, wrong, seen) of later steps, still on the device and of this process alone
 
     @np.errstate(over="ignore", invalid="ignore")
     def _finish_epoch(self):
@@ -173,7 +191,7 @@ class Training:
             "epoch": self.epoch,
             "lr": self.schedule(self.epoch * self.feed.steps - 1),
             "train_loss": self.loss_sum / self.feed.steps,
-            "train_error": 100 * int(to_host(self.wrong)) / self.seen,
+            "train_error": 100 * self.wrong / self.seen,
             "test_loss": test_loss,
             "test_error": test_error,
             "matrix_angles": matrix_angles(self.network),
@@ -181,19 +199,29 @@ class Training:
             "seconds": self.seconds,
             "images_per_second": self.seen / self.seconds,
         }
+        if self.crew.size > 1:
+            record |= {"processes": self.crew.size, "waiting_ms_per_step": 1000 * self.waited / self.feed.steps}
         if self.best is None or test_error < self.best["test_error"]:
             self.best = {"epoch": self.epoch, "test_error": test_error}
         self._start_epoch()
         return record
 
-    def _add_losses(self):
-        """Add the latest losses up; raise Diverged if one is NaN or infinite."""
-        losses = to_host(self.device.xp.stack(self.pending)) if self.pending else ()  # one wait for all
-        for i, loss in enumerate(map(float, losses), start=self.position - len(self.pending)):
+    def settle(self):
+        """Make common what each process has of its own; raise Diverged if one of the latest losses is NaN or infinite."""
+        losses, wrong, seen = zip(*self.pending) if self.pending else ((), (), ())
+        latest = [number for column in (losses, wrong) if column for number in to_host(self.device.xp.stack(column))]
+        latest = np.reshape(self.crew.total(*latest, *seen), (3, -1)).T
+        for i, (loss, wrong, seen) in enumerate(latest, start=self.position - len(self.pending)):
             if not np.isfinite(loss):
                 raise Diverged(f"the loss became {loss} {self._where(i)}")
-            self.loss_sum += loss
-        self.pending = []
+            self.loss_sum, self.wrong, self.seen = self.loss_sum + loss, self.wrong + int(wrong), self.seen + int(seen)
+        self.pending, self.waited = [], self.waited + self.crew.take_waited()
+        for norm in self.network.norms if not self.config.sync_bn else ():
+            norm.average(self.crew)
+
+    def _copies(self):
+        """Every W, b and B, as host arrays by name: the same in all processes."""
+        return {f"{s.name}.{name}": to_host(array) for s in self.network.synapses for name, array in s.arrays().items()}
 
     def _where(self, i):
         """In words: step i of the present epoch."""

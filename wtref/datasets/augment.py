@@ -47,15 +47,18 @@ class Augmentation:
         if not 0 <= self.rotate <= 180:
             raise InputError(f"--rotate must be from 0 to 180 degrees, found {self.rotate}")
 
-    def __call__(self, images, rng):
-        """images (N, H, W, C) -> the same shape, type and device, varied.  rng: a NumPy generator."""
-        n = len(images)
+    def __call__(self, images, rng, n=None, share=slice(None)):
+        """images (N, H, W, C) -> the same shape, type and device, varied.  rng: a NumPy generator.
+
+        n, share: of how many images these are the slice; each is varied as it would be among all of them.
+        """
+        n = len(images) if n is None else n
         if self.crop:
-            images = crop(images, self.crop, rng.integers(2 * self.crop + 1, size=(n, 2)))
+            images = crop(images, self.crop, rng.integers(2 * self.crop + 1, size=(n, 2))[share])
         if self.flip:
-            images = flip(images, rng.random(n) < 0.5)
+            images = flip(images, rng.random(n)[share] < 0.5)
         if self.rotate:
-            images = rotate(images, rng.uniform(-self.rotate, self.rotate, size=n))
+            images = rotate(images, rng.uniform(-self.rotate, self.rotate, size=n)[share])
         return images
 
 

@@ -25,6 +25,7 @@ from wtref.datasets.augment import BadImage, Normalise, central_view, pillow, ra
 from wtref.datasets.base import Dataset
 from wtref.datasets.memory import VARIATION, training_order
 from wtref.errors import InputError, check_choice
+from wtref.parallel import ALONE
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, as everybody uses them
 AHEAD = 2  # batches that may wait, decoded, for the training step
@@ -50,7 +51,7 @@ class FolderFeed:
     ):  # fmt: skip
         check_choice("bad images", bad_images, BAD_IMAGES)
         self.device, self.batch_size, self.seed, self.jitter = device, batch_size, seed, jitter
-        self.workers, self.bad_images, self.skipped = _worker_count(workers), bad_images, set()
+        self.workers, self.bad_images, self.skipped = _worker_count(workers, device.crew), bad_images, set()
         self.class_names, self.train, self.test = list_folder(root)
         self.shape, self.classes = (image_size, image_size, 3), len(self.class_names)
         self.train_count, self.test_count = len(self.train.paths), len(self.test.paths)
@@ -68,11 +69,13 @@ class FolderFeed:
         """Yield (images (n, H, W, C) varied and normalised, labels (n,)) from batch `first` on."""
         order = training_order(self.seed, epoch, self.train_count, self.batch_size, first)
         load = functools.partial(self._varied, epoch)
-        return self._batches(self.train, (batch for _, batch in order), load)
+        share = self.device.crew.share
+        return self._batches(self.train, (batch[share(len(batch))] for _, batch in order), load)
 
     def test_batches(self, batch_size=256):
-        """Yield (images (n, H, W, C) normalised, labels (n,)), each test image once."""
-        return self._batches(self.test, _slices(self.test_count, batch_size), self._central)
+        """Yield (images (n, H, W, C) normalised, labels (n,)), each test image once, in one of the crew's processes."""
+        share = self.device.crew.share(self.test_count)
+        return self._batches(self.test, _slices(share.start, share.stop, batch_size), self._central)
 
     def _varied(self, epoch, index):
         rng = np.random.default_rng((self.seed, VARIATION, epoch, int(index)))
@@ -87,7 +90,7 @@ class FolderFeed:
                 if bad:
                     kept = _judge(bad, len(indices), self.bad_images, self.skipped)
                     indices, images = indices[kept], images[kept]
-                if not len(indices):
+                if bad and not len(indices) and self.device.crew.size == 1:
                     raise InputError(f"all {len(bad)} images of a batch are damaged; {bad[0]}")
                 yield self.normalise(self.device.raw(images)), self.device.raw(files.labels[indices])
 
@@ -123,7 +126,7 @@ def _load_all(files, size, workers, bad_images, skipped):
     shape, count = (size[1], size[0], 3), len(files.paths)
     images, kept = np.empty((count, *shape), np.uint8), np.ones(count, bool)
     load = functools.partial(_whole, files.paths, size)
-    with contextlib.closing(decode_ahead(load, _slices(count, 256), shape, workers)) as decoded:
+    with contextlib.closing(decode_ahead(load, _slices(0, count, 256), shape, workers)) as decoded:
         for indices, part, bad in decoded:
             images[indices] = part
             kept[indices] = _judge(bad, len(indices), bad_images, skipped)
@@ -201,14 +204,14 @@ def _load_piece(load, indices, images, start):
     return bad
 
 
-def _slices(count, batch_size):
-    return (np.arange(start, min(start + batch_size, count)) for start in range(0, count, batch_size))
+def _slices(first, end, batch_size):
+    return (np.arange(start, min(start + batch_size, end)) for start in range(first, end, batch_size))
 
 
-def _worker_count(workers):
+def _worker_count(workers, crew=ALONE):
     if workers is not None and workers < 1:
         raise InputError(f"--workers must be at least 1, found {workers}")
-    return workers or os.cpu_count() or 1
+    return workers or crew.threads or os.cpu_count() or 1
 
 
 # --- files ------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """A data set kept on the device as bytes: a training batch is a few array operations, no loader.
 
 A feed gives the training loop its batches.  Which images batch i of an epoch holds and how they
-are varied depends on (seed, epoch, i) alone, so a run that goes on in mid-epoch sees what it would have seen.
+are varied depends on (seed, epoch, i) alone, so a run that goes on in mid-epoch sees what it would have seen, and
+several processes, each with its share of every batch (device.crew), see together what one would.
 """
 
 import contextlib
@@ -48,14 +49,16 @@ class MemoryFeed:
         """Yield (images (n, H, W, C) varied and normalised, labels (n,)) from batch `first` on."""
         images, labels = self.train
         for i, batch in training_order(self.seed, epoch, self.train_count, self.batch_size, first):
-            batch = self.device.raw(batch)
+            share = self.device.crew.share(len(batch))
+            mine = self.device.raw(batch[share])
             rng = np.random.default_rng((self.seed, VARIATION, epoch, i))
-            yield self.normalise(self.augmentation(images[batch], rng)), labels[batch]
+            yield self.normalise(self.augmentation(images[mine], rng, len(batch), share)), labels[mine]
 
     def test_batches(self, batch_size=256):
-        """Yield (images (n, H, W, C) normalised, labels (n,)), each test image once."""
-        images, labels = self.test
-        for start in range(0, self.test_count, batch_size):
+        """Yield (images (n, H, W, C) normalised, labels (n,)), each test image once, in one of the crew's processes."""
+        share = self.device.crew.share(self.test_count)
+        images, labels = (array[share] for array in self.test)
+        for start in range(0, len(labels), batch_size):
             batch = slice(start, start + batch_size)
             yield self.normalise(images[batch]), labels[batch]
 

@@ -117,9 +117,14 @@ class Compiled:
         self._call("descend", w, v, _flat(gradient), w.size, *rates, nesterov)
 
     def _new(self, shape, name, *arguments):
-        """A new array of the shape, filled by the C function of that name, whose last argument it is."""
-        dtype = next(x.dtype for x in arguments if isinstance(x, np.ndarray))
-        out = self.shelf.empty(shape, dtype)
+        """A new array of the shape, filled by the C function of that name, whose last argument it is.
+
+        Zeros where there is nothing to add up: a process's share of a batch may be empty.
+        """
+        arrays = [x for x in arguments if isinstance(x, np.ndarray)]
+        if not all(x.size for x in arrays):
+            return np.zeros(shape, arrays[0].dtype)
+        out = self.shelf.empty(shape, arrays[0].dtype)
         self._call(name, *arguments, out)
         return out
 

@@ -207,6 +207,8 @@ class Cuda:
     def _multiply(self, name, type_for, m, n, k, *arguments):
         """out (m, n) of a product kernel; type_for(its arguments' dtype): the result's, _same or self._store."""
         dtype = _real(arguments)
+        if 0 in (m, n, k):  # a process's share of a batch may be empty
+            return self.xp.zeros((m, n), type_for(dtype))
         down, across, slices = self._cut(dtype, m, n, k)
         parts = self.xp.empty((slices, m, n), dtype) if slices > 1 else NULL
         out = self.xp.empty((m, n), type_for(dtype))
@@ -242,6 +244,8 @@ class Cuda:
     def _sum_rows(self, name, width, x, *arguments):
         """Sums over parts of the rows: (channels, parts, width); width: the numbers of one."""
         dtype, channels = _real(arguments), x.shape[-1]
+        if not x.size:
+            return self.xp.zeros((channels, 1, width), dtype)
         rows, across = _counted(x.size) // channels, -(-channels // WIDTH)
         count = max(min(8 * self.processors // across, rows // 64), 1)
         parts = self.xp.empty((channels, count, width), dtype)

@@ -32,13 +32,14 @@ def convolve_outer(delta, y, kernel, stride, padding):
 def convolve_back(delta, B, kernel, stride, padding, size):
     """delta (N, H', W', C_out) through B (k_h k_w C_in, C_out), patch by patch: (N, H, W, C_in), size = (H, W)."""
     patches = _rows(delta, delta.shape[3]) @ B.T
-    return scatter(patches.reshape(*delta.shape[:3], *kernel, -1), size, stride, padding)
+    channels = len(B) // math.prod(kernel)
+    return scatter(patches.reshape(*delta.shape[:3], *kernel, channels), size, stride, padding)
 
 
 def max_pool(y, kernel, stride, padding):
     """The largest value of each window of y (N, H, W, C) and which of its places first held it, both (N, H', W', C)."""
     patches = gather(y, kernel, stride, padding, fill=-math.inf)
-    windows = patches.reshape(*patches.shape[:3], -1, y.shape[3])
+    windows = patches.reshape(*patches.shape[:3], math.prod(kernel), y.shape[3])
     return windows.max(axis=3), windows.argmax(axis=3)
 
 
@@ -46,7 +47,7 @@ def max_pool_back(delta, winner, kernel, stride, padding, size):
     """delta (N, H', W', C) to the places that won: (N, H, W, C), size = (H, W)."""
     places = array_module(delta).arange(math.prod(kernel))[:, None]
     won = (winner[:, :, :, None] == places) * delta[:, :, :, None]
-    return scatter(won.reshape(*delta.shape[:3], *kernel, -1), size, stride, padding)
+    return scatter(won.reshape(*delta.shape[:3], *kernel, delta.shape[3]), size, stride, padding)
 
 
 def biased(a, b):
@@ -73,12 +74,13 @@ def moments(x):
     return mean, (centred * centred).mean(axis=0)
 
 
-def norm_statistics(y, gamma, running_mean, running_var, momentum, epsilon, moments=moments):
+def norm_statistics(y, gamma, running_mean, running_var, momentum, epsilon, moments=moments, count=None):
     """Of the batch y (..., C): its mean, 1 / sqrt(variance + epsilon), and gamma times that.
 
-    The running ones move towards the batch's by `momentum`, in place; the variance without bias.
+    The running ones move towards the batch's by `momentum`, in place; the variance without bias.  count: the rows
+    of y, or of all that it is a share of.
     """
-    (mean, variance), count = moments(y), y.size // y.shape[-1]
+    (mean, variance), count = moments(y), count or y.size // y.shape[-1]
     running_mean += momentum * (mean - running_mean)
     running_var += momentum * (count / max(count - 1, 1) * variance - running_var)
     return mean, *norm_scale(variance, gamma, epsilon)
@@ -91,20 +93,20 @@ def norm_scale(variance, gamma, epsilon):
 
 
 def norm_sums(delta, x, mean, y=None):
-    """The sums (C) of delta and of delta (x - mean) over all but the last axis; delta, x (..., C).
+    """The sums of delta and of delta (x - mean) over all but the last axis, (2, C); delta, x (..., C).
 
     y: if given, delta counts only where y > 0.
     """
     rows = _rows(delta if y is None else relu_back(delta, y), len(mean))
-    return rows.sum(axis=0), (rows * _rows(x - mean, len(mean))).sum(axis=0)
+    return array_module(rows).stack([rows.sum(axis=0), (rows * _rows(x - mean, len(mean))).sum(axis=0)])
 
 
-def norm_gradients(delta, x, mean, inverse_std, scale, y=None, norm_sums=norm_sums):
-    """The gradients of beta and gamma; and slope and shift of norm_back.
+def norm_gradients(delta, x, mean, inverse_std, scale, y=None, norm_sums=norm_sums, count=None):
+    """The gradients of beta and gamma; and slope and shift of norm_back.  count: as above, of delta.
 
-    By these the batch's variance and its mean, which depend on every row, send delta back.
+    By slope and shift the batch's variance and its mean, which depend on every row, send delta back.
     """
-    (delta_sum, centred_sum), count = norm_sums(delta, x, mean, y), delta.size // len(mean)
+    (delta_sum, centred_sum), count = norm_sums(delta, x, mean, y), count or max(delta.size // len(mean), 1)
     slope, shift = -scale * inverse_std * inverse_std * centred_sum / count, -scale * delta_sum / count
     return delta_sum, centred_sum * inverse_std, slope, shift
 
@@ -152,10 +154,10 @@ def hadamard_product(v, before, after, order):
     xp, (m, n), tiles = array_module(v), v.shape, -(-len(after) // order)
     x = xp.zeros((m, -(-n // order) * order), v.dtype)
     x[:, :n] = v * before
-    x, done = x.reshape(m, -1, order).sum(axis=1), 1
+    x, done = x.reshape(m, x.shape[1] // order, order).sum(axis=1), 1
     while done < order:
         h = xp.asarray(hadamard(min(order // done, 64)), v.dtype)
-        x = x.reshape(-1, len(h)) @ h if done == 1 else h @ x.reshape(-1, len(h), done)
+        x = x.reshape(m * order // len(h), len(h)) @ h if done == 1 else h @ x.reshape(m * order // len(h) // done, len(h), done)
         done *= len(h)
     return xp.tile(x.reshape(m, order), (1, tiles))[:, : len(after)] * after
 

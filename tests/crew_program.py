@@ -1,0 +1,83 @@
+"""What test_parallel.py starts with mpiexec: `python crew_program.py OUT [double]` takes a few steps of many networks.
+
+Rank 0 writes into OUT, an .npz file, all that they ended with.  double: on the doubles of CuPy and NCCL.
+"""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+
+from wtref import backend, kernels
+from wtref.config import Config
+from wtref.datasets.augment import Augmentation
+from wtref.datasets.base import Dataset
+from wtref.datasets.memory import MemoryFeed
+from wtref.parallel import open_crew
+from wtref.training import Training
+
+STEPS = 20
+RULES = ("bp", "fa", "ss", "frsf", "brsf", "dfa", "kp", "wm")
+USUAL = {
+    "dtype": "float64", "device": "cpu", "threads": 1, "batch_size": 7, "epochs": 3, "lr": 0.05, "hidden": (20, 12),
+    "bucket_mib": 0.02, "check_copies": 5,
+}  # fmt: skip
+MIRRORS = {
+    "turns": {"mirror_rows": 16},
+    "scaling": {"mirror_noise": "independent", "mirror_rows": 2, "mirror_bound": "scaling"},
+    "relu": {"mirror_activation": "relu"},
+}
+CASES = {
+    **{f"{model} {rule}": Config(**USUAL, model=model, rule=rule) for model in ("mlp", "lenet", "resnet8") for rule in RULES},
+    **{f"mlp wm {name}": Config(**USUAL, model="mlp", rule="wm", norm="after", **how) for name, how in MIRRORS.items()},
+    "own statistics": Config(**USUAL, model="resnet8", rule="kp", sync_bn=False),
+}
+DOUBLED = ("resnet8 kp", "lenet dfa", "mlp wm turns")
+
+
+def data():
+    """50 images to train on: an epoch's last batch of 7 holds one of them, fewer than there are processes."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(256, size=(63, 14, 14, 1), dtype=np.uint8), rng.integers(10, size=63)
+    return Dataset("noise", 10, images[:50], labels[:50], images[50:], labels[50:])
+
+
+def outcome(config, device):
+    """Every array after STEPS steps, and every number measured on the way, by name."""
+    feed = MemoryFeed(data(), device, config.batch_size, config.seed, Augmentation(crop=1, flip=True, rotate=10))
+    training = Training(config, device, feed)
+    found = {}
+    for _, record in zip(range(STEPS), training.steps()):
+        if record:
+            found |= {f"{name} {record['epoch']}": record[name] for name in ("train_loss", "train_error", "test_loss", "test_error")}
+            found |= {f"{kind} {layer}": angle for kind in ("matrix_angles", "delta_angles") for layer, angle in record[kind].items()}
+    training.settle()
+    return found | training.state_on_host()[0]
+
+
+def cases(crew, double):
+    """(name, Config, Device) of each network."""
+    if not double:
+        for name, config in CASES.items():
+            yield name, config, config.open_device(crew=crew)
+        return
+    from nccl_double import DoubleArray, cupy
+
+    kernels.use("plain", threads=1)  # which sets BLAS's
+    backend.register(DoubleArray, cupy)
+    for name in DOUBLED:
+        yield name, CASES[name], backend.Device("cuda:0", cupy, np.float64, crew=crew)
+    config = replace(CASES["resnet8 kp"], dtype="float32", bucket_dtype="bf16")
+    yield "bf16", config, backend.Device("cuda:0", cupy, np.float32, crew=crew)
+
+
+def main(out, double):
+    crew, found = open_crew(), {}
+    for case, config, device in cases(crew, double):
+        crew.prepare(device, int(config.bucket_mib * 2**20), config.bucket_dtype)
+        found |= {f"{case}: {name}": value for name, value in outcome(config, device).items()}
+    crew.first(lambda: np.savez(out, **found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], "double" in sys.argv)

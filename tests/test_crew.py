@@ -1,0 +1,243 @@
+"""Shares, buckets and how a crew is found: what several processes rest on, each part by itself.
+
+test_parallel.py has the processes.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import CPU, modest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from on_device import bf16
+from PIL import Image
+
+from wtref import kernels, scaling
+from wtref.backend import Device
+from wtref.datasets.augment import Augmentation
+from wtref.datasets.base import Dataset
+from wtref.datasets.folder import FolderFeed
+from wtref.datasets.memory import MemoryFeed
+from wtref.errors import InputError
+from wtref.parallel import ALONE, LAUNCHERS, Crew, open_crew
+from wtref.parallel.buckets import Buckets
+from wtref.parallel.nccl import Bf16
+
+ROOT = Path(__file__).parents[1]
+
+
+def crew_of(size):
+    """Its members, who cannot talk with each other."""
+    crew = [Crew() for _ in range(size)]
+    for rank, each in enumerate(crew):
+        each.rank, each.size = rank, size
+    return crew
+
+
+# --- shares ------------------------------------------------------------------------------------------------
+
+
+@modest
+@given(n=st.integers(0, 40), size=st.integers(1, 9))
+def test_shares_are_everything_in_order_and_even(n, size):
+    shares = [list(range(n))[each.share(n)] for each in crew_of(size)]
+    assert sum(shares, []) == list(range(n))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_shares_of_a_batch_are_varied_as_one_process_varies_it(size):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(256, size=(23, 6, 6, 2), dtype=np.uint8), rng.integers(4, size=23)
+    data = Dataset("noise", 4, images[:17], labels[:17], images[17:], labels[17:])
+
+    def feed(crew):
+        device = Device("cpu", np, np.float64, crew=crew)
+        return MemoryFeed(data, device, 7, 0, Augmentation(crop=2, flip=True, rotate=20))
+
+    together = [list(feed(each).train_batches(epoch=1)) for each in crew_of(size)]
+    for batches, whole in zip(zip(*together), feed(ALONE).train_batches(epoch=1)):
+        for parts, array in zip(zip(*batches), whole):
+            assert np.array_equal(np.concatenate(parts), array)
+    tested = [labels for each in crew_of(size) for _, labels in feed(each).test_batches(2)]
+    assert np.array_equal(np.concatenate(tested), labels[17:])
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_shares_of_an_image_folder(tmp_path, size):
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in "ab":
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(4):
+                Image.fromarray(rng.integers(256, size=(9, 12, 3), dtype=np.uint8)).save(tmp_path / split / name / f"{i}.png")
+
+    def feed(crew):
+        return FolderFeed(tmp_path, Device("cpu", np, np.float64, crew=crew), 3, 0, image_size=8, workers=1)
+
+    for kind in (lambda f: f.train_batches(epoch=1), lambda f: f.test_batches(3)):
+        together = [labelled for each in crew_of(size) for labelled in kind(feed(each))]
+        alone = list(kind(feed(ALONE)))
+        assert sum(len(labels) for _, labels in together) == 8
+        ours, theirs = (sorted(image.tobytes() for images, _ in batches for image in images) for batches in (together, alone))
+        assert ours == theirs
+
+
+@pytest.mark.parametrize("which", ["plain", "auto"])
+def test_an_empty_share_passes_every_primitive_and_adds_nothing(which):
+    kernels.use(which)
+    try:
+        fast = kernels.primitives(np.zeros(1))
+        y, above, same = np.zeros((0, 5, 5, 3)), np.zeros((0, 5, 5, 4)), ((3, 3), (1, 1), (1, 1))
+        W = np.ones((4, 27))
+        junk = [np.full((4, 27), np.nan) for _ in range(50)]
+        del junk  # memory that a sum must not be left with
+        assert fast.convolve(y, W, *same).shape == above.shape
+        assert np.array_equal(fast.convolve_outer(above, y, *same), 0 * W)
+        assert fast.convolve_back(above, W.T, *same, (5, 5)).shape == y.shape
+        assert np.array_equal(fast.product(np.zeros((4, 0)), np.zeros((0, 27))), 0 * W)
+        assert np.array_equal(fast.norm_sums(y, y, np.zeros(3)), np.zeros((2, 3)))
+        largest, winner = fast.max_pool(y, (2, 2), (2, 2), (0, 0))
+        assert fast.max_pool_back(largest, winner, (2, 2), (2, 2), (0, 0), (5, 5)).shape == y.shape
+    finally:
+        kernels.use()
+
+
+# --- buckets -----------------------------------------------------------------------------------------------
+
+
+class Doubling:
+    """A transport whose sums are twice what was given, there when they have been waited for."""
+
+    def __init__(self):
+        self.sizes, self.moving = [], 0
+
+    def start(self, x):
+        assert x.ndim == 1
+        self.sizes.append(x.nbytes)
+        return x
+
+    def progress(self, handles):
+        self.moving = max(self.moving, len(handles))
+
+    def wait(self, x):
+        x *= 2
+
+
+@modest
+@given(data=st.data(), size=st.integers(1, 300))
+def test_every_array_becomes_its_sum_in_whatever_bucket_it_travels(data, size):
+    shapes = data.draw(st.lists(st.sampled_from([(3,), (2, 5), (4, 9), (0, 3), (1, 1)]), max_size=12))
+    given_arrays = [data.draw(arrays(np.float64, shape, elements=st.integers(-9, 9))) for shape in shapes]
+    wanted, transport = [2 * array for array in given_arrays], Doubling()
+    buckets = Buckets(transport, size)
+    for array in given_arrays:
+        buckets.give(array, None)
+    buckets.finish()
+    assert all(np.array_equal(array, right) for array, right in zip(given_arrays, wanted))
+    assert sum(transport.sizes) == sum(array.nbytes for array in given_arrays)
+    assert not buckets.sent and not buckets.waiting
+    assert all(sent >= size for sent in transport.sizes[:-1])  # only the last may be smaller
+
+
+def test_a_full_bucket_leaves_before_the_next_array_comes():
+    transport = Doubling()
+    buckets = Buckets(transport, 100)
+    buckets.give(np.ones(10))
+    assert transport.sizes == []
+    buckets.give(np.ones(10))
+    assert transport.sizes == [160]
+    buckets.give(np.ones((5, 5)))  # travels where it lies
+    assert transport.sizes == [160, 200] and transport.moving == 2
+
+
+@modest
+@given(x=arrays(np.float32, 20, elements=st.floats(width=32, allow_nan=False, allow_infinity=True)))
+def test_bf16_rounds_to_nearest_ties_to_even(x):
+    narrow = Bf16()
+    assert narrow(x).dtype == np.uint16
+    finite = np.isfinite(x)
+    assert np.array_equal(narrow.back(narrow(x))[finite], bf16(x)[finite].astype(np.float32))
+    assert np.array_equal(narrow.back(narrow(x))[~finite], x[~finite])
+
+
+def test_bf16_keeps_every_nan():
+    nans = np.array([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7FC00000], np.uint32).view(np.float32)
+    narrow = Bf16()
+    assert np.isnan(narrow.back(narrow(nans))).all()
+
+
+def test_narrow_buckets_travel_as_half_the_bytes():
+    class Adding(Doubling):
+        def wait(self, bits):
+            narrow = Bf16()
+            bits[...] = narrow(2 * narrow.back(bits))
+
+    transport, array = Adding(), np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
+    buckets, wanted = Buckets(transport, 16, Bf16()), 2 * array
+    buckets.give(array)
+    buckets.finish()
+    assert transport.sizes == [128]
+    assert np.abs(array - wanted).max() <= 2.0**-8 * 2
+
+
+# --- who is there ------------------------------------------------------------------------------------------
+
+
+def test_a_process_alone_imports_nothing_of_mpi(monkeypatch):
+    code = (
+        "import sys; from wtref.cli import main; code = main(['audit', '--device', 'cpu']); "
+        "assert not {'mpi4py', 'wtref.parallel.mpi', 'wtref.parallel.nccl'} & sys.modules.keys(), 'imported'; sys.exit(code)"
+    )
+    for name in LAUNCHERS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PMI_SIZE", "1")  # mpiexec -n 1
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_several_processes_without_mpi4py_are_one_clear_line(monkeypatch, name):
+    monkeypatch.setenv(name, "3")
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    monkeypatch.delitem(sys.modules, "wtref.parallel.mpi", raising=False)
+    with pytest.raises(InputError, match=r"^started as 3 processes, which needs mpi4py: pip install 'wtref\[mpi\]'"):
+        open_crew()
+
+
+def test_a_launcher_of_another_mpi_is_one_clear_line():
+    pytest.importorskip("mpi4py")
+    code = "import os; os.environ['FLUX_JOB_SIZE'] = '2'; from wtref.cli import main; raise SystemExit(main(['train']))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("wtref: started as 2 processes, which find one each: mpi4py uses ") and done.stderr.count("\n") == 1
+
+
+# --- prediction --------------------------------------------------------------------------------------------
+
+
+def test_all_reduce_costs_what_halving_and_doubling_does():
+    """Counted message by message: in round i, half of what is left goes out, and comes back on the way up."""
+    latency, speed, size = 3e-6, 1e9, 1 << 20
+    for rounds in (1, 3, 10):
+        sent, left = 0, size
+        for _ in range(rounds):
+            left /= 2
+            sent += left
+        counted = 2 * (rounds * latency + sent / speed)
+        assert scaling.all_reduce(2**rounds, size, latency, speed) == pytest.approx(counted)
+
+
+def test_prediction_falls_with_devices_and_rises_with_the_network():
+    row = {"ms": 100.0, "bytes": 1e8, "buckets": 24, "small_sums": 106}
+    found = list(scaling.predict(row).values())
+    for efficiencies in found:
+        assert all(0 < least <= most <= 1 for least, most in efficiencies)
+        assert efficiencies == sorted(efficiencies, reverse=True)
+    for slow, fast in zip(found, found[1:]):
+        assert all(a < b for a, b in zip(slow, fast))
+    assert scaling.predict({**row, "bytes": 0, "buckets": 0, "small_sums": 0})["10 Gbit/s Ethernet, 30 µs"][0] == (1, 1)

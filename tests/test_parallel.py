@@ -1,0 +1,335 @@
+"""Several processes train as one would: the same numbers, whole folders, clear ends.  Real ones, started by mpiexec."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wtref import checkpoints
+
+ROOT = Path(__file__).parents[1]
+MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+PROGRAM = ROOT / "tests" / "crew_program.py"
+TIMES = ("seconds", "images_per_second", "waiting_ms_per_step", "processes")
+SMALL = "train --model mlp --hidden 6 --batch-size 100 --device cpu --threads 1 --dtype float64 --rule wm".split()
+
+pytest.importorskip("mpi4py", reason="several processes need mpi4py: pip install 'wtref[mpi]'")
+pytestmark = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec here: pip install 'wtref[mpi]'")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def mpiexec(processes, *argv):
+    """The command that starts so many processes of `python argv`."""
+    return [MPIEXEC, "-n", str(processes), sys.executable, *map(str, argv)]
+
+
+def run(command, seconds=300):
+    """The finished process of a command, its output as text."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    return subprocess.run(command, env=environment, timeout=seconds, text=True, capture_output=True)
+
+
+def train(processes, *flags):
+    done = run(mpiexec(processes, ROOT / "run.py", *SMALL, *flags))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def fails(command, code):
+    """The lines on stderr of a command that ends with this code and never takes a step."""
+    done = run(command)
+    assert done.returncode == code, done.stderr
+    assert "epoch" not in done.stdout and "Traceback" not in done.stderr
+    return done.stderr.splitlines()
+
+
+# --- the same numbers --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return found(1, tmp_path_factory.mktemp("alone") / "out.npz")
+
+
+def found(processes, path, *how):
+    """What crew_program.py found with so many processes."""
+    done = run(mpiexec(processes, PROGRAM, path, *how))
+    assert done.returncode == 0, done.stderr
+    return dict(np.load(path))
+
+
+def distance(a, b):
+    """The largest difference, relative to the largest value; angles, of which some are 0, to a thousandth of a degree."""
+    return np.abs(a - b).max() / max(np.abs(a).max(), 1e-3)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_any_number_of_processes_learns_the_same(alone, processes, here):
+    together = found(processes, here / "out.npz")
+    assert together.keys() == alone.keys()
+    own = {name for name in alone if name.startswith("own statistics")}
+    assert len({name.partition(":")[0] for name in alone}) == 28
+    assert {name for name in alone.keys() - own if not distance(alone[name], together[name]) < 1e-9} == set()
+    assert any(distance(alone[name], together[name]) > 1e-3 for name in own)  # as each share has its own
+
+
+def test_device_arrays_are_summed_by_nccl_when_their_stream_may(alone, here):
+    together = found(2, here / "out.npz", "double")
+    exact = {name for name in together if not name.startswith("bf16")}
+    assert {name for name in exact if not distance(alone[name], together[name]) < 1e-9} == set()
+    wanted, rounded = alone["resnet8 kp: stem.W"], together["bf16: stem.W"]
+    assert 1e-5 < np.linalg.norm(wanted - rounded) / np.linalg.norm(wanted) < 0.2  # float32 alone is at 1e-6
+
+
+def test_copies_that_drift_apart_stop_the_run_and_name_the_layer(here):
+    script = here / "drift.py"
+    script.write_text(
+        "import numpy as np\n"
+        "from wtref import cli, training\n"
+        "class Spoilt(training.Training):\n"
+        "    def train_step(self, *batch, **how):\n"
+        "        if self.crew.rank == 1 and self.position == 3:\n"
+        "            B = self.network.synapses[1].B\n"
+        "            B[2, 5] = np.nextafter(B[2, 5], 9)\n"
+        "        return super().train_step(*batch, **how)\n"
+        "cli.commands.running.Training = Spoilt\n"
+        "raise SystemExit(cli.main())\n"
+    )
+    done = run(mpiexec(2, script, *SMALL, "--rule", "fa", "--check-copies", "2"))
+    assert done.returncode == 1
+    assert done.stderr == "wtref: the copies of output.B drifted apart: rank 1's is not rank 0's\n"
+
+
+def test_gradients_travel_while_the_backward_pass_still_runs(here):
+    script = here / "order.py"
+    script.write_text(
+        "import sys, numpy as np\n"
+        "from crew_program import CASES, data\n"
+        "from wtref.datasets.memory import MemoryFeed\n"
+        "from wtref.parallel import open_crew\n"
+        "from wtref.training import Training\n"
+        "crew, events = open_crew(), []\n"
+        "config = CASES['resnet8 kp']\n"
+        "device = config.open_device(crew=crew)\n"
+        "crew.prepare(device, 10_000, 'float32')\n"
+        "training = Training(config, device, MemoryFeed(data(), device, 7, 0))\n"
+        "start, give = crew.sums.start, crew.give\n"
+        "crew.sums.start = lambda x: events.append('sent') or start(x)\n"
+        "crew.give = lambda *arrays: events.append('given') or give(*arrays)\n"
+        "next(training.steps())\n"
+        "if crew.rank == 0:\n"
+        "    print(*events)\n"
+    )
+    events = run(mpiexec(2, script)).stdout.split()
+    given = events.count("given")
+    assert given == 10  # layers
+    assert "sent" in events[: events.index("given", events.index("given") + 1) + 8]  # long before the last
+    assert events.index("sent") < len(events) - 1 - events[::-1].index("given")
+
+
+# --- runs --------------------------------------------------------------------------------------------------
+
+
+def records(name):
+    lines = Path("runs", name, "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
+
+
+def assert_same_run(a, b):
+    (arrays, plain), (others, plain_b) = (checkpoints.read(Path("runs", name, "last.npz")) for name in (a, b))
+    assert {key for key in arrays if not distance(arrays[key], others[key]) < 1e-9} == set()
+    assert plain["rule"] == plain_b["rule"] and plain["epoch"] == plain_b["epoch"]
+    for ours, theirs in zip(records(a), records(b), strict=True):
+        assert ours.keys() == theirs.keys()
+        for key, value in ours.items():
+            assert theirs[key] == pytest.approx(value, rel=1e-9, abs=1e-6)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(here):
+    train(1, "--epochs", "3", "--log-name", "whole")
+    command = mpiexec(3, ROOT / "run.py", *SMALL, "--epochs", "3", "--log-name", "parts", "--save-every", "4")
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(Path("runs/parts/last.npz"), started)
+    started.send_signal(signal.SIGTERM)
+    _, said = started.communicate(timeout=30)
+    stopped = started.returncode == 128 + signal.SIGTERM
+    assert stopped and said.count("stopped in epoch") == 1 or started.returncode == 0
+    train(2, "--epochs", "3", "--resume", "parts")
+    assert_same_run("whole", "parts")
+    about = json.loads(Path("runs/parts/config.json").read_text())
+    assert "processes" not in about["config"]
+
+
+def test_waiting_is_in_the_metrics_of_several_processes_alone(here):
+    train(2, "--epochs", "1", "--log-name", "two")
+    train(1, "--epochs", "1", "--log-name", "one")
+    two, one = (json.loads(Path("runs", name, "metrics.jsonl").read_text()) for name in ("two", "one"))
+    assert 0 < two["waiting_ms_per_step"] < 1000 * two["seconds"] / 15
+    assert "waiting_ms_per_step" not in one and two.keys() - one.keys() == {"waiting_ms_per_step", "processes"}
+
+
+# --- ends --------------------------------------------------------------------------------------------------
+
+
+def wait_for(path, process, seconds=60):
+    end = time.monotonic() + seconds
+    while not path.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    assert path.exists(), process.communicate()
+
+
+def test_twenty_kills_at_random_moments_leave_a_run_that_ends_as_if_nothing_had_happened(here):
+    chance, flags = random.Random(0), ["--epochs", "60", "--save-every", "1", "--rule", "kp"]
+    train(1, *flags, "--log-name", "whole")
+    how, last = "--log-name", Path("runs/killed/last.npz")
+    for kill in range(20):
+        command = mpiexec(2 + kill % 2, ROOT / "run.py", *SMALL, *flags, how, "killed")
+        started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        line = next(line for line in started.stdout if "by process id" in line)
+        processes = re.findall(r"is (\d+)", line)
+        if kill == 0:
+            wait_for(last, started)
+        time.sleep(chance.uniform(0, 0.3))
+        os.kill(int(chance.choice(processes)), signal.SIGKILL)
+        start = time.monotonic()
+        said = "".join(started.communicate(timeout=30))
+        assert time.monotonic() - start < 30 and started.returncode != 0
+        assert "Killed" in said and "Traceback" not in said  # MPICH's words
+        assert re.search(r"PID (\d+)", said)[1] in processes  # nearly always the right one
+        checkpoints.read(last)
+        how = "--resume"
+    train(2, *flags, "--resume", "killed")
+    assert_same_run("whole", "killed")
+
+
+def test_an_error_on_one_rank_ends_all_and_names_it_once(here):
+    folder(here / "data", count=12)
+    (here / "data/train/b/11.png").write_bytes(b"no image")
+    command = mpiexec(3, ROOT / "run.py", *FOLDER, "--data-dir", "data", "--epochs", "1")
+    start = time.monotonic()
+    done = run(command, seconds=40)
+    assert time.monotonic() - start < 30
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if line.startswith("wtref: ")] == [
+        line for line in done.stderr.splitlines() if re.match(r"wtref: rank [012]: data/train/b/11.png is no image", line)
+    ]
+    assert done.stderr.count("11.png") == 1
+
+
+def test_a_bug_on_one_rank_ends_all_and_shows_where(here):
+    script = here / "bug.py"
+    script.write_text(
+        "from wtref import cli, training\n"
+        "class Spoilt(training.Training):\n"
+        "    def train_step(self, *batch, **how):\n"
+        "        if self.crew.rank == 1 and self.position == 3:\n"
+        "            raise ZeroDivisionError('as planned')\n"
+        "        return super().train_step(*batch, **how)\n"
+        "cli.commands.running.Training = Spoilt\n"
+        "raise SystemExit(cli.main())\n"
+    )
+    done = run(mpiexec(2, script, *SMALL), seconds=40)
+    assert done.returncode == 1
+    assert done.stderr.count("wtref: rank 1: ZeroDivisionError('as planned')") == 1
+    assert done.stderr.count("Traceback") == 1
+
+
+@pytest.mark.parametrize(
+    "one, other, line",
+    [
+        ("", "", "wtref: --lr must be more than 0, found -1.0"),
+        ("", "--lr 0.2", "wtref: rank 0: --lr must be more than 0, found -1.0"),
+        ("--lr 0.1", "--lr 0.2", "wtref: the processes differ in --lr: 0.1 on rank 0, 0.2 on rank 1; start all with the same"),
+    ],
+)
+def test_bad_and_unlike_flags_are_one_line_before_the_first_step(one, other, line):
+    one, other = (flags.split() or ["--lr", "-1"] for flags in (one, other))
+    second = [":", *mpiexec(1, ROOT / "run.py", *SMALL, *other)[1:]]
+    assert fails([*mpiexec(1, ROOT / "run.py", *SMALL, *one), *second], 2) == [line]
+    assert not Path("runs").exists()
+
+
+def test_unlike_data_are_one_line_before_the_first_step(here):
+    folder(here / "a", count=4)
+    folder(here / "b", count=5)
+    one, other = (mpiexec(1, ROOT / "run.py", *FOLDER, "--data-dir", which) for which in ("a", "b"))
+    (line,) = fails([*one, ":", *other[1:]], 2)
+    assert line.startswith("wtref: the processes differ in the data's sha256: ")
+
+
+def test_unlike_versions_are_one_line_before_the_first_step(here):
+    script = here / "older.py"
+    script.write_text("import wtref, sys\nwtref.__version__ = '0.0.9'\nfrom wtref.cli import main\nsys.exit(main())\n")
+    command = [*mpiexec(1, ROOT / "run.py", *SMALL), ":", *mpiexec(1, script, *SMALL)[1:]]
+    (line,) = fails(command, 2)
+    assert line.startswith("wtref: the processes differ in wtref's version: ") and "0.0.9 on rank 1" in line
+
+
+def test_commands_of_one_process_say_so():
+    assert fails(mpiexec(2, ROOT / "run.py", "runs"), 2) == ["wtref: 'runs' is for one process, found 2; start it without mpiexec or srun"]
+
+
+def test_a_loss_that_becomes_infinite_is_said_once(here):
+    flags = "train --model mlp --lr 1e30 --device cpu --threads 1".split()
+    (line,) = fails(mpiexec(2, ROOT / "run.py", *flags), 1)
+    assert line.startswith("wtref: the loss became")
+
+
+# --- image folders -----------------------------------------------------------------------------------------
+
+FOLDER = "train --dataset folder --image-size 16 --model resnet8 --batch-size 6 --device cpu --threads 1".split()
+
+
+def folder(root, count):
+    """An image folder with two classes of `count` images to train on and three to test on."""
+    rng = np.random.default_rng(count)
+    for split, images in (("train", count), ("val", 3)):
+        for name in "ab":
+            (root / split / name).mkdir(parents=True)
+            for i in range(images):
+                pixels = rng.integers(256, size=(20, 24, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+
+
+def test_each_rank_opens_its_share_of_an_image_folder_and_all_open_all(here):
+    folder(here / "data", count=10)
+    script = here / "opened.py"
+    script.write_text(
+        "import os, sys\n"
+        "from wtref import cli\n"
+        "from wtref.datasets import augment\n"
+        "read = augment._read\n"
+        "def noted(path):\n"
+        "    with open(f'opened-{os.getpid()}', 'a') as file:\n"
+        "        file.write(f'{path}\\n')\n"
+        "    return read(path)\n"
+        "augment._read = noted\n"
+        "sys.exit(cli.main())\n"
+    )
+    done = run(mpiexec(3, script, *FOLDER, "--data-dir", "data", "--epochs", "1", "--log-name", "three"))
+    assert done.returncode == 0, done.stderr
+    opened = [path.read_text().split() for path in Path().glob("opened-*")]
+    assert len(opened) == 3 and all(opened)
+    everything = sorted(str(path) for path in Path("data").glob("*/*/*.png"))
+    assert sorted(path for paths in opened for path in paths) == everything  # each once, and so none twice in the error
+    alone = run(mpiexec(1, ROOT / "run.py", *FOLDER, "--data-dir", "data", "--epochs", "1", "--log-name", "one"))
+    assert alone.returncode == 0, alone.stderr
+    ours, theirs = records("three")[0], records("one")[0]
+    assert ours["test_error"] == theirs["test_error"] and ours["train_error"] == theirs["train_error"]
+    assert ours["test_loss"] == pytest.approx(theirs["test_loss"], rel=1e-3)
