@@ -109,8 +109,9 @@ class BatchNorm:
         """y (..., C) -> (..., C)."""
         if y.shape[-1] != self.channels:
             raise InputError(f"{self.name}: takes {self.channels} channels, was given {_shape(y)}")
-        kernels, self.y, self.train = primitives(y), y, train
-        if train and (y.size or self.crew.size > 1):
+        kernels, self.y = primitives(y), y
+        self.train = train and (y.size > 0 or self.crew.size > 1)  # nothing at all has no statistics
+        if self.train:
             self.mean, variance, self.count = self.crew.moments(kernels, y)
             kernels.follow(self.running_mean, self.mean, self.momentum)
             kernels.follow(self.running_var, variance, self.momentum, self.count / max(self.count - 1, 1))

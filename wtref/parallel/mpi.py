@@ -140,8 +140,7 @@ class MpiCrew(Crew):
         nodes = {}
         for rank, (node, pid) in enumerate(everyones or ()):
             nodes.setdefault(node, []).append(f"{rank} is {pid}")
-        lines = [f"{self.size} processes, {self.threads} threads each"]
-        return "\n".join(lines + [f"ranks on {node}, by process id: {', '.join(ranks)}" for node, ranks in nodes.items()])
+        return "\n".join(f"ranks on {node}, by process id: {', '.join(ranks)}" for node, ranks in nodes.items())
 
     def agree(self, arrays):
         hashes = {name: hashlib.sha1(array.tobytes()).digest() for name, array in arrays.items()}
