@@ -18,6 +18,9 @@ from wtref.kernels import cores
 from wtref.parallel import Crew
 from wtref.parallel.buckets import Buckets
 
+PATIENCE = 100  # looks at a sum that is not there yet, before the process takes naps
+NAP = 2e-5  # seconds
+
 
 class MpiCrew(Crew):
     """Several processes, each with its share of every batch.  See Crew for what the methods mean.
@@ -203,8 +206,12 @@ class MpiSums:
 
     def wait(self, request):
         """MPI's own wait would not let go of a core that another process of the crew may need."""
-        while not request.Test():
+        for _ in range(PATIENCE):
+            if request.Test():
+                return
             os.sched_yield()
+        while not request.Test():
+            time.sleep(NAP)
 
     def take_waited(self):
         """The host waits itself, by the crew's clock."""
