@@ -86,9 +86,9 @@ class BatchNorm:
     """gamma (y - mean) / sqrt(variance + epsilon) + beta, each channel over batch and positions.
 
     One class for (N, C) and (N, H, W, C).  Training normalises with the mean and variance of the
-    batch, of all shares of it together, and moves the running statistics towards them by `momentum` (variance unbiased, as in
-    PyTorch); evaluation normalises with the running statistics.  Errors return by ordinary
-    backprop under every rule: there is no weight matrix here.  (Ioffe and Szegedy, 2015.)
+    batch, all shares of it together, and moves the running statistics towards them by `momentum`
+    (variance unbiased, as in PyTorch); evaluation normalises with the running statistics.  Errors return
+    by ordinary backprop under every rule: there is no weight matrix here.  (Ioffe and Szegedy, 2015.)
     """
 
     rectify = False
