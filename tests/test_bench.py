@@ -331,10 +331,12 @@ def test_the_innermost_name_counts(monkeypatch):
     [
         ("--crop 3", "--crop goes with bench's loader, not with its goals"),
         ("--models mlp --crop 3", "--crop goes with bench's loader, not with its grid"),
-        ("--lr 0.1", "--lr goes with bench's grid or bench's loader, not with its goals"),
+        ("--lr 0.1", "--lr goes with bench's grid or bench's scaling or bench's loader, not with its goals"),
         ("--growth --models mlp", "--models goes with bench's grid"),
         ("--loader --profile", "--profile goes with"),
         ("--loader --growth", "not allowed with"),
+        ("--scaling --device cuda", "--device goes with bench's goals"),
+        ("--scaling --profile", "--profile goes with"),
         ("--models vgg", "unknown model 'vgg'; choose from: mlp"),
         ("--rules bq", "unknown rule 'bq'; choose from: bp"),
         ("--batches 8 0", "--batches must be at least 1, found 0"),

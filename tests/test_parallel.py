@@ -343,3 +343,18 @@ def test_damaged_images_are_skipped_as_by_one_process(here):
         assert done.returncode == 0, done.stderr
         assert "2 damaged images were skipped" in done.stdout
     assert_same_run("by1", "by3")
+
+
+# --- bench -------------------------------------------------------------------------------------------------
+
+
+def test_scaling_is_timed_in_processes_of_its_own_and_predicted(here):
+    flags = "bench --scaling --models mlp --rules kp --batches 64 --threads 2 --repeats 1 --json found.json".split()
+    done = run([sys.executable, ROOT / "run.py", *flags])
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(Path("found.json").read_text())["rows"]
+    rows = found["rows"]
+    assert rows["one"]["waiting_ms"] == rows["half"]["waiting_ms"] == 0 < rows["two"]["waiting_ms"] < rows["two"]["ms"]
+    assert {row["bytes"] for row in rows.values()} == {4 * (784 * 500 + 500 + 500 * 10 + 10)}
+    assert found["strong"] == rows["one"]["ms"] / rows["two"]["ms"] and found["weak"] == rows["half"]["ms"] / rows["two"]["ms"]
+    assert "PREDICTION, not a measurement" in done.stdout and done.stdout.count("strong scaling") == 1
