@@ -349,6 +349,8 @@ def test_the_innermost_name_counts(monkeypatch):
         ("--growth --models mlp", "--models goes with bench's grid"),
         ("--loader --profile", "--profile goes with"),
         ("--loader --growth", "not allowed with"),
+        ("--scaling --device cuda", "--device goes with bench's goals"),
+        ("--scaling --profile", "--profile goes with"),
         ("--models vgg", "unknown model 'vgg'; choose from: mlp"),
         ("--rules bq", "unknown rule 'bq'; choose from: bp"),
         ("--batches 8 0", "--batches must be at least 1, found 0"),

@@ -119,7 +119,6 @@ def test_copies_that_drift_apart_stop_the_run_and_name_the_layer(here):
 def test_gradients_travel_while_the_backward_pass_still_runs(here):
     script = here / "order.py"
     script.write_text(
-        "import sys, numpy as np\n"
         "from crew_program import CASES, data\n"
         "from wtref.datasets.memory import MemoryFeed\n"
         "from wtref.parallel import open_crew\n"
@@ -137,10 +136,9 @@ def test_gradients_travel_while_the_backward_pass_still_runs(here):
         "    print(*events)\n"
     )
     events = run(mpiexec(2, script)).stdout.split()
-    given = events.count("given")
-    assert given == 10  # layers
-    assert "sent" in events[: events.index("given", events.index("given") + 1) + 8]  # long before the last
-    assert events.index("sent") < len(events) - 1 - events[::-1].index("given")
+    last = len(events) - 1 - events[::-1].index("given")
+    assert events.count("given") == 10  # layers, their shortcuts among them
+    assert events[:last].count("sent") >= 5
 
 
 # --- runs --------------------------------------------------------------------------------------------------
@@ -333,3 +331,30 @@ def test_each_rank_opens_its_share_of_an_image_folder_and_all_open_all(here):
     ours, theirs = records("three")[0], records("one")[0]
     assert ours["test_error"] == theirs["test_error"] and ours["train_error"] == theirs["train_error"]
     assert ours["test_loss"] == pytest.approx(theirs["test_loss"], rel=1e-3)
+
+
+def test_damaged_images_are_skipped_as_by_one_process(here):
+    folder(here / "data", count=4)
+    for name in ("train/a/1.png", "val/b/0.png"):
+        (here / "data" / name).write_bytes(b"no image")
+    flags = [*FOLDER, "--data-dir", "data", "--epochs", "2", "--bad-images", "skip", "--dtype", "float64", "--batch-size", "2"]
+    for processes in (1, 3):
+        done = run(mpiexec(processes, ROOT / "run.py", *flags, "--log-name", f"by{processes}"))
+        assert done.returncode == 0, done.stderr
+        assert "2 damaged images were skipped" in done.stdout
+    assert_same_run("by1", "by3")
+
+
+# --- bench -------------------------------------------------------------------------------------------------
+
+
+def test_scaling_is_timed_in_processes_of_its_own_and_predicted(here):
+    flags = "bench --scaling --models mlp --rules kp --batches 64 --threads 2 --repeats 1 --json found.json".split()
+    done = run([sys.executable, ROOT / "run.py", *flags])
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(Path("found.json").read_text())["rows"]
+    rows = found["rows"]
+    assert rows["one"]["waiting_ms"] == rows["half"]["waiting_ms"] == 0 < rows["two"]["waiting_ms"] < rows["two"]["ms"]
+    assert {row["bytes"] for row in rows.values()} == {4 * (784 * 500 + 500 + 500 * 10 + 10)}
+    assert found["strong"] == rows["one"]["ms"] / rows["two"]["ms"] and found["weak"] == rows["half"]["ms"] / rows["two"]["ms"]
+    assert "PREDICTION, not a measurement" in done.stdout and done.stdout.count("strong scaling") == 1

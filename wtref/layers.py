@@ -84,9 +84,9 @@ class BatchNorm:
     """gamma (y - mean) / sqrt(variance + epsilon) + beta, each channel over batch and positions.
 
     One class for (N, C) and (N, H, W, C).  Training normalises with the mean and variance of the
-    batch, of all shares of it together, and moves the running statistics towards them by `momentum` (variance unbiased, as in
-    PyTorch); evaluation normalises with the running statistics.  Errors return by ordinary
-    backprop under every rule: there is no weight matrix here.  (Ioffe and Szegedy, 2015.)
+    batch, all shares of it together, and moves the running statistics towards them by `momentum`
+    (variance unbiased, as in PyTorch); evaluation normalises with the running statistics.  Errors return
+    by ordinary backprop under every rule: there is no weight matrix here.  (Ioffe and Szegedy, 2015.)
     """
 
     rectify = False
@@ -107,8 +107,9 @@ class BatchNorm:
         """y (..., C) -> (..., C)."""
         if y.shape[-1] != self.channels:
             raise InputError(f"{self.name}: takes {self.channels} channels, was given {_shape(y)}")
-        kernels, self.y, self.train = primitives(y), y, train
-        if train and (y.size or self.crew.size > 1):
+        kernels, self.y = primitives(y), y
+        self.train = train and (y.size > 0 or self.crew.size > 1)  # nothing at all has no statistics
+        if self.train:
             running = self.running_mean, self.running_var
             found = self.crew.norm_statistics(kernels, y, self.gamma, *running, self.momentum, self.epsilon)
         else:

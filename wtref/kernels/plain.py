@@ -106,7 +106,7 @@ def norm_gradients(delta, x, mean, inverse_std, scale, y=None, norm_sums=norm_su
 
     By slope and shift the batch's variance and its mean, which depend on every row, send delta back.
     """
-    (delta_sum, centred_sum), count = norm_sums(delta, x, mean, y), count or max(delta.size // len(mean), 1)
+    (delta_sum, centred_sum), count = norm_sums(delta, x, mean, y), count or delta.size // len(mean)
     slope, shift = -scale * inverse_std * inverse_std * centred_sum / count, -scale * delta_sum / count
     return delta_sum, centred_sum * inverse_std, slope, shift
 

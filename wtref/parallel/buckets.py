@@ -18,11 +18,11 @@ class Buckets:
         self.waiting, self.sent = [], []
 
     def give(self, *arrays):
-        """Arrays that lie in memory in the order of their rows, or None, which has nothing to sum."""
+        """Arrays, or None, which has nothing to sum."""
         for array in arrays:
             if array is None:
                 continue
-            if array.nbytes >= self.size and not self.narrow:
+            if array.nbytes >= self.size and array.flags.c_contiguous and not self.narrow:
                 self._send(array.reshape(-1), [])
                 continue
             self.waiting.append(array)

@@ -18,6 +18,9 @@ from wtref.kernels import cores, plain
 from wtref.parallel import Crew
 from wtref.parallel.buckets import Buckets
 
+PATIENCE = 100  # looks at a sum that is not there yet, before the process takes naps
+NAP = 2e-5  # seconds
+
 
 class MpiCrew(Crew):
     """Several processes, each with its share of every batch.  See Crew for what the methods mean.
@@ -160,8 +163,7 @@ class MpiCrew(Crew):
         nodes = {}
         for rank, (node, pid) in enumerate(everyones or ()):
             nodes.setdefault(node, []).append(f"{rank} is {pid}")
-        lines = [f"{self.size} processes, {self.threads} threads each"]
-        return "\n".join(lines + [f"ranks on {node}, by process id: {', '.join(ranks)}" for node, ranks in nodes.items()])
+        return "\n".join(f"ranks on {node}, by process id: {', '.join(ranks)}" for node, ranks in nodes.items())
 
     def agree(self, arrays):
         hashes = {name: hashlib.sha1(array.tobytes()).digest() for name, array in arrays.items()}
@@ -224,8 +226,12 @@ class MpiSums:
 
     def wait(self, request):
         """MPI's own wait would not let go of a core that another process of the crew may need."""
-        while not request.Test():
+        for _ in range(PATIENCE):
+            if request.Test():
+                return
             os.sched_yield()
+        while not request.Test():
+            time.sleep(NAP)
 
     def take_waited(self):
         """The host waits itself, by the crew's clock."""

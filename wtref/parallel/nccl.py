@@ -17,11 +17,11 @@ def open_sums(cupy, comm):
     """
     nccl = cupy.cuda.nccl
     if not nccl.available:
-        raise InputError("several processes on GPUs need NCCL, and this CuPy comes without; pip install nvidia-nccl-cu12 (or -cu13)")
+        raise InputError("several processes on GPUs need NCCL, and CuPy finds none; pip install nvidia-nccl-cu12 (or -cu13)")
     devices = comm.allgather((socket.gethostname(), cupy.cuda.Device().pci_bus_id))
-    if devices.count(devices[comm.rank]) > 1:
-        node, device = devices[comm.rank]
-        raise InputError(f"{devices.count(devices[comm.rank])} processes share the GPU {device} of {node}; start one for each GPU")
+    node, device = mine = devices[comm.rank]
+    if devices.count(mine) > 1:
+        raise InputError(f"{devices.count(mine)} processes share the GPU {device} of {node}; start one for each GPU")
     unique = comm.bcast(nccl.get_unique_id() if comm.rank == 0 else None)
     return NcclSums(cupy, nccl.NcclCommunicator(comm.size, unique, comm.rank))
 
