@@ -38,7 +38,7 @@ def spilling(report):
 @with_nvrtc
 @pytest.mark.parametrize("dtype, precision", KINDS)
 def test_cupy_s_compiler_takes_the_kernels(dtype, precision):
-    assert nvrtc.complaints(source(), "sm_90", options(dtype, precision)) == ""
+    assert nvrtc.complaints(source(), "compute_90", options(dtype, precision)) == ""
 
 
 @with_nvrtc
