@@ -82,8 +82,11 @@ def _ready():
 
 
 def _save(pictures, folder):
+    from matplotlib import pyplot
+
     for name, figure in pictures.items():
         figure.savefig(folder / name, dpi=160)
+        pyplot.close(figure)
     return [folder / name for name in pictures]
 
 
@@ -121,7 +124,7 @@ def _draw_depth(lines, colours):
             values = [mean(angles[name] for angles in mine) for name in mine[0]]
             axes.plot([depths[name] for name in mine[0]], values, color=colour, linewidth=1.4, marker="o", markersize=3)
             ends[curve] = values[-1]
-        axes.set(ylim=(0, 100), yticks=range(0, 101, 20), xlabel="layer")
+        axes.set(ylim=(-3, 100), yticks=range(0, 101, 20), xlabel="layer")
         axes.set_ylabel(f"{kind} angle (degrees)")
         _label_ends(axes, {curve: (end, f"{label(curve)} {end:.0f}°") for curve, end in ends.items()}, colours)
     return figure
@@ -144,7 +147,7 @@ def _draw_angles(lines, colours):
                 axes.plot(epochs, [mean(v) for v in values], color=colour, linewidth=1.2)
             if not names:
                 axes.text(0.5, 0.5, "no such matrix", transform=axes.transAxes, ha="center", color="grey")
-            axes.set(ylim=(0, 100), yticks=range(0, 101, 20))
+            axes.set(ylim=(-3, 100), yticks=range(0, 101, 20))
             axes.label_outer()
         axes_row[0].set_ylabel(f"{kind} angle (degrees)")
     for axes, curve in zip(grid[0], colours):

@@ -148,6 +148,7 @@ class Shelf:
     time takes longer than to fill it.  Smaller ones are kept by the C library (keep_memory in products.c)."""
 
     LARGE = 1 << 25  # bytes
+    MOST = 4  # kept at a time: the more, the fewer are touched for the first time, and the more lie idle at the peak
 
     def __init__(self):
         self.free = {}  # {bytes: blocks of that size}
@@ -162,8 +163,12 @@ class Shelf:
             self.free = {size: blocks}  # what other sizes keep goes back to the system first
         block = blocks.pop() if blocks else np.empty(size, np.uint8)
         array = np.frombuffer(block.data, dtype)  # every view of it holds on to it
-        weakref.finalize(array, blocks.append, block).atexit = False
+        weakref.finalize(array, self._take_back, blocks, block).atexit = False
         return array.reshape(shape)
+
+    def _take_back(self, blocks, block):
+        if len(blocks) < self.MOST:
+            blocks.append(block)
 
 
 def _check(fits, *arrays):

@@ -153,16 +153,17 @@ static long block_of(long count, long channels, int shared) {
     return MAX(1, MIN(MAX(fit, 4 * ROWS) / ROWS * ROWS, share));
 }
 
-/* Room for `size` numbers in each of 36 frequencies, kept for the next that needs it: its memory costs more to touch for
- * the first time than to fill. */
-static REAL *kept_room(long size) {
-    static _Thread_local REAL *room;
-    static _Thread_local long held;
-    if (size > held) {
-        free(room);
-        room = space(held = size);
+/* Room that is kept for the next that needs it, so that the large pieces neither cost a page fault every 4 KiB nor leave
+ * holes among the arrays. */
+enum room { KERNELS, TILES, ROOMS };
+static REAL *kept_room(enum room which, long size) {
+    static _Thread_local REAL *room[ROOMS];
+    static _Thread_local long held[ROOMS];
+    if (size > held[which]) {
+        free(room[which]);
+        room[which] = space(held[which] = size);
     }
-    return room;
+    return room[which];
 }
 
 /* m (36, ., c_out) = v (36, ., c_in) U for `tiles` of them and the items of the frequencies' panels of output channels. */
@@ -183,7 +184,8 @@ static void winograd(struct tiling g, const REAL *y, long c_in, long c_out, stru
     int shared = shared_tiles(size), groups = shared ? 1 : MIN(team(), count);
     long block = block_of(count, c_in + c_out, shared);
     long v_step = block * c_in + V, m_step = block * c_out + V;  /* V apart: not all in one cache set */
-    REAL *U = kept_room(size), *vs = space(groups * 36 * v_step), *ms = space(groups * 36 * m_step);
+    REAL *U = kept_room(KERNELS, size);
+    REAL *vs = kept_room(TILES, groups * 36 * (v_step + m_step)), *ms = vs + groups * 36 * v_step;
     kernel_to_panels(k, c_in, c_out, U);
 #pragma omp parallel num_threads(shared ? team() : groups)
     {
@@ -200,7 +202,6 @@ static void winograd(struct tiling g, const REAL *y, long c_in, long c_out, stru
             tiles_to_image(m + mine.first * c_out, m_step, g, c_out, first + mine.first, first + mine.last, out);
         }
     }
-    free(vs), free(ms);
 }
 
 /* dU (36, c_out, c_in) (+)= m^T v for the items of the frequencies' strips of output channels. */
@@ -223,7 +224,8 @@ static void winograd_outer(struct tiling g, const REAL *y, const REAL *delta, lo
     long count = tile_count(g), size = 36 * c_in * c_out, items = 36 * ((c_out + ROWS - 1) / ROWS);
     int shared = shared_tiles(4 * size), groups = shared ? 1 : MIN(team(), count);
     long block = block_of(count, c_in + c_out, shared), v_step = block * c_in + V, m_step = block * c_out + V;
-    REAL *dUs = kept_room(groups * size), *vs = space(groups * 36 * v_step), *ms = space(groups * 36 * m_step);
+    REAL *dUs = kept_room(KERNELS, groups * size);
+    REAL *vs = kept_room(TILES, groups * 36 * (v_step + m_step)), *ms = vs + groups * 36 * v_step;
 #pragma omp parallel num_threads(shared ? team() : groups)
     {
         struct range tiles = shared ? (struct range){0, count} : my_share(count);
@@ -252,5 +254,4 @@ static void winograd_outer(struct tiling g, const REAL *y, const REAL *delta, lo
                 for (int tap = 0; tap < 9; tap++) STORE(outer + (o * 9 + tap) * c_in + i, taps[tap / 3][tap % 3]);
             }
     }
-    free(vs), free(ms);
 }
