@@ -193,7 +193,7 @@ def wait_for(path, process, seconds=60):
 
 
 def test_twenty_kills_at_random_moments_leave_a_run_that_ends_as_if_nothing_had_happened(here):
-    chance, flags = random.Random(0), ["--epochs", "60", "--save-every", "1", "--rule", "kp"]
+    chance, flags = random.Random(0), ["--epochs", "150", "--save-every", "1", "--rule", "kp"]
     train(1, *flags, "--log-name", "whole")
     how, last = "--log-name", Path("runs/killed/last.npz")
     for kill in range(20):
@@ -203,7 +203,7 @@ def test_twenty_kills_at_random_moments_leave_a_run_that_ends_as_if_nothing_had_
         processes = re.findall(r"is (\d+)", line)
         if kill == 0:
             wait_for(last, started)
-        time.sleep(chance.uniform(0, 0.3))
+        time.sleep(chance.uniform(0, 0.15))
         os.kill(int(chance.choice(processes)), signal.SIGKILL)
         start = time.monotonic()
         said = "".join(started.communicate(timeout=30))
