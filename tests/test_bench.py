@@ -301,7 +301,7 @@ def busy(seconds=0.01):
 def test_the_profile_finds_a_busy_function(monkeypatch):
     monkeypatch.setitem(sampling.CATEGORIES, "test_bench.busy", "spinning")
     found = sampling.profile(busy, seconds=0.3)
-    assert found["spinning"] > 0.5 * sum(found.values())  # the rest: starting threads, on a machine with other work
+    assert found["spinning"] > 0.8 * sum(found.values())
     assert 10 <= sum(found.values()) < 20
 
 
@@ -309,12 +309,12 @@ def test_the_profile_counts_workers_while_the_main_thread_waits(monkeypatch):
     monkeypatch.setitem(sampling.CATEGORIES, "test_bench.busy", "spinning")
 
     def step():
-        worker = threading.Thread(target=busy, args=(0.05,))
+        worker = threading.Thread(target=busy, args=(0.2,))
         worker.start()
         worker.join()
 
-    found = sampling.profile(step, seconds=0.3)
-    assert found["spinning"] > 0.5 * sum(found.values())  # the rest: starting threads, on a machine with other work
+    found = sampling.profile(step, seconds=0.6)
+    assert found["spinning"] > 0.8 * sum(found.values())
 
 
 def test_the_innermost_name_counts(monkeypatch):
