@@ -63,7 +63,7 @@ def results(threads):
     y, delta, W = draw(5, 13, 13, 32), draw(5, 13, 13, 48), draw(48, 288)
     same, strided = [(3, 3), (1, 1), (1, 1)], [(3, 3), (2, 2), (1, 1)]
     half, wide = draw(5, 7, 7, 48), draw(5, 7, 7, 192)
-    products, sums = [many.product(W, W.T)], [many.moments(y), many.norm_sums(y, y, y[0, 0, 0])]
+    products, sums = [many.product(W, W.T)], [many.moments(y), many.norm_sums(y, y, y[0, 0, 0], y[0, 0, 1])]
     for error, geometry in ((delta, same), (half, strided)):
         products.append(many.convolve(y, W, *geometry))
         products.append(many.convolve_back(error, W.T, *geometry, (13, 13)))
@@ -189,8 +189,8 @@ for c_in, c_out in [(3, 5), (6, 16), (16, 16), (17, 33), (32, 48)]:
             largest, winner = fast.max_pool(y, *geometry)
             fast.max_pool_back(largest, winner, *geometry, (6, 7))
         mean, y2 = draw(c_in), draw(2, 6, 7, c_in)
-        fast.moments(y), fast.norm_sums(y, y2, mean, y), fast.norm_forward(y, mean, mean, mean, True)
-        fast.norm_back(y, y2, mean, mean, mean, mean, y), fast.relu(y), fast.relu_back(y, y2), fast.add(y, y2)
+        fast.moments(y), fast.norm_sums(y, y2, mean, mean, mean), fast.norm_forward(y, mean, mean, mean, True)
+        fast.norm_back(y, y2, mean, mean, mean, mean, mean), fast.relu(y), fast.relu_back(y, y2), fast.add(y, y2)
         fast.product(W, B), fast.product(W.T, B.T), fast.hadamard_product(W, draw(W.shape[1]), draw(7), 16)
         fast.descend(W, draw(*W.shape), draw(*W.shape), 0.1, 0.9, 0.1, True)
 print("whole")

@@ -100,7 +100,7 @@ def test_an_empty_share_passes_every_primitive_and_adds_nothing(which):
         assert np.array_equal(fast.convolve_outer(above, y, *same), 0 * W)
         assert fast.convolve_back(above, W.T, *same, (5, 5)).shape == y.shape
         assert np.array_equal(fast.product(np.zeros((4, 0)), np.zeros((0, 27))), 0 * W)
-        assert np.array_equal(fast.norm_sums(y, y, np.zeros(3)), np.zeros((2, 3)))
+        assert np.array_equal(fast.norm_sums(y, y, np.zeros(3), np.zeros(3)), np.zeros((2, 3)))
         largest, winner = fast.max_pool(y, (2, 2), (2, 2), (0, 0))
         assert fast.max_pool_back(largest, winner, (2, 2), (2, 2), (0, 0), (5, 5)).shape == y.shape
     finally:

@@ -81,7 +81,7 @@ def test_no_kernel_depends_on_the_order_of_its_threads(precision, order):
     y, delta, W, mean = draw(2, 6, 7, 5), draw(2, 6, 7, 8), draw(8, 45), draw(5)
     calls = {
         "convolve": (y, W, *same), "convolve_outer": (delta, y, *same), "convolve_back": (delta, W.T, *same, (6, 7)),
-        "moments": (y,), "norm_sums": (y, y, mean), "max_pool": (y, (2, 2), (2, 2), (0, 0)),
+        "moments": (y,), "norm_sums": (y, y, mean, mean), "max_pool": (y, (2, 2), (2, 2), (0, 0)),
         "hadamard_product": (W, draw(45), draw(300), 1024),
     }  # fmt: skip
     for name, arguments in calls.items():

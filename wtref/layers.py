@@ -115,18 +115,17 @@ class BatchNorm:
         else:
             found = self.running_mean, *kernels.norm_scale(self.running_var, self.gamma, self.epsilon)
         self.mean, self.inverse_std, self.scale = found
-        out = kernels.norm_forward(y, self.mean, self.scale, self.beta, self.rectify)
-        self.rectified = out if self.rectify else None
-        return out
+        return kernels.norm_forward(y, self.mean, self.scale, self.beta, self.rectify)
 
     def backward(self, delta):
         """delta (..., C) -> (..., C); leaves the gradients of gamma and beta."""
         kernels, statistics = primitives(delta), (self.mean, self.inverse_std, self.scale)
-        gradients = self.crew.norm_gradients(kernels, delta, self.y, *statistics, self.rectified)
+        beta = self.beta if self.rectify else None  # tells where the ReLU let y through
+        gradients = self.crew.norm_gradients(kernels, delta, self.y, *statistics, beta)
         self.beta_gradient, self.gamma_gradient, slope, shift = gradients
         if not self.train:  # the running ones do not depend on the batch
             slope = shift = 0 * self.scale
-        return kernels.norm_back(delta, self.y, self.mean, self.scale, slope, shift, self.rectified)
+        return kernels.norm_back(delta, self.y, self.mean, self.scale, slope, shift, beta)
 
     def average(self, crew):
         """Let the running statistics become their average over all processes, where each follows its own batches."""
@@ -268,7 +267,7 @@ def walk(layer):
 def forget(layer):
     """Let go of the arrays of activities that a layer, and all layers inside it, kept for the backward pass."""
     for part in walk(layer):
-        for name in {"y", "rectified", "winner"} & vars(part).keys():
+        for name in {"y", "winner"} & vars(part).keys():
             setattr(part, name, None)
 
 

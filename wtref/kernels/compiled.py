@@ -72,9 +72,9 @@ class Compiled:
     def moments(self, x):
         return self._new((2, x.shape[-1]), "moments", _flat(x), *_rows(x))
 
-    def norm_sums(self, delta, x, mean, y=None):
+    def norm_sums(self, delta, x, mean, scale, beta=None):
         _check(delta.shape == x.shape, delta, x)
-        return self._new((2, x.shape[-1]), "norm_sums", _flat(delta), _flat(x), mean, _flat(y), *_rows(x))
+        return self._new((2, x.shape[-1]), "norm_sums", _flat(delta), _flat(x), mean, scale, beta, *_rows(x))
 
     biased, total, average = map(staticmethod, (plain.biased, plain.total, plain.average))
     norm_scale = staticmethod(plain.norm_scale)
@@ -85,12 +85,12 @@ class Compiled:
     def norm_gradients(self, *arguments):
         return plain.norm_gradients(*arguments, norm_sums=self.norm_sums)
 
-    def norm_forward(self, x, mean, scale, shift, rectify=False):
-        return self._new(x.shape, "norm_forward", _flat(x), mean, scale, shift, rectify, *_rows(x))
+    def norm_forward(self, x, mean, scale, beta, rectify=False):
+        return self._new(x.shape, "norm_forward", _flat(x), mean, scale, beta, rectify, *_rows(x))
 
-    def norm_back(self, delta, x, mean, scale, slope, shift, y=None):
+    def norm_back(self, delta, x, mean, scale, slope, shift, beta=None):
         _check(delta.shape == x.shape, delta, x)
-        return self._new(x.shape, "norm_back", _flat(delta), _flat(x), mean, scale, slope, shift, _flat(y), *_rows(x))
+        return self._new(x.shape, "norm_back", _flat(delta), _flat(x), mean, scale, slope, shift, beta, *_rows(x))
 
     def relu(self, a):
         return self._new(a.shape, "relu", _flat(a), a.size)
@@ -182,7 +182,7 @@ def _address(x):
 
 
 def _flat(x):
-    return None if x is None else np.ascontiguousarray(x)
+    return np.ascontiguousarray(x)
 
 
 def _rows(x):

@@ -154,20 +154,20 @@ class Cuda:
         parts = self._sum_rows("moments_parts", 3, y, self._stored(y))
         return self._finish("norm_statistics", 3, parts, gamma, running_mean, running_var, *rates)
 
-    def norm_sums(self, delta, x, mean, y=None):
-        return self._finish("norm_sums_total", 2, self._norm_sums(delta, x, mean, y))
+    def norm_sums(self, delta, x, mean, scale, beta=None):
+        return self._finish("norm_sums_total", 2, self._norm_sums(delta, x, mean, scale, beta))
 
-    def norm_gradients(self, delta, x, mean, inverse_std, scale, y=None):
+    def norm_gradients(self, delta, x, mean, inverse_std, scale, beta=None):
         count = scale.dtype.type(delta.size // len(mean))
-        return self._finish("norm_gradients", 4, self._norm_sums(delta, x, mean, y), inverse_std, scale, count)
+        return self._finish("norm_gradients", 4, self._norm_sums(delta, x, mean, scale, beta), inverse_std, scale, count)
 
-    def norm_forward(self, x, mean, scale, shift, rectify=False):
+    def norm_forward(self, x, mean, scale, beta, rectify=False):
         numbers = np.int32(rectify), np.int32(len(mean))
-        return self._each("norm_forward", self._store, x.shape, self._stored(x), mean, scale, shift, *numbers)
+        return self._each("norm_forward", self._store, x.shape, self._stored(x), mean, scale, beta, *numbers)
 
-    def norm_back(self, delta, x, mean, scale, slope, shift, y=None):
+    def norm_back(self, delta, x, mean, scale, slope, shift, beta=None):
         _check(delta.shape == x.shape, delta, x)
-        arrays = self._stored(delta), self._stored(x), mean, scale, slope, shift, self._stored(y)
+        arrays = self._stored(delta), self._stored(x), mean, scale, slope, shift, _pointed(beta)
         return self._each("norm_back", self._store, x.shape, *arrays, np.int32(len(mean)))
 
     def norm_scale(self, variance, gamma, epsilon):
@@ -237,9 +237,10 @@ class Cuda:
         most = min(max(k // (4 * PRODUCT_DEPTH), 1), at_once)
         return min(((*tile, slices) for slices in range(1, most + 1) for tile in tiles), key=cost)
 
-    def _norm_sums(self, delta, x, mean, y):
+    def _norm_sums(self, delta, x, mean, scale, beta):
         _check(delta.shape == x.shape, delta, x)
-        return self._sum_rows("norm_sums_parts", 2, x, self._stored(delta), self._stored(x), mean, self._stored(y))
+        arrays = self._stored(delta), self._stored(x), mean, scale, _pointed(beta)
+        return self._sum_rows("norm_sums_parts", 2, x, *arrays)
 
     def _sum_rows(self, name, width, x, *arguments):
         """Sums over parts of the rows: (channels, parts, width); width: the numbers of one."""
@@ -285,9 +286,7 @@ class Cuda:
         return self._stored(x), True, np.int32(x.shape[1])
 
     def _stored(self, x):
-        """x in one piece; from float32 in the type of activities and errors.  None becomes NULL."""
-        if x is None:
-            return NULL
+        """x in one piece; from float32 in the type of activities and errors."""
         if self._store(x.dtype) == x.dtype:
             return self._flat(x)
         out = self.xp.empty(x.shape, BFLOAT16)
@@ -313,6 +312,10 @@ def _real(arguments):
     reals = (x.dtype for x in arguments if x is not NULL and x.dtype.kind in "fV")
     (dtype,) = {np.dtype(np.float32) if dtype == BFLOAT16 else dtype for dtype in reals}
     return dtype
+
+
+def _pointed(x):
+    return NULL if x is None else x
 
 
 def _same(dtype):

@@ -92,34 +92,34 @@ def norm_scale(variance, gamma, epsilon):
     return inverse_std, gamma * inverse_std
 
 
-def norm_sums(delta, x, mean, y=None):
+def norm_sums(delta, x, mean, scale, beta=None):
     """The sums of delta and of delta (x - mean) over all but the last axis, (2, C); delta, x (..., C).
 
-    y: if given, delta counts only where y > 0.
+    beta: if given, delta counts only where (x - mean) scale + beta > 0, as behind a ReLU.
     """
-    rows = _rows(delta if y is None else relu_back(delta, y), len(mean))
+    rows = _rows(_counted(delta, x, mean, scale, beta), len(mean))
     return array_module(rows).stack([rows.sum(axis=0), (rows * _rows(x - mean, len(mean))).sum(axis=0)])
 
 
-def norm_gradients(delta, x, mean, inverse_std, scale, y=None, norm_sums=norm_sums, count=None):
-    """The gradients of beta and gamma; and slope and shift of norm_back.  count: as above, of delta.
+def norm_gradients(delta, x, mean, inverse_std, scale, beta=None, norm_sums=norm_sums, count=None):
+    """The gradients of beta and gamma; and slope and shift of norm_back.  beta, count: as above, count of delta.
 
     By slope and shift the batch's variance and its mean, which depend on every row, send delta back.
     """
-    (delta_sum, centred_sum), count = norm_sums(delta, x, mean, y), count or delta.size // len(mean)
+    (delta_sum, centred_sum), count = norm_sums(delta, x, mean, scale, beta), count or delta.size // len(mean)
     slope, shift = -scale * inverse_std * inverse_std * centred_sum / count, -scale * delta_sum / count
     return delta_sum, centred_sum * inverse_std, slope, shift
 
 
-def norm_forward(x, mean, scale, shift, rectify=False):
-    """(x - mean) scale + shift, channel by channel; rectify: and max(., 0) of that."""
-    y = (x - mean) * scale + shift
+def norm_forward(x, mean, scale, beta, rectify=False):
+    """(x - mean) scale + beta, channel by channel; rectify: and max(., 0) of that."""
+    y = (x - mean) * scale + beta
     return relu(y) if rectify else y
 
 
-def norm_back(delta, x, mean, scale, slope, shift, y=None):
-    """delta scale + (x - mean) slope + shift, channel by channel; y: if given, delta counts only where y > 0."""
-    return (delta if y is None else relu_back(delta, y)) * scale + (x - mean) * slope + shift
+def norm_back(delta, x, mean, scale, slope, shift, beta=None):
+    """delta scale + (x - mean) slope + shift, channel by channel; beta: as of norm_sums."""
+    return _counted(delta, x, mean, scale, beta) * scale + (x - mean) * slope + shift
 
 
 def relu(a):
@@ -199,6 +199,11 @@ def scatter(patches, size, stride, padding):
             across = slice(j, j + stride[1] * (columns - 1) + 1, stride[1])
             image[:, down, across] += patches[:, :, :, i, j]
     return image[:, p_h : p_h + height, p_w : p_w + width]
+
+
+def _counted(delta, x, mean, scale, beta):
+    """delta where a ReLU behind batch norm let x through; all of it where there is none."""
+    return delta if beta is None else relu_back(delta, norm_forward(x, mean, scale, beta))
 
 
 def _rows(x, width):

@@ -56,41 +56,46 @@ void moments(const REAL *restrict x, long rows, long c, REAL *found) {
     free(totals);
 }
 
-/* the sums over rows, found (2, c), of delta and of delta (x - mean); only where y > 0, unless y is NULL */
-void norm_sums(const REAL *restrict delta, const REAL *restrict x, const REAL *restrict mean, const REAL *restrict y,
-               long rows, long c, REAL *found) {
+/* delta where a ReLU behind batch norm let x through; all of it where there is none, and beta is NULL */
+INLINE REAL counted(REAL delta, REAL centred, REAL scale, const REAL *beta, long j) {
+    return !beta || centred * scale + beta[j] > 0 ? delta : 0;
+}
+
+/* the sums over rows, found (2, c), of delta and of delta (x - mean), where delta counts */
+void norm_sums(const REAL *restrict delta, const REAL *restrict x, const REAL *restrict mean,
+               const REAL *restrict scale, const REAL *restrict beta, long rows, long c, REAL *found) {
     TWO_SUMS({
-        const REAL *restrict xr = x + r * c, *restrict dr = delta + r * c, *restrict yr = y + r * c;
+        const REAL *restrict xr = x + r * c, *restrict dr = delta + r * c;
         for (long j = 0; j < c; j++) {
-            REAL d = !y || yr[j] > 0 ? dr[j] : 0;
-            one[j] += d, two[j] += d * (xr[j] - mean[j]);
+            REAL centred = xr[j] - mean[j], d = counted(dr[j], centred, scale[j], beta, j);
+            one[j] += d, two[j] += d * centred;
         }
     })
     for (long j = 0; j < c; j++) found[j] = totals[j], found[c + j] = totals[c + j];
     free(totals);
 }
 
-/* out = (x - mean) scale + shift, by channel, or the larger of that and 0 */
+/* out = (x - mean) scale + beta, by channel, or the larger of that and 0 */
 void norm_forward(const REAL *restrict x, const REAL *restrict mean, const REAL *restrict scale,
-                  const REAL *restrict shift, long rectify, long rows, long c, REAL *restrict out) {
+                  const REAL *restrict beta, long rectify, long rows, long c, REAL *restrict out) {
     REAL least = rectify ? 0 : -INFINITY;
 #pragma omp parallel for schedule(static) num_threads(team())
     for (long r = 0; r < rows; r++)
         for (long j = 0; j < c; j++) {
-            REAL y = (x[r * c + j] - mean[j]) * scale[j] + shift[j];
+            REAL y = (x[r * c + j] - mean[j]) * scale[j] + beta[j];
             out[r * c + j] = y < least ? least : y;
         }
 }
 
-/* out = delta scale + (x - mean) slope + shift, by channel; delta only where y > 0, unless y is NULL */
+/* out = delta scale + (x - mean) slope + shift, by channel, where delta counts */
 void norm_back(const REAL *restrict delta, const REAL *restrict x, const REAL *restrict mean,
                const REAL *restrict scale, const REAL *restrict slope, const REAL *restrict shift,
-               const REAL *restrict y, long rows, long c, REAL *restrict out) {
+               const REAL *restrict beta, long rows, long c, REAL *restrict out) {
 #pragma omp parallel for schedule(static) num_threads(team())
     for (long r = 0; r < rows; r++)
         for (long j = 0; j < c; j++) {
-            REAL d = !y || y[r * c + j] > 0 ? delta[r * c + j] : 0;
-            out[r * c + j] = d * scale[j] + (x[r * c + j] - mean[j]) * slope[j] + shift[j];
+            REAL centred = x[r * c + j] - mean[j], d = counted(delta[r * c + j], centred, scale[j], beta, j);
+            out[r * c + j] = d * scale[j] + centred * slope[j] + shift[j];
         }
 }
 

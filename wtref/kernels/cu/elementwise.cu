@@ -22,7 +22,8 @@ extern "C" __global__ void relu(const STORED *a, int size, STORED *out)
 extern "C" __global__ void relu_back(const STORED *delta, const STORED *y, int size, STORED *out)
 {
     each_group(size, size, aligned(delta, y, out), [=](auto at) {
-        const auto d = opened(at.of(delta), at.of(y));
+        const auto let_through = at.of(y);
+        const auto d = opened(at.of(delta), [&](int j) { return let_through[j]; });
         at.set(out, [&](int j) { return d[j]; });
     });
 }
@@ -48,11 +49,11 @@ extern "C" __global__ void biased(const STORED *a, const REAL *b, int channels, 
 }
 
 extern "C" __global__ void norm_forward(
-    const STORED *x, const REAL *mean, const REAL *scale, const REAL *shift, int rectify, int channels, int size, STORED *out)
+    const STORED *x, const REAL *mean, const REAL *scale, const REAL *beta, int rectify, int channels, int size, STORED *out)
 {
-    each_group(size, channels, aligned(x, mean, scale, shift, out), [=](auto at) {
+    each_group(size, channels, aligned(x, mean, scale, beta, out), [=](auto at) {
         const auto before = at.of(x);
-        const auto centre = at.channels_of(mean), factor = at.channels_of(scale), offset = at.channels_of(shift);
+        const auto centre = at.channels_of(mean), factor = at.channels_of(scale), offset = at.channels_of(beta);
         at.set(out, [&](int j) {
             const REAL y = (before[j] - centre[j]) * factor[j] + offset[j];
             return rectify ? rectified(y) : y;
@@ -60,18 +61,20 @@ extern "C" __global__ void norm_forward(
     });
 }
 
-/* y may be null: delta counts everywhere.  */
+/* beta: unless null, delta counts only where norm_forward gave something positive.  */
 extern "C" __global__ void norm_back(
     const STORED *delta, const STORED *x, const REAL *mean, const REAL *scale, const REAL *slope, const REAL *shift,
-    const STORED *y, int channels, int size, STORED *out)
+    const REAL *beta, int channels, int size, STORED *out)
 {
-    each_group(size, channels, aligned(delta, x, mean, scale, slope, shift, y, out), [=](auto at) {
+    each_group(size, channels, aligned(delta, x, mean, scale, slope, shift, beta, out), [=](auto at) {
         auto d = at.of(delta);
         const auto before = at.of(x);
         const auto centre = at.channels_of(mean), factor = at.channels_of(scale);
         const auto along = at.channels_of(slope), offset = at.channels_of(shift);
-        if (y)
-            d = opened(d, at.of(y));
+        if (beta) {
+            const auto least = at.channels_of(beta);
+            d = opened(d, [&](int j) { return (before[j] - centre[j]) * factor[j] + least[j]; });
+        }
         at.set(out, [&](int j) { return d[j] * factor[j] + (before[j] - centre[j]) * along[j] + offset[j]; });
     });
 }

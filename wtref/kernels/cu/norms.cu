@@ -53,22 +53,24 @@ template <int N> struct MomentsOf {
     }
 };
 
-/* y may be null: delta counts everywhere.  */
+/* beta: as of norm_back.  */
 template <int N> struct ProductsOf {
     typedef Products Sum;
-    const STORED *delta, *x, *y;
-    const REAL *mean;
+    const STORED *delta, *x;
+    const REAL *mean, *scale, *beta;
     Products sums[N] = {};
 
-    __device__ ProductsOf(const STORED *delta, const STORED *x, const REAL *mean, const STORED *y)
-        : delta(delta), x(x), y(y), mean(mean) {}
+    __device__ ProductsOf(const STORED *delta, const STORED *x, const REAL *mean, const REAL *scale, const REAL *beta)
+        : delta(delta), x(x), mean(mean), scale(scale), beta(beta) {}
     __device__ void add(const group<N> &at)
     {
         auto d = at.of(delta);
         const auto values = at.of(x);
         const auto centre = at.channels_of(mean);
-        if (y)
-            d = opened(d, at.of(y));
+        if (beta) {
+            const auto factor = at.channels_of(scale), least = at.channels_of(beta);
+            d = opened(d, [&](int j) { return (values[j] - centre[j]) * factor[j] + least[j]; });
+        }
         #pragma unroll
         for (int j = 0; j < N; j++)
             sums[j].join({d[j], d[j] * (values[j] - centre[j])});
@@ -138,12 +140,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) moments_total(const REAL *
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) norm_sums_parts(
-    const STORED *delta, const STORED *x, const REAL *mean, const STORED *y, int rows, int channels, REAL *parts)
+    const STORED *delta, const STORED *x, const REAL *mean, const REAL *scale, const REAL *beta, int rows, int channels,
+    REAL *parts)
 {
-    if (channels % GROUP == 0 && aligned(delta, x, mean, y))
-        sum_rows<GROUP>(ProductsOf<GROUP>(delta, x, mean, y), rows, channels, (Products *) parts);
+    if (channels % GROUP == 0 && aligned(delta, x, mean, scale, beta))
+        sum_rows<GROUP>(ProductsOf<GROUP>(delta, x, mean, scale, beta), rows, channels, (Products *) parts);
     else
-        sum_rows<1>(ProductsOf<1>(delta, x, mean, y), rows, channels, (Products *) parts);
+        sum_rows<1>(ProductsOf<1>(delta, x, mean, scale, beta), rows, channels, (Products *) parts);
 }
 
 /* out (2, channels): the sums of delta and of delta (x - mean).  */
