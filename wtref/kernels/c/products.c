@@ -114,17 +114,20 @@ INLINE void tile_of(const int rows, const int vectors, const struct tile *t) {
             }
         }
     }
+    const int whole = t->columns == vectors * V, add = t->add;
 #pragma GCC unroll 8
     for (int i = 0; i < rows; i++) {
         REAL *c = t->c + i * t->c_row;
-        if (t->columns == vectors * V) {
+        if (whole) {
+#pragma GCC unroll 2
             for (int j = 0; j < vectors; j++) {
-                if (t->add) sum[i][j] += LOAD(c + j * V);
+                if (add) sum[i][j] += LOAD(c + j * V);
                 STORE(c + j * V, sum[i][j]);
             }
         } else {
-            const REAL *s = (const REAL *)sum[i];
-            for (int j = 0; j < t->columns; j++) c[j] = t->add ? c[j] + s[j] : s[j];
+            vec row[2] = {sum[i][0], sum[i][1]};  /* a copy, so that the sums themselves stay in registers */
+            const REAL *s = (const REAL *)row;
+            for (int j = 0; j < t->columns; j++) c[j] = add ? c[j] + s[j] : s[j];
         }
     }
 }
