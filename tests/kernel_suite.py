@@ -37,7 +37,7 @@ def in_double(*arguments):
 
 PRODUCTS = {"product", "convolve", "convolve_outer", "convolve_back"}
 ACTIVITIES = {  # which arguments of the others are activities or errors
-    "norm_statistics": [0], "norm_forward": [0], "norm_gradients": [0, 1], "norm_back": [0, 1],
+    "norm_statistics": [0], "norm_forward": [0, 5], "norm_gradients": [0, 1], "norm_back": [0, 1],
     "moments": [0], "norm_sums": [0, 1], "total": [0], "average": [0], "biased": [0],
     "relu": [0], "relu_back": [0, 1], "add": [0, 1], "max_pool_back": [0],
 }  # fmt: skip
@@ -148,6 +148,7 @@ class KernelSuite:
             self.both("norm_back", delta, x, centre, scale, slope, shift, rectifier)
         for rectify in (False, True):
             self.both("norm_forward", x, centre, scale, beta, rectify)
+            self.both("norm_forward", x, centre, scale, beta, rectify, delta)
         self.both("biased", delta.copy(), scale)
         self.both("total", delta)
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from wtref import models
 from wtref.errors import InputError
 from wtref.layers import (
-    AvgPool, BatchNorm, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool, ReLU, Residual, Sequential, Sigmoid,
-    Tanh,
+    AvgPool, BatchNorm, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool, NormReLU, NormSumReLU, ReLU, Residual,
+    Sequential, Sigmoid, Tanh,
 )  # fmt: skip
 from wtref.losses import softmax_cross_entropy
 from wtref.rules import RULES
@@ -73,6 +73,39 @@ def test_batch_norm_derivatives(train, shape, c, seed):
     layer = ready(BatchNorm("n", c), rng)
     y = 3 * distinct(rng, (*shape, c)) + 5  # spread out: the variance is never near 0
     assert_derivatives(layer, y, rng, train)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@given(st.sampled_from([(4,), (7,), (2, 3, 2)]), channels, seeds)
+@modest
+def test_batch_norm_and_relu_in_one_pass_are_the_two_after_one_another(train, shape, c, seed):
+    rng = np.random.default_rng(seed)
+    norm, both = (ready(kind("n", c), np.random.default_rng(seed)) for kind in (BatchNorm, NormReLU))
+    phi = ReLU()
+    y, delta = rng.standard_normal((2, *shape, c))
+    assert np.allclose(both.forward(y, train), phi.forward(norm.forward(y, train)), rtol=1e-12, atol=1e-12)
+    assert np.allclose(both.backward(delta), norm.backward(phi.backward(delta)), rtol=1e-12, atol=1e-12)
+    assert_same_gradients(norm, both)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@given(st.sampled_from([(4,), (7,), (2, 3, 2)]), channels, seeds)
+@modest
+def test_the_end_of_a_block_in_one_pass_is_norm_sum_and_relu(train, shape, c, seed):
+    rng = np.random.default_rng(seed)
+    norm, all_three = (ready(kind("n", c), np.random.default_rng(seed)) for kind in (BatchNorm, NormSumReLU))
+    phi = ReLU()
+    a, b, delta = rng.standard_normal((3, *shape, c))
+    assert np.allclose(all_three.forward_sum(a, b, train), phi.forward_sum(norm.forward(a, train), b), rtol=1e-12, atol=1e-12)
+    to_a, to_b = all_three.backward_sum(delta)
+    assert np.allclose(to_a, norm.backward(phi.backward(delta)), rtol=1e-12, atol=1e-12)
+    assert np.array_equal(to_b, phi.backward(delta))
+    assert_same_gradients(norm, all_three)
+
+
+def assert_same_gradients(one, other):
+    assert np.allclose(one.gamma_gradient, other.gamma_gradient, rtol=1e-12, atol=1e-12)
+    assert np.allclose(one.beta_gradient, other.beta_gradient, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("layer", [ReLU, Sigmoid, Tanh])

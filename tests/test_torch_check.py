@@ -167,9 +167,9 @@ def variance_biased(real):
 def errors_stop_at_shortcuts(real):
     def backward(self, delta):
         body, shortcut, after = self.layers
-        delta = after.backward(delta)
-        shortcut.backward(delta)
-        return body.backward(delta)
+        to_body, to_shortcut = after.backward_sum(delta)
+        shortcut.backward(to_shortcut)
+        return body.backward(to_body)
 
     return backward
 

@@ -1,7 +1,7 @@
 """The nonlinearities phi, each with its derivative written in terms of its own output y = phi(a).
 
 `forward(a, train)` and `backward(delta)` work element by element on arrays of any shape; `forward_sum`
-is the forward pass of a sum.
+and `backward_sum` are the passes of a sum.
 """
 
 from wtref.backend import array_module
@@ -11,8 +11,24 @@ from wtref.kernels import primitives
 class Activation:
     """What all have in common."""
 
-    def forward_sum(self, a, b):
+    def forward_sum(self, a, b, train=True):
+        """phi(a + b)."""
         return self.forward(primitives(a).add(a, b))
+
+    def backward_sum(self, delta):
+        """The errors at a and at b."""
+        delta = self.backward(delta)
+        return delta, delta
+
+
+class Identity(Activation):
+    """y = a;  phi'(y) = 1."""
+
+    def forward(self, a, train=True):
+        return a
+
+    def backward(self, delta):
+        return delta
 
 
 class ReLU(Activation):
@@ -22,7 +38,7 @@ class ReLU(Activation):
         self.y = primitives(a).relu(a)
         return self.y
 
-    def forward_sum(self, a, b):
+    def forward_sum(self, a, b, train=True):
         self.y = primitives(a).add(a, b, rectify=True)
         return self.y
 

@@ -10,7 +10,7 @@ Activities are (N, features) or channels-last images (N, H, W, C).
 
 import math
 
-from wtref.activations import ReLU, Sigmoid, Tanh  # noqa: F401  (part of this module's vocabulary)
+from wtref.activations import Identity, ReLU, Sigmoid, Tanh  # noqa: F401  (part of this module's vocabulary)
 from wtref.backend import array_module
 from wtref.errors import InputError
 from wtref.kernels import primitives
@@ -105,6 +105,11 @@ class BatchNorm:
 
     def forward(self, y, train=True):
         """y (..., C) -> (..., C)."""
+        self.measure(y, train)
+        return primitives(y).norm_forward(y, self.mean, self.scale, self.beta, self.rectify)
+
+    def measure(self, y, train):
+        """Keep y and its statistics, or the running ones."""
         if y.shape[-1] != self.channels:
             raise InputError(f"{self.name}: takes {self.channels} channels, was given {_shape(y)}")
         kernels, self.y = primitives(y), y
@@ -115,7 +120,6 @@ class BatchNorm:
         else:
             found = self.running_mean, *kernels.norm_scale(self.running_var, self.gamma, self.epsilon)
         self.mean, self.inverse_std, self.scale = found
-        return kernels.norm_forward(y, self.mean, self.scale, self.beta, self.rectify)
 
     def backward(self, delta):
         """delta (..., C) -> (..., C); leaves the gradients of gamma and beta."""
@@ -148,6 +152,21 @@ class NormReLU(BatchNorm):
     """Batch norm and the ReLU behind it, one pass over memory for both."""
 
     rectify = True
+
+
+class NormSumReLU(BatchNorm):
+    """The end of a residual block, max(norm(a) + b, 0), in one pass."""
+
+    def forward_sum(self, a, b, train=True):
+        """a, b (..., C) -> (..., C)."""
+        self.measure(a, train)
+        self.out = primitives(a).norm_forward(a, self.mean, self.scale, self.beta, True, b)
+        return self.out
+
+    def backward_sum(self, delta):
+        """delta (..., C) -> the errors at a and at b."""
+        delta = primitives(delta).relu_back(delta, self.out)
+        return self.backward(delta), delta
 
 
 class MaxPool:
@@ -240,21 +259,20 @@ class Sequential:
 
 
 class Residual:
-    """phi(body(y) + shortcut(y)); the error returns along both branches and adds up.  phi may be None."""
+    """phi(body(y) + shortcut(y)); the error returns along both branches and adds up."""
 
     def __init__(self, body, shortcut, phi):
-        self.layers = (body, shortcut, phi) if phi else (body, shortcut)
-        self.phi = phi
+        """phi: an activation or NormSumReLU."""
+        self.layers = body, shortcut, phi
 
     def forward(self, y, train=True):
-        branches = [branch.forward(y, train) for branch in self.layers[:2]]
-        return self.phi.forward_sum(*branches) if self.phi else primitives(y).add(*branches)
+        body, shortcut, phi = self.layers
+        return phi.forward_sum(body.forward(y, train), shortcut.forward(y, train), train)
 
     def backward(self, delta):
-        body, shortcut = self.layers[:2]
-        if self.phi:
-            delta = self.phi.backward(delta)
-        return primitives(delta).add(body.backward(delta), shortcut.backward(delta))
+        body, shortcut, phi = self.layers
+        to_body, to_shortcut = phi.backward_sum(delta)
+        return primitives(delta).add(body.backward(to_body), shortcut.backward(to_shortcut))
 
 
 def walk(layer):
@@ -267,7 +285,7 @@ def walk(layer):
 def forget(layer):
     """Let go of the arrays of activities that a layer, and all layers inside it, kept for the backward pass."""
     for part in walk(layer):
-        for name in {"y", "winner"} & vars(part).keys():
+        for name in {"y", "out", "winner"} & vars(part).keys():
             setattr(part, name, None)
 
 

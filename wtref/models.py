@@ -7,10 +7,10 @@ stands before the activation or after it (the paper's runs used both).
 from dataclasses import dataclass
 from functools import partial
 
-from wtref.activations import ACTIVATIONS, ReLU
+from wtref.activations import ACTIVATIONS, Identity, ReLU
 from wtref.errors import check_choice, choose
 from wtref.layers import (
-    BatchNorm, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool, NormReLU, Residual, Sequential, walk,
+    BatchNorm, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool, NormReLU, NormSumReLU, Residual, Sequential, walk,
 )  # fmt: skip
 
 
@@ -139,31 +139,27 @@ STEMS = {"cifar": _cifar_stem, "imagenet": _imagenet_stem}
 
 def _basic(unit, name, c_in, c_out, stride):
     """Two 3x3 convolutions."""
-    body = Sequential(
-        unit(Conv2d(f"{name}.conv1", c_in, c_out, 3, stride, padding=1, bias=unit.bias), c_out),
-        unit.last(Conv2d(f"{name}.conv2", c_out, c_out, 3, padding=1, bias=unit.bias), c_out),
-    )
-    return _residual(unit, name, body, c_in, c_out, stride)
+    last, end = unit.last(Conv2d(f"{name}.conv2", c_out, c_out, 3, padding=1, bias=unit.bias), c_out)
+    body = Sequential(unit(Conv2d(f"{name}.conv1", c_in, c_out, 3, stride, padding=1, bias=unit.bias), c_out), last)
+    return Residual(body, _shortcut(unit, name, c_in, c_out, stride), end)
 
 
 def _bottleneck(unit, name, c_in, inner, stride):
     """1x1, 3x3 (which carries the stride) and 1x1 convolutions; the last has 4 times the channels."""
     c_out = 4 * inner
+    last, end = unit.last(Conv2d(f"{name}.conv3", inner, c_out, 1, bias=unit.bias), c_out)
     body = Sequential(
         unit(Conv2d(f"{name}.conv1", c_in, inner, 1, bias=unit.bias), inner),
         unit(Conv2d(f"{name}.conv2", inner, inner, 3, stride, padding=1, bias=unit.bias), inner),
-        unit.last(Conv2d(f"{name}.conv3", inner, c_out, 1, bias=unit.bias), c_out),
+        last,
     )
-    return _residual(unit, name, body, c_in, c_out, stride)
+    return Residual(body, _shortcut(unit, name, c_in, c_out, stride), end)
 
 
-def _residual(unit, name, body, c_in, c_out, stride):
+def _shortcut(unit, name, c_in, c_out, stride):
     if stride == 1 and c_in == c_out:
-        shortcut = Sequential()
-    else:
-        conv = Conv2d(f"{name}.shortcut", c_in, c_out, 1, stride, bias=unit.bias)
-        shortcut = unit.linear(conv, c_out)
-    return Residual(body, shortcut, unit.after_sum())
+        return Sequential()
+    return unit.linear(Conv2d(f"{name}.shortcut", c_in, c_out, 1, stride, bias=unit.bias), c_out)
 
 
 class _Unit:
@@ -183,16 +179,16 @@ class _Unit:
         return Sequential(weights, *self._tail(weights, channels, self.activation()))
 
     def last(self, weights, channels):
-        """The last unit of a residual block."""
-        phi = self.activation() if self.norm == "after" else None
-        return Sequential(weights, *self._tail(weights, channels, phi))
+        """The last unit of a residual block, and what ends the block: phi, of the unit's and the shortcut's sum."""
+        if self.norm == "after":
+            return self(weights, channels), Identity()
+        if self.norm == "before" and self.activation is ReLU:
+            return weights, NormSumReLU(f"{weights.synapses.name}.norm", channels)
+        return self.linear(weights, channels), self.activation()
 
     def linear(self, weights, channels):
         """Weights and batch norm alone."""
         return Sequential(weights, *self._tail(weights, channels, None))
-
-    def after_sum(self):
-        return None if self.norm == "after" else self.activation()
 
     def _tail(self, weights, channels, phi):
         if self.norm == "none":

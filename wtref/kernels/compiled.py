@@ -85,8 +85,10 @@ class Compiled:
     def norm_gradients(self, *arguments):
         return plain.norm_gradients(*arguments, norm_sums=self.norm_sums)
 
-    def norm_forward(self, x, mean, scale, beta, rectify=False):
-        return self._new(x.shape, "norm_forward", _flat(x), mean, scale, beta, rectify, *_rows(x))
+    def norm_forward(self, x, mean, scale, beta, rectify=False, plus=None):
+        _check(plus is None or plus.shape == x.shape, x, plus)
+        plus = None if plus is None else _flat(plus)
+        return self._new(x.shape, "norm_forward", _flat(x), mean, scale, beta, plus, rectify, *_rows(x))
 
     def norm_back(self, delta, x, mean, scale, slope, shift, beta=None):
         _check(delta.shape == x.shape, delta, x)

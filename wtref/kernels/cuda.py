@@ -161,9 +161,11 @@ class Cuda:
         count = scale.dtype.type(delta.size // len(mean))
         return self._finish("norm_gradients", 4, self._norm_sums(delta, x, mean, scale, beta), inverse_std, scale, count)
 
-    def norm_forward(self, x, mean, scale, beta, rectify=False):
+    def norm_forward(self, x, mean, scale, beta, rectify=False, plus=None):
+        _check(plus is None or plus.shape == x.shape, x, plus)
+        plus = NULL if plus is None else self._stored(plus)
         numbers = np.int32(rectify), np.int32(len(mean))
-        return self._each("norm_forward", self._store, x.shape, self._stored(x), mean, scale, beta, *numbers)
+        return self._each("norm_forward", self._store, x.shape, self._stored(x), mean, scale, beta, plus, *numbers)
 
     def norm_back(self, delta, x, mean, scale, slope, shift, beta=None):
         _check(delta.shape == x.shape, delta, x)

@@ -111,9 +111,9 @@ def norm_gradients(delta, x, mean, inverse_std, scale, beta=None, norm_sums=norm
     return delta_sum, centred_sum * inverse_std, slope, shift
 
 
-def norm_forward(x, mean, scale, beta, rectify=False):
-    """(x - mean) scale + beta, channel by channel; rectify: and max(., 0) of that."""
-    y = (x - mean) * scale + beta
+def norm_forward(x, mean, scale, beta, rectify=False, plus=None):
+    """(x - mean) scale + beta, channel by channel; plus that, in x's shape; rectify: and max(., 0) of all."""
+    y = (x - mean) * scale + beta if plus is None else (x - mean) * scale + beta + plus
     return relu(y) if rectify else y
 
 

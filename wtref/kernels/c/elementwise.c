@@ -75,14 +75,15 @@ void norm_sums(const REAL *restrict delta, const REAL *restrict x, const REAL *r
     free(totals);
 }
 
-/* out = (x - mean) scale + beta, by channel, or the larger of that and 0 */
+/* out = (x - mean) scale + beta, by channel, plus that unless it is NULL; or the larger of the sum and 0 */
 void norm_forward(const REAL *restrict x, const REAL *restrict mean, const REAL *restrict scale,
-                  const REAL *restrict beta, long rectify, long rows, long c, REAL *restrict out) {
+                  const REAL *restrict beta, const REAL *restrict plus, long rectify, long rows, long c,
+                  REAL *restrict out) {
     REAL least = rectify ? 0 : -INFINITY;
 #pragma omp parallel for schedule(static) num_threads(team())
     for (long r = 0; r < rows; r++)
         for (long j = 0; j < c; j++) {
-            REAL y = (x[r * c + j] - mean[j]) * scale[j] + beta[j];
+            REAL y = (x[r * c + j] - mean[j]) * scale[j] + beta[j] + (plus ? plus[r * c + j] : 0);
             out[r * c + j] = y < least ? least : y;
         }
 }

@@ -48,14 +48,16 @@ extern "C" __global__ void biased(const STORED *a, const REAL *b, int channels, 
     });
 }
 
+/* plus may be null.  */
 extern "C" __global__ void norm_forward(
-    const STORED *x, const REAL *mean, const REAL *scale, const REAL *beta, int rectify, int channels, int size, STORED *out)
+    const STORED *x, const REAL *mean, const REAL *scale, const REAL *beta, const STORED *plus, int rectify, int channels,
+    int size, STORED *out)
 {
-    each_group(size, channels, aligned(x, mean, scale, beta, out), [=](auto at) {
-        const auto before = at.of(x);
+    each_group(size, channels, aligned(x, mean, scale, beta, plus, out), [=](auto at) {
+        const auto before = at.of(x), more = at.of(plus ? plus : x);
         const auto centre = at.channels_of(mean), factor = at.channels_of(scale), offset = at.channels_of(beta);
         at.set(out, [&](int j) {
-            const REAL y = (before[j] - centre[j]) * factor[j] + offset[j];
+            const REAL y = (before[j] - centre[j]) * factor[j] + offset[j] + (plus ? more[j] : REAL(0));
             return rectify ? rectified(y) : y;
         });
     });
