@@ -150,6 +150,7 @@ class Shelf:
     time takes longer than to fill it.  Smaller ones are kept by the C library (keep_memory in products.c)."""
 
     LARGE = 1 << 25  # bytes
+    LINE = 64  # bytes of a cache's line, where arrays begin: C writes whole ones past the caches
     MOST = 4  # kept at a time: the more, the fewer are touched for the first time, and the more lie idle at the peak
 
     def __init__(self):
@@ -157,14 +158,16 @@ class Shelf:
 
     def empty(self, shape, dtype):
         """An array of anything."""
-        size = math.prod(shape) * dtype.itemsize
+        count = math.prod(shape)
+        size = count * dtype.itemsize
         if size < self.LARGE:
-            return np.empty(shape, dtype)
+            block = np.empty(size + self.LINE, np.uint8)
+            return np.ndarray(shape, dtype, block, -_place(block) % self.LINE)
         blocks = self.free.setdefault(size, [])
         if not blocks:
             self.free = {size: blocks}  # what other sizes keep goes back to the system first
-        block = blocks.pop() if blocks else np.empty(size, np.uint8)
-        array = np.frombuffer(block.data, dtype)  # every view of it holds on to it
+        block = blocks.pop() if blocks else np.empty(size + self.LINE, np.uint8)
+        array = np.frombuffer(block.data, dtype, count, -_place(block) % self.LINE)  # every view of it holds on to it
         weakref.finalize(array, self._take_back, blocks, block).atexit = False
         return array.reshape(shape)
 
@@ -179,8 +182,12 @@ def _check(fits, *arrays):
         raise ValueError(f"shapes do not fit: {', '.join(str(x.shape) for x in arrays)}")
 
 
+def _place(x):
+    return x.__array_interface__["data"][0]
+
+
 def _address(x):
-    return ctypes.c_void_p(x.__array_interface__["data"][0])
+    return ctypes.c_void_p(_place(x))
 
 
 def _flat(x):

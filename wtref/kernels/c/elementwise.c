@@ -1,15 +1,41 @@
-/* Passes over whole arrays: batch norm, phi, the optimizer.  Rows of c channels, each a contiguous run.
+/* Passes over whole arrays: batch norm, phi, the optimizer.
  *
- * Sums down the rows are taken in strips, in REAL within a strip and in double across strips.
+ * Batch norm's rows of c channels are taken several at a time where they are narrow: longer rows, of whole vectors, with
+ * mean, scale and the like repeated.  Sums down the rows are taken in REAL within a strip and in double across strips.
  */
 enum { STRIP = 64, SMALL = 8192 };
 
-/* A thread's share of rows, in whole strips. */
-static void my_rows(long rows, long *first, long *last) {
-    long strips = (rows + STRIP - 1) / STRIP;
-    *first = MIN(rows, strips * thread_index() / team_size() * STRIP);
-    *last = MIN(rows, strips * (thread_index() + 1) / team_size() * STRIP);
+/* What follows for a whole vector, or for the few numbers left behind the last one: `count` of them. */
+#define VECTOR_OR_LESS(left, ...)                                  \
+    if ((left) >= V) {                                             \
+        enum { count = V };                                        \
+        __VA_ARGS__                                                \
+    } else {                                                       \
+        const long count = left;                                   \
+        __VA_ARGS__                                                \
+    }
+
+INLINE vec some(const REAL *p, long count) {
+    vec v = {};
+    memcpy(&v, p, count * sizeof(REAL));
+    return v;
 }
+
+/* Does writing `size` numbers at `out` leave nothing of them in the caches for the next to read?  Then they are better
+ * written past the caches, which spares reading the memory first.  The barrier behind every loop waits for them. */
+static int passes_by(const REAL *out, long size) {
+    return size * sizeof(REAL) > 1 << 22 && (size_t)out % VECTOR_BYTES == 0;
+}
+
+INLINE void put(REAL *p, vec v, long count, int past_caches) {
+    if (count == V && past_caches)
+        STREAM(p, v);
+    else
+        memcpy(p, &v, count * sizeof(REAL));
+}
+
+INLINE vec rectified(vec x, long wanted) { return wanted ? (vec)((lanes)x & ~(x < 0)) : x; }  /* NaN stays NaN */
+INLINE vec where_positive(vec y, vec x) { return (vec)((lanes)x & (y > 0)); }
 
 /* totals[j] = the sum over threads of parts[thread][j] */
 static void add_up(const double *parts, long count, double *totals) {
@@ -19,35 +45,61 @@ static void add_up(const double *parts, long count, double *totals) {
     }
 }
 
-/* The strips' common part: two sums per channel, of terms that the argument adds for row r, channel j. */
+/* (rows, c) as rows of `length` numbers; the last one may be shorter. */
+struct wide { long c, length, rows, size; };
+
+static struct wide wide_rows(long rows, long c) {
+    long length = c % V ? c * V : c * MAX(1, 256 / c);
+    return (struct wide){c, length, (rows * c + length - 1) / length, rows * c};
+}
+
+/* The vector (c), as often as a wide row has it; kept in place number `slot`. */
+static const REAL *repeated(struct wide g, const REAL *vector, int slot) {
+    if (g.c == g.length || !vector) return vector;
+    REAL *all = kept_room(VECTORS, 5 * g.length) + slot * g.length;
+    for (long j = 0; j < g.length; j++) all[j] = vector[j % g.c];
+    return all;
+}
+
+/* What follows for every vector of row r: it is at i in the array and at j in its row. */
+#define EACH_VECTOR(...)                                                                       \
+    for (long i = r * g.length, j = 0, end = MIN(i + g.length, g.size); i < end; i += V, j += V) \
+        VECTOR_OR_LESS(end - i, __VA_ARGS__)
+
+#define EACH_ROW                                                                               \
+    _Pragma("omp parallel for schedule(static) num_threads(team())")                           \
+    for (long r = 0; r < g.rows; r++)
+
+/* The same for all rows, where what follows adds to sums of every channel, vectors `one` and `two`: totals (2, c). */
 #define TWO_SUMS(...)                                                                          \
     double *parts = calloc(threads * 2 * c, sizeof(double)), *totals = malloc(2 * c * sizeof(double)); \
     _Pragma("omp parallel num_threads(team())") {                                              \
-        long first, last;                                                                      \
-        my_rows(rows, &first, &last);                                                          \
+        REAL *sums = space(2 * g.length);                                                      \
         double *part = parts + thread_index() * 2 * c;                                         \
-        REAL *one = space(2 * c), *two = one + c;                                              \
-        for (long strip = first; strip < last; strip += STRIP) {                               \
-            memset(one, 0, 2 * c * sizeof(REAL));                                              \
-            for (long r = strip; r < MIN(strip + STRIP, last); r++) {                          \
+        struct range strips = my_share((g.rows + STRIP - 1) / STRIP);                          \
+        for (long strip = strips.first; strip < strips.last; strip++) {                        \
+            memset(sums, 0, 2 * g.length * sizeof(REAL));                                      \
+            for (long r = strip * STRIP; r < MIN((strip + 1) * STRIP, g.rows); r++) EACH_VECTOR({ \
+                vec one = some(sums + j, count), two = some(sums + g.length + j, count);       \
                 __VA_ARGS__                                                                    \
-            }                                                                                  \
-            for (long j = 0; j < 2 * c; j++) part[j] += one[j];                                \
+                put(sums + j, one, count, 0), put(sums + g.length + j, two, count, 0);         \
+            })                                                                                 \
+            for (long k = 0; k < g.length; k += c)                                             \
+                for (long j = 0; j < c; j++) part[j] += sums[k + j], part[c + j] += sums[g.length + k + j]; \
         }                                                                                      \
-        free(one);                                                                             \
+        free(sums);                                                                            \
     }                                                                                          \
     add_up(parts, 2 * c, totals);                                                              \
     free(parts);
 
 /* mean and variance, found (2, c), of x (rows, c), about the first row so that large means cost no digits */
-void moments(const REAL *restrict x, long rows, long c, REAL *found) {
+void moments(const REAL *x, long rows, long c, REAL *found) {
+    struct wide g = wide_rows(rows, c);
+    const REAL *near = repeated(g, x, 0);
     REAL *mean = found, *variance = found + c;
     TWO_SUMS({
-        const REAL *restrict xr = x + r * c;
-        for (long j = 0; j < c; j++) {
-            REAL d = xr[j] - x[j];
-            one[j] += d, two[j] += d * d;
-        }
+        vec d = some(x + i, count) - some(near + j, count);
+        one += d, two += d * d;
     })
     for (long j = 0; j < c; j++) {
         double shift = totals[j] / rows;
@@ -56,78 +108,78 @@ void moments(const REAL *restrict x, long rows, long c, REAL *found) {
     free(totals);
 }
 
-/* delta where a ReLU behind batch norm let x through; all of it where there is none, and beta is NULL */
-INLINE REAL counted(REAL delta, REAL centred, REAL scale, const REAL *beta, long j) {
-    return !beta || centred * scale + beta[j] > 0 ? delta : 0;
-}
-
-/* the sums over rows, found (2, c), of delta and of delta (x - mean), where delta counts */
-void norm_sums(const REAL *restrict delta, const REAL *restrict x, const REAL *restrict mean,
-               const REAL *restrict scale, const REAL *restrict beta, long rows, long c, REAL *found) {
+/* the sums over rows, found (2, c), of delta and of delta (x - mean); behind a ReLU, whose beta is not NULL, delta
+ * counts only where that let x through */
+void norm_sums(const REAL *delta, const REAL *x, const REAL *mean, const REAL *scale, const REAL *beta, long rows, long c,
+               REAL *found) {
+    struct wide g = wide_rows(rows, c);
+    const REAL *m = repeated(g, mean, 0), *s = repeated(g, scale, 1), *b = repeated(g, beta, 2);
     TWO_SUMS({
-        const REAL *restrict xr = x + r * c, *restrict dr = delta + r * c;
-        for (long j = 0; j < c; j++) {
-            REAL centred = xr[j] - mean[j], d = counted(dr[j], centred, scale[j], beta, j);
-            one[j] += d, two[j] += d * centred;
-        }
+        vec centred = some(x + i, count) - some(m + j, count), d = some(delta + i, count);
+        if (b) d = where_positive(centred * some(s + j, count) + some(b + j, count), d);
+        one += d, two += d * centred;
     })
-    for (long j = 0; j < c; j++) found[j] = totals[j], found[c + j] = totals[c + j];
+    for (long j = 0; j < 2 * c; j++) found[j] = totals[j];
     free(totals);
 }
 
 /* out = (x - mean) scale + beta, by channel, plus that unless it is NULL; or the larger of the sum and 0 */
-void norm_forward(const REAL *restrict x, const REAL *restrict mean, const REAL *restrict scale,
-                  const REAL *restrict beta, const REAL *restrict plus, long rectify, long rows, long c,
-                  REAL *restrict out) {
-    REAL least = rectify ? 0 : -INFINITY;
-#pragma omp parallel for schedule(static) num_threads(team())
-    for (long r = 0; r < rows; r++)
-        for (long j = 0; j < c; j++) {
-            REAL y = (x[r * c + j] - mean[j]) * scale[j] + beta[j] + (plus ? plus[r * c + j] : 0);
-            out[r * c + j] = y < least ? least : y;
-        }
+void norm_forward(const REAL *x, const REAL *mean, const REAL *scale, const REAL *beta, const REAL *plus, long rectify,
+                  long rows, long c, REAL *out) {
+    struct wide g = wide_rows(rows, c);
+    const REAL *m = repeated(g, mean, 0), *s = repeated(g, scale, 1), *b = repeated(g, beta, 2);
+    int past_caches = passes_by(out, g.size);
+    EACH_ROW EACH_VECTOR({
+        vec y = (some(x + i, count) - some(m + j, count)) * some(s + j, count) + some(b + j, count);
+        if (plus) y += some(plus + i, count);
+        put(out + i, rectified(y, rectify), count, past_caches);
+    })
 }
 
-/* out = delta scale + (x - mean) slope + shift, by channel, where delta counts */
-void norm_back(const REAL *restrict delta, const REAL *restrict x, const REAL *restrict mean,
-               const REAL *restrict scale, const REAL *restrict slope, const REAL *restrict shift,
-               const REAL *restrict beta, long rows, long c, REAL *restrict out) {
-#pragma omp parallel for schedule(static) num_threads(team())
-    for (long r = 0; r < rows; r++)
-        for (long j = 0; j < c; j++) {
-            REAL centred = x[r * c + j] - mean[j], d = counted(delta[r * c + j], centred, scale[j], beta, j);
-            out[r * c + j] = d * scale[j] + centred * slope[j] + shift[j];
-        }
+/* out = delta scale + (x - mean) slope + shift, by channel; beta as above */
+void norm_back(const REAL *delta, const REAL *x, const REAL *mean, const REAL *scale, const REAL *slope, const REAL *shift,
+               const REAL *beta, long rows, long c, REAL *out) {
+    struct wide g = wide_rows(rows, c);
+    const REAL *m = repeated(g, mean, 0), *s = repeated(g, scale, 1), *b = repeated(g, beta, 2);
+    const REAL *along = repeated(g, slope, 3), *offset = repeated(g, shift, 4);
+    int past_caches = passes_by(out, g.size);
+    EACH_ROW EACH_VECTOR({
+        vec centred = some(x + i, count) - some(m + j, count), d = some(delta + i, count), factor = some(s + j, count);
+        if (b) d = where_positive(centred * factor + some(b + j, count), d);
+        put(out + i, d * factor + centred * some(along + j, count) + some(offset + j, count), count, past_caches);
+    })
 }
 
-#define EACH(n)                                                                                  \
-    _Pragma("omp parallel for simd schedule(static) num_threads(n < SMALL ? 1 : team())")        \
-    for (long i = 0; i < n; i++)
+/* out[i] = the vector that follows, for all i < n */
+#define EACH(...)                                                                              \
+    int past_caches = passes_by(out, n);                                                       \
+    _Pragma("omp parallel for schedule(static) num_threads(n < SMALL ? 1 : team())")           \
+    for (long i = 0; i < n; i += V) VECTOR_OR_LESS(n - i, { put(out + i, __VA_ARGS__, count, past_caches); })
 
-void relu(const REAL *restrict a, long n, REAL *restrict y) { EACH(n) y[i] = a[i] < 0 ? 0 : a[i]; }
+void relu(const REAL *a, long n, REAL *out) { EACH(rectified(some(a + i, count), 1)) }
 
-void relu_back(const REAL *restrict delta, const REAL *restrict y, long n, REAL *restrict out) {
-    EACH(n) out[i] = y[i] > 0 ? delta[i] : 0;
+void relu_back(const REAL *delta, const REAL *y, long n, REAL *out) {
+    EACH(where_positive(some(y + i, count), some(delta + i, count)))
 }
 
-void add(const REAL *restrict a, const REAL *restrict b, long rectify, long n, REAL *restrict out) {
-    REAL least = rectify ? 0 : -INFINITY;
-    EACH(n) {
-        REAL y = a[i] + b[i];
-        out[i] = y < least ? least : y;
-    }
+void add(const REAL *a, const REAL *b, long rectify, long n, REAL *out) {
+    EACH(rectified(some(a + i, count) + some(b + i, count), rectify))
 }
 
 /* SGD as in optim.py, in one pass: w and its velocity v are changed in place */
+#define IN_PLACE                                                                               \
+    _Pragma("omp parallel for simd schedule(static) num_threads(n < SMALL ? 1 : team())")      \
+    for (long i = 0; i < n; i++)
+
 void descend(REAL *restrict w, REAL *restrict v, const REAL *restrict gradient, long n, REAL lr, REAL momentum,
              REAL decay, long nesterov) {
     if (nesterov)
-        EACH(n) {
+        IN_PLACE {
             REAL g = gradient[i] + decay * w[i];
             v[i] = momentum * v[i] + g, w[i] -= lr * (g + momentum * v[i]);
         }
     else
-        EACH(n) {
+        IN_PLACE {
             v[i] = momentum * v[i] + (gradient[i] + decay * w[i]), w[i] -= lr * v[i];
         }
 }

@@ -16,6 +16,9 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 enum { VECTOR_BYTES = 64, ROWS = 8 };
@@ -30,6 +33,15 @@ typedef REAL vec __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL))
 typedef __typeof__((vec){} == (vec){}) lanes;
 #define LOAD(p) (*(const vec *)(p))
 #define STORE(p, v) (*(vec *)(p) = (v))
+#if defined(__AVX512F__)  /* STREAM: past the caches, to an aligned address */
+#define STREAM(p, v) _mm512_stream_si512((void *)(p), (__m512i)(v))
+#elif defined(__AVX__)
+#define STREAM(p, v) _mm256_stream_si256((void *)(p), (__m256i)(v))
+#elif defined(__SSE2__)
+#define STREAM(p, v) _mm_stream_si128((void *)(p), (__m128i)(v))
+#else
+#define STREAM STORE
+#endif
 #define INLINE static inline __attribute__((always_inline))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))

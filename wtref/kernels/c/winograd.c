@@ -155,7 +155,7 @@ static long block_of(long count, long channels, int shared) {
 
 /* Room that is kept for the next that needs it, so that the large pieces neither cost a page fault every 4 KiB nor leave
  * holes among the arrays. */
-enum room { KERNELS, TILES, ROOMS };
+enum room { KERNELS, TILES, VECTORS, ROOMS };
 static REAL *kept_room(enum room which, long size) {
     static _Thread_local REAL *room[ROOMS];
     static _Thread_local long held[ROOMS];
