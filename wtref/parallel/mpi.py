@@ -37,7 +37,8 @@ class MpiCrew(Crew):
         self.bucket_bytes, self.narrow = 1 << 22, None
         self.images, self.waited, self.met = 0, 0.0, False
         node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-        self.place, self.on_one_node = node.rank, node.size == self.size  # place on this node, from 0
+        self.place = node.rank  # on this node, from 0
+        self.on_one_node = node.size == self.size
         affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
         self.threads = max(cores() // node.allgather(affinity).count(affinity), 1)
 
