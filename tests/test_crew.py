@@ -3,6 +3,9 @@
 test_parallel.py has the processes.
 """
 
+import os
+import random
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -215,6 +218,31 @@ def test_a_launcher_of_another_mpi_is_one_clear_line():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("wtref: started as 2 processes, which find one each: mpi4py uses ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="the witness looks by epoll, which Linux has")
+def test_the_witness_names_the_first_to_close_however_late_it_looks():
+    from wtref.parallel import witness
+
+    chance = random.Random(0)
+    for trial in range(12):
+        pipes, epoll = [os.pipe() for _ in range(9)], select.epoll()
+        for looking, _ in pipes:
+            epoll.register(looking, select.EPOLLIN)
+        first, *others = chance.sample(range(9), 9)
+        says_goodbye = trial % 3 == 0
+        if says_goodbye:
+            os.write(pipes[first][1], b"goodbye")
+        for rank in (first, *others):
+            os.close(pipes[rank][1])
+        names = [f"{looking}=rank {rank}" for rank, (looking, _) in enumerate(pipes)]
+        inherited = (epoll.fileno(), *(looking for looking, _ in pipes))
+        command = [sys.executable, "-I", "-S", witness.__file__, str(epoll.fileno()), *names]
+        said = subprocess.run(command, pass_fds=inherited, capture_output=True, text=True, timeout=30).stderr
+        epoll.close()
+        for looking, _ in pipes:
+            os.close(looking)
+        assert said.startswith(f"wtref: rank {first} was killed") and said.count("\n") == 1 or says_goodbye and not said
 
 
 # --- prediction --------------------------------------------------------------------------------------------

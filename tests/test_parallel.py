@@ -47,7 +47,8 @@ def run(command, seconds=300):
 
 def train(processes, *flags):
     done = run(mpiexec(processes, ROOT / "run.py", *SMALL, *flags))
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and "wtref: " not in done.stderr, done.stderr
+    assert nothing_left(Path.cwd())
     return done.stdout
 
 
@@ -55,7 +56,7 @@ def fails(command, code):
     """The lines on stderr of a command that ends with this code and never takes a step."""
     done = run(command)
     assert done.returncode == code, done.stderr
-    assert "epoch" not in done.stdout and "Traceback" not in done.stderr
+    assert "epoch" not in done.stdout and "Traceback" not in done.stderr and nothing_left(Path.cwd())
     return done.stderr.splitlines()
 
 
@@ -192,7 +193,29 @@ def wait_for(path, process, seconds=60):
     assert path.exists(), process.communicate()
 
 
-def test_twenty_kills_at_random_moments_leave_a_run_that_ends_as_if_nothing_had_happened(here):
+def nothing_left(folder, seconds=10):
+    """Whether no other process, the witness least of all, is at work in this folder within so many seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not any(_works_in(process, folder) for process in Path("/proc").glob("[0-9]*")):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _works_in(process, folder):
+    try:
+        return (process / "cwd").readlink() == folder and int(process.name) != os.getpid()
+    except OSError:  # it has gone, or is another user's
+        return False
+
+
+def named(said):
+    """(rank, process id) of every process that the witness named."""
+    return re.findall(r"^wtref: rank (\d+) \(process (\d+)\) was killed, .* or crashed; what was saved before is whole$", said, re.M)
+
+
+def test_twenty_kills_at_random_moments_name_the_rank_and_leave_a_run_that_ends_as_if_nothing_had_happened(here):
     chance, flags = random.Random(0), ["--epochs", "150", "--save-every", "1", "--rule", "kp"]
     train(1, *flags, "--log-name", "whole")
     how, last = "--log-name", Path("runs/killed/last.npz")
@@ -200,20 +223,54 @@ def test_twenty_kills_at_random_moments_leave_a_run_that_ends_as_if_nothing_had_
         command = mpiexec(2 + kill % 2, ROOT / "run.py", *SMALL, *flags, how, "killed")
         started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         line = next(line for line in started.stdout if "by process id" in line)
-        processes = re.findall(r"is (\d+)", line)
+        victim = chance.choice(re.findall(r"(\d+) is (\d+)", line))
         if kill == 0:
             wait_for(last, started)
         time.sleep(chance.uniform(0, 0.15))
-        os.kill(int(chance.choice(processes)), signal.SIGKILL)
+        os.kill(int(victim[1]), signal.SIGKILL)
         start = time.monotonic()
         said = "".join(started.communicate(timeout=30))
         assert time.monotonic() - start < 30 and started.returncode != 0
-        assert "Killed" in said and "Traceback" not in said  # MPICH's words
-        assert re.search(r"PID (\d+)", said)[1] in processes  # nearly always the right one
+        assert named(said) == [victim] and said.count("wtref: ") == 1 and "Traceback" not in said
+        assert nothing_left(here)
         checkpoints.read(last)
         how = "--resume"
     train(2, *flags, "--resume", "killed")
     assert_same_run("whole", "killed")
+
+
+def test_of_several_nodes_no_rank_is_named_wrongly(here):
+    nodes = ["-launcher", "fork", "-hosts", "127.0.0.2,127.0.0.3"]  # MPICH takes them for two
+    command = mpiexec(2, ROOT / "run.py", *SMALL, "--epochs", "900", "--log-name", "killed")
+    started = subprocess.Popen([MPIEXEC, *nodes, *command[1:]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    line = next(line for line in started.stdout if "by process id" in line)
+    os.kill(int(re.search(r"1 is (\d+)", line)[1]), signal.SIGKILL)
+    said = "".join(started.communicate(timeout=30))
+    assert started.returncode != 0 and "wtref: " not in said
+    assert nothing_left(here)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_all_and_nobody_is_called_killed(here, number):
+    script = here / "slow.py"
+    script.write_text(
+        "import time\n"
+        "from wtref import cli, datasets\n"
+        "def slow(*_):\n"
+        "    print('loading', flush=True)\n"
+        "    time.sleep(60)\n"
+        "datasets.open_feed = slow\n"
+        "raise SystemExit(cli.main())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for program, sign, words in ((script, "loading", "rank 0: interrupted"), (ROOT / "run.py", "by process id", "stopped in epoch .*")):
+        command = mpiexec(2, program, *SMALL, "--epochs", "900")
+        started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        next(line for line in started.stdout if sign in line)
+        started.send_signal(number)
+        said = [line for line in "".join(started.communicate(timeout=30)).splitlines() if "wtref: " in line]
+        assert started.returncode in (130, 143) and len(said) == 1 and re.fullmatch(f"wtref: {words}", said[0])
+        assert nothing_left(here)
 
 
 def test_an_error_on_one_rank_ends_all_and_names_it_once(here):
@@ -227,7 +284,7 @@ def test_an_error_on_one_rank_ends_all_and_names_it_once(here):
     assert [line for line in done.stderr.splitlines() if line.startswith("wtref: ")] == [
         line for line in done.stderr.splitlines() if re.match(r"wtref: rank [012]: data/train/b/11.png is no image", line)
     ]
-    assert done.stderr.count("11.png") == 1
+    assert done.stderr.count("11.png") == 1 and nothing_left(here)
 
 
 def test_a_bug_on_one_rank_ends_all_and_shows_where(here):
@@ -244,8 +301,8 @@ def test_a_bug_on_one_rank_ends_all_and_shows_where(here):
     )
     done = run(mpiexec(2, script, *SMALL), seconds=40)
     assert done.returncode == 1
-    assert done.stderr.count("wtref: rank 1: ZeroDivisionError('as planned')") == 1
-    assert done.stderr.count("Traceback") == 1
+    assert done.stderr.count("wtref: rank 1: ZeroDivisionError('as planned')") == done.stderr.count("wtref: ") == 1
+    assert done.stderr.count("Traceback") == 1 and nothing_left(here)
 
 
 @pytest.mark.parametrize(

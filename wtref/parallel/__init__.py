@@ -2,7 +2,7 @@
 
 A `Crew` is the processes that train one network together.  A process started alone is a crew of one,
 whose sums are its own and which waits for nobody; mpi.py has the crew that MPI started, buckets.py the gradients'
-way from one to the other, nccl.py how device arrays travel.
+way from one to the other, nccl.py how device arrays travel, witness.py who names a process that was killed.
 
 Every method that sums, gathers or waits must be called by all processes alike: same calls, same order.
 """
@@ -99,7 +99,7 @@ class Crew:
         """Raise Drifted unless all processes' host arrays, by name, have the same bits."""
 
     def speaking(self):
-        """A context in which rank 0 alone prints."""
+        """A context in which rank 0 alone prints, and the witness speaks for whoever dies."""
         return contextlib.nullcontext()
 
     def end(self, error, code):

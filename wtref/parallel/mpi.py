@@ -17,9 +17,11 @@ from wtref.errors import Diverged, Drifted, InputError
 from wtref.kernels import cores, plain
 from wtref.parallel import Crew
 from wtref.parallel.buckets import Buckets
+from wtref.parallel.witness import witnessed
 
 PATIENCE = 100  # looks at a sum that is not there yet, before the process takes naps
 NAP = 2e-5  # seconds
+LAST_WORDS = 0.5  # seconds in which mpiexec passes on what was said; when it aborts, the rest is lost
 
 
 class MpiCrew(Crew):
@@ -36,6 +38,7 @@ class MpiCrew(Crew):
         self.images, self.waited, self.met = 0, 0.0, False
         node = comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.place = node.rank  # on this node, from 0
+        self.on_one_node = node.size == self.size
         affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
         self.threads = max(cores() // node.allgather(affinity).count(affinity), 1)
 
@@ -181,11 +184,13 @@ class MpiCrew(Crew):
 
     @contextlib.contextmanager
     def speaking(self):
-        with contextlib.ExitStack() as silence:
+        with contextlib.ExitStack() as stack:
+            if self.on_one_node:
+                stack.enter_context(witnessed(self.comm))
             if self.rank:
-                nothing = silence.enter_context(open(os.devnull, "w"))
-                silence.enter_context(contextlib.redirect_stdout(nothing))
-                silence.enter_context(contextlib.redirect_stderr(nothing))
+                nothing = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stdout(nothing))
+                stack.enter_context(contextlib.redirect_stderr(nothing))
             yield
 
     def end(self, error, code):
@@ -197,7 +202,9 @@ class MpiCrew(Crew):
         if getattr(error, "shared", False) or isinstance(error, Diverged):  # all processes know the sum of losses
             return super().end(error, code) if self.rank == 0 else code
         if error is not None:
+            time.sleep(2 * LAST_WORDS if self.rank else 0)  # what has struck all, as Ctrl-C does, rank 0 says
             print(f"wtref: rank {self.rank}: {error}", file=sys.stderr, flush=True)
+            time.sleep(LAST_WORDS)
         self.comm.Abort(code)
         os._exit(code)  # Abort may return before it has come to this process
 
