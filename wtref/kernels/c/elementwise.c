@@ -57,7 +57,7 @@ static struct wide wide_rows(long rows, long c) {
 static const REAL *repeated(struct wide g, const REAL *vector, int slot) {
     if (g.c == g.length || !vector) return vector;
     REAL *all = kept_room(VECTORS, 5 * g.length) + slot * g.length;
-    for (long j = 0; j < g.length; j++) all[j] = vector[j % g.c];
+    for (long k = 0; k < g.length; k += g.c) memcpy(all + k, vector, g.c * sizeof(REAL));
     return all;
 }
 
