@@ -65,6 +65,7 @@ static void direct(struct geometry g, const REAL *y, struct kernel k, REAL *out)
     REAL *packed = packed_kernel(g, k);
     long line = padded_w(g) * g.c_in, run = g.k_w * g.c_in, taps = g.k_h * g.k_w;
     long strip = strip_of(g, 1 << 17, line * g.s_h * sizeof(REAL)), strips = (g.out_h + strip - 1) / strip;
+    int past_caches = passes_caches(out, g.n * g.out_h * g.out_w * g.c_out, g.c_out);
 #pragma omp parallel num_threads(team())
     {
         REAL *room = space(strip_size(g, strip));
@@ -79,7 +80,7 @@ static void direct(struct geometry g, const REAL *y, struct kernel k, REAL *out)
                                               .c = out + (n * g.out_h + row) * g.out_w * g.c_out + o, .runs = g.k_h,
                                               .depth = run, .a_run = line, .a_row = g.s_w * g.c_in, .a_depth = 1,
                                               .b_run = run * width, .b_depth = width, .c_row = g.c_out,
-                                              .columns = MIN(width, g.c_out - o)},
+                                              .columns = MIN(width, g.c_out - o), .past_caches = past_caches},
                                 g.out_w);
                 }
         }

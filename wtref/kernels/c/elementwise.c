@@ -21,15 +21,9 @@ INLINE vec some(const REAL *p, long count) {
     return v;
 }
 
-/* Does writing `size` numbers at `out` leave nothing of them in the caches for the next to read?  Then they are better
- * written past the caches, which spares reading the memory first.  The barrier behind every loop waits for them. */
-static int passes_by(const REAL *out, long size) {
-    return size * sizeof(REAL) > 1 << 22 && (size_t)out % VECTOR_BYTES == 0;
-}
-
 INLINE void put(REAL *p, vec v, long count, int past_caches) {
-    if (count == V && past_caches)
-        STREAM(p, v);
+    if (count == V)
+        put_whole(p, v, past_caches);
     else
         memcpy(p, &v, count * sizeof(REAL));
 }
@@ -49,7 +43,7 @@ static void add_up(const double *parts, long count, double *totals) {
 struct wide { long c, length, rows, size; };
 
 static struct wide wide_rows(long rows, long c) {
-    long length = c % V ? c * V : c * MAX(1, 256 / c);
+    long whole = c % V ? c * V : c, length = whole * MAX(1, 256 / whole);
     return (struct wide){c, length, (rows * c + length - 1) / length, rows * c};
 }
 
@@ -128,7 +122,7 @@ void norm_forward(const REAL *x, const REAL *mean, const REAL *scale, const REAL
                   long rows, long c, REAL *out) {
     struct wide g = wide_rows(rows, c);
     const REAL *m = repeated(g, mean, 0), *s = repeated(g, scale, 1), *b = repeated(g, beta, 2);
-    int past_caches = passes_by(out, g.size);
+    int past_caches = passes_caches(out, g.size, V);
     EACH_ROW EACH_VECTOR({
         vec y = (some(x + i, count) - some(m + j, count)) * some(s + j, count) + some(b + j, count);
         if (plus) y += some(plus + i, count);
@@ -142,7 +136,7 @@ void norm_back(const REAL *delta, const REAL *x, const REAL *mean, const REAL *s
     struct wide g = wide_rows(rows, c);
     const REAL *m = repeated(g, mean, 0), *s = repeated(g, scale, 1), *b = repeated(g, beta, 2);
     const REAL *along = repeated(g, slope, 3), *offset = repeated(g, shift, 4);
-    int past_caches = passes_by(out, g.size);
+    int past_caches = passes_caches(out, g.size, V);
     EACH_ROW EACH_VECTOR({
         vec centred = some(x + i, count) - some(m + j, count), d = some(delta + i, count), factor = some(s + j, count);
         if (b) d = where_positive(centred * factor + some(b + j, count), d);
@@ -152,7 +146,7 @@ void norm_back(const REAL *delta, const REAL *x, const REAL *mean, const REAL *s
 
 /* out[i] = the vector that follows, for all i < n */
 #define EACH(...)                                                                              \
-    int past_caches = passes_by(out, n);                                                       \
+    int past_caches = passes_caches(out, n, V);                                                       \
     _Pragma("omp parallel for schedule(static) num_threads(n < SMALL ? 1 : team())")           \
     for (long i = 0; i < n; i += V) VECTOR_OR_LESS(n - i, { put(out + i, __VA_ARGS__, count, past_caches); })
 

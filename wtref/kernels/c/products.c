@@ -46,6 +46,17 @@ typedef __typeof__((vec){} == (vec){}) lanes;
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
+/* Does writing `size` numbers at `out`, in rows of `width`, leave little of them in the caches for who reads them next?
+ * Then they are better written past the caches, which spares reading the memory first.  The barrier behind every
+ * parallel loop waits for them. */
+static int passes_caches(const REAL *out, long size, long width) {
+    return size * sizeof(REAL) > 1 << 22 && (size_t)out % VECTOR_BYTES == 0 && width % V == 0;
+}
+
+INLINE void put_whole(REAL *p, vec v, int past_caches) {
+    if (past_caches) STREAM(p, v); else STORE(p, v);
+}
+
 static int threads = 1;
 static pid_t owner;
 void use_threads(int n) {
@@ -109,10 +120,10 @@ struct tile {
     const REAL *a, *b;
     REAL *c;
     long runs, depth, a_run, a_row, a_depth, b_run, b_depth, c_row;
-    int rows, columns, add;
+    int rows, columns, add, past_caches;
 };
 
-INLINE void tile_of(const int rows, const int vectors, const struct tile *t) {
+INLINE void tile_of(const int rows, const int vectors, const int past_caches, const struct tile *t) {
     vec sum[ROWS][2] = {};
     for (long r = 0; r < t->runs; r++) {
         const REAL *a = t->a + r * t->a_run, *b = t->b + r * t->b_run;
@@ -134,7 +145,7 @@ INLINE void tile_of(const int rows, const int vectors, const struct tile *t) {
 #pragma GCC unroll 2
             for (int j = 0; j < vectors; j++) {
                 if (add) sum[i][j] += LOAD(c + j * V);
-                STORE(c + j * V, sum[i][j]);
+                put_whole(c + j * V, sum[i][j], past_caches);
             }
         } else {
             vec row[2] = {sum[i][0], sum[i][1]};  /* a copy, so that the sums themselves stay in registers */
@@ -145,7 +156,7 @@ INLINE void tile_of(const int rows, const int vectors, const struct tile *t) {
 }
 
 /* t->rows is from 1 to ROWS; each number of rows has a copy of its own, all of it in registers. */
-#define CASE(rows) case rows: if (t->columns > V) tile_of(rows, 2, t); else tile_of(rows, 1, t); break;
+#define CASE(rows) case rows: if (t->columns > V) tile_of(rows, 2, 0, t); else tile_of(rows, 1, 0, t); break;
 static void tile(const struct tile *t) {
     switch (t->rows) {
         CASE(1) CASE(2) CASE(3) CASE(4)
@@ -156,14 +167,17 @@ static void tile(const struct tile *t) {
 }
 
 /* rows x columns of c: tile by tile down one panel of b, which is at most WIDE columns wide */
-INLINE void panel_of(const int vectors, struct tile t, long rows) {
-    for (; rows >= ROWS; rows -= ROWS, t.a += ROWS * t.a_row, t.c += ROWS * t.c_row) tile_of(ROWS, vectors, &t);
+INLINE void panel_of(const int vectors, const int past_caches, struct tile t, long rows) {
+    for (; rows >= ROWS; rows -= ROWS, t.a += ROWS * t.a_row, t.c += ROWS * t.c_row) tile_of(ROWS, vectors, past_caches, &t);
     t.rows = rows;
     if (rows) tile(&t);
 }
 
 static void panel_times(struct tile t, long rows) {
-    if (t.columns > V) panel_of(2, t, rows); else panel_of(1, t, rows);
+    if (t.columns > V)
+        if (t.past_caches) panel_of(2, 1, t, rows); else panel_of(2, 0, t, rows);
+    else
+        if (t.past_caches) panel_of(1, 1, t, rows); else panel_of(1, 0, t, rows);
 }
 
 static long panels(long columns) { return (columns + WIDE - 1) / WIDE; }
@@ -211,6 +225,7 @@ void product(const REAL *a, long a_row, long a_depth, const REAL *b, long b_dept
              long k, REAL *c) {
     enum { DEPTH = 512, BLOCK = 16 * ROWS, SMALL_PRODUCT = 1 << 18 };
     long depth = (k + (k - 1) / DEPTH) / ((k - 1) / DEPTH + 1);
+    int past_caches = depth == k && passes_caches(c, m * n, n);
 #pragma omp parallel num_threads(m * n * k < SMALL_PRODUCT ? 1 : team())
     {
         struct range rows = {0, m}, columns = {0, panels(n)};
@@ -227,7 +242,7 @@ void product(const REAL *a, long a_row, long a_depth, const REAL *b, long b_dept
                     panel_times((struct tile){.a = a + i * a_row + start * a_depth, .b = panel, .c = c + i * n + j, .runs = 1,
                                               .depth = deep, .a_row = a_row, .a_depth = a_depth,
                                               .b_depth = panel_width(n, j), .c_row = n, .columns = MIN(panel_width(n, j), n - j),
-                                              .add = start > 0},
+                                              .add = start > 0, .past_caches = past_caches},
                                 MIN(BLOCK, rows.last - i));
             }
         }

@@ -102,6 +102,7 @@ TILES_TO_FREQUENCY(error_tiles, pixels_4, error_to_frequency, 4, 0)
 
 /* m (36, ., c) into tiles first..last of out (n, h, w, c). */
 static void tiles_to_image(const REAL *m, long step, struct tiling g, long c, long first, long last, REAL *out) {
+    int past_caches = passes_caches(out, g.n * g.h * g.w * c, c);
     for (long t = first; t < last; t++, m += c) {
         struct place at = place_of(t, g);
         int rows = MIN(4, g.h - at.top), columns = MIN(4, g.w - at.left);
@@ -113,7 +114,7 @@ static void tiles_to_image(const REAL *m, long step, struct tiling g, long c, lo
             REAL *to = out + (at.image + at.top * g.w + at.left) * c + i;
             UNROLL for (int y = 0; y < 4; y++)
                 UNROLL for (int x = 0; x < 4; x++)
-                    if (y < rows && x < columns) STORE(to + (y * g.w + x) * c, d[y][x]);
+                    if (y < rows && x < columns) put_whole(to + (y * g.w + x) * c, d[y][x], past_caches);
         }
     }
 }
