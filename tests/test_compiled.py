@@ -54,6 +54,30 @@ def test_winograd_of_many_channels_and_tiles(c_in, c_out, dtype):
     TestCompiled().both("convolve_back", delta, W.T, *same, (62, 64))
 
 
+@pytest.mark.parametrize("dtype, n", [(np.float32, 27), (np.float64, 13)])
+def test_large_results_are_whole(dtype, n):
+    """Results of more than 4 MiB are written past the caches: by whole vectors or not, the last rows of a tile too."""
+    suite, draw = TestCompiled(), normal(5, dtype)
+    y, delta, thin = draw(n, 51, 53, 16), draw(n, 51, 53, 16), draw(n, 51, 53, 3)
+    vectors = [draw(16) for _ in range(5)]
+    same = [(3, 3), (1, 1), (1, 1)]
+    assert y.nbytes > 1 << 22
+    suite.both("convolve", y, draw(16, 144), *same)
+    suite.both("convolve", thin, draw(16, 27), *same)
+    suite.both("convolve", thin, draw(17, 27), *same)
+    suite.both("product", y.reshape(-1, 16), draw(16, 32))
+    suite.both("product", y.reshape(-1, 16), draw(16, 19))
+    suite.both("norm_forward", y, *vectors[:3], True, delta)
+    suite.both("norm_back", delta, y, *vectors)
+    for c in (3, 7):  # no whole vectors in a row of channels
+        x = draw((1 << 20) // c + 5, c)
+        suite.both("norm_forward", x, *(v[:c] for v in vectors[:3]), True)
+    flat = delta.ravel()[:-5]
+    suite.both("relu", flat)
+    suite.both("relu_back", flat, y.ravel()[5:])
+    suite.both("add", flat, y.ravel()[:-5])
+
+
 # --- threads and processes ----------------------------------------------------------------------------------
 
 
