@@ -4,6 +4,7 @@
    first: a kernel whose result depends on it lacks a barrier.  Shared memory starts as NaN in each block, and is NaN
    where a copy was started until its thread has waited for it.  */
 
+#include <algorithm>
 #include <csetjmp>
 #include <cmath>
 #include <cstddef>
@@ -13,6 +14,7 @@
 #include <ucontext.h>
 #include <vector>
 
+using std::min;
 using std::sqrt;
 
 #define CUDA_DOUBLE

@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from device_double import DoubleArray
+from device_double import DoubleArray, xp
 
-from wtref.kernels.cuda import BFLOAT16, NULL
+from wtref.kernels.cuda import BFLOAT16, NULL, Cuda
 
 HEADER = Path(__file__).with_name("cuda_double.h")
 KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\(\d+\)\s+)?(\w+)\s*\(([^)]*)\)')
@@ -30,6 +30,15 @@ ORDERS = ("forward", "backward", "shuffled")
 def emulator_obstacle():
     """Why kernels cannot be run here, or None."""
     return None if shutil.which(_compiler()) else f"the CUDA double needs a C++ compiler, and {_compiler()} is not there"
+
+
+def emulated(precision="float32", order="forward"):
+    """The kernels of wtref on a GPU of four processors."""
+
+    def module(code, options):
+        return EmulatedModule(code=code, options=options, order=order)
+
+    return Cuda(xp, module, precision, processors=4)
 
 
 class EmulatedModule:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cuda_double import EmulatedModule, emulator_obstacle
+from cuda_double import emulated, emulator_obstacle
 from device_double import DoubleArray, xp
 from kernel_suite import KernelSuite, normal
 from on_device import InBf16, OnDevice, bf16, tf32
@@ -19,13 +19,6 @@ if emulator_obstacle():
 
 with_bf16 = pytest.mark.skipif(BFLOAT16 is None, reason="no ml_dtypes, from which CuPy has bfloat16")
 ALL = ["float32", "tf32", pytest.param("bf16", marks=with_bf16)]
-
-
-def emulated(precision="float32", order="forward"):
-    def module(code, options):
-        return EmulatedModule(code=code, options=options, order=order)
-
-    return Cuda(xp, module, precision, processors=4)
 
 
 class TestFloat(KernelSuite):

@@ -64,7 +64,8 @@ class Conv2d:
         """y (N, H, W, C_in) -> (N, H', W', C_out)."""
         s, self.y = self.synapses, y
         _check_fit(s.name, y, *self.geometry, self.c_in)
-        out = primitives(y).convolve(y, s.W, *self.geometry)  # (1)
+        normed = train and s.b is None  # no bias: batch norm follows
+        out = primitives(y).convolve(y, s.W, *self.geometry, normed)  # (1)
         return out if s.b is None else primitives(y).biased(out, s.b)
 
     def backward(self, delta):

@@ -45,7 +45,7 @@ class Compiled:
         m, n, k = len(a), b.shape[1], len(b)
         return self._new((m, n), "product", a, *_strides(a), b, *_strides(b), m, n, k)
 
-    def convolve(self, y, W, kernel, stride, padding):
+    def convolve(self, y, W, kernel, stride, padding, normed=False):
         g = Geometry.of(y.shape, len(W), kernel, stride, padding)
         _check(W.shape[1] == g.k_h * g.k_w * g.c_in, y, W)
         return self._new((g.n, g.out_h, g.out_w, g.c_out), "convolve", g, _flat(y), W, *_strides(W))

@@ -6,6 +6,7 @@ product.  W and B themselves, their gradients, sums over rows and all small vect
 
 import functools
 import math
+import weakref
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +22,12 @@ try:
 except ImportError:
     BFLOAT16 = None
 
-SOURCES = ("tensor_cores", "common", "cores", "operands", "products", "elementwise", "norms", "pooling")
+SOURCES = ("tensor_cores", "common", "moments", "cores", "operands", "products", "elementwise", "norms", "pooling")
 PRECISIONS = ("float32", "tf32", "bf16")  # of the factors of a product in float32; sums are float32 always
 THREADS = 256  # of a block
 PRODUCT_THREADS, PRODUCT_DEPTH = 128, 32  # of a block that multiplies; of k, at most, that one of its tiles takes in
 STAGES, ROW_BYTES = 3, 80  # tiles of a factor in shared memory, and what a row of one takes there at most
+TILE_GAP = 8  # values between rows of a product's tile there, of which moments are taken
 TILES = {(128, 128): 1.0, (128, 64): 1.25, (64, 64): 1.7}  # time for a number of their sums: an estimate, by traffic
 SLICE_COST = 500  # of writing and reading a sum, in multiplications: an estimate as well
 WIDTH = 64  # channels that a block sums up
@@ -95,6 +97,7 @@ class Cuda:
         }
         self._kernel, self._cut = functools.cache(self._loaded), functools.cache(self._cut)
         self._numbers = functools.cache(lambda g: xp.asarray(g.numbers()))
+        self.known = {}  # {id: moments of its parts} of what was convolved, lives, and was not asked about
 
     def product(self, a, b):
         _check(a.shape[1] == len(b), a, b)
@@ -103,12 +106,16 @@ class Cuda:
         kind = "product_" + "mk"[a_along_k] + "mk"[b_along_k]
         return self._multiply(kind, _same, m, n, k, a, a_stride, b, b_stride, *_ints(m, n, k))
 
-    def convolve(self, y, W, kernel, stride, padding):
+    def convolve(self, y, W, kernel, stride, padding, normed=False):
         g = Geometry.of(y.shape, len(W), kernel, stride, padding)
         _check(W.shape[1] == g.taps() * g.c_in, y, W)
         m, n, k = g.n * g.out_h * g.out_w, g.c_out, g.taps() * g.c_in
         arrays = self._numbers(g), self._stored(y), self._stored(W)
-        return self._multiply("convolve", self._store, m, n, k, *arrays).reshape(g.above())
+        moments = self._room_for_moments(_real(arrays), m, n, k) if normed else NULL
+        out = self._multiply("convolve", self._store, m, n, k, *arrays, moments).reshape(g.above())
+        if moments is not NULL:
+            self._keep(moments, out)
+        return out
 
     def convolve_outer(self, delta, y, kernel, stride, padding):
         g = Geometry.of(y.shape, delta.shape[3], kernel, stride, padding)
@@ -146,13 +153,12 @@ class Cuda:
         return self._each("average", _same, (len(y), channels), self._stored(y), *_ints(positions, channels))
 
     def moments(self, x):
-        return self._finish("moments_total", 2, self._sum_rows("moments_parts", 3, x, self._stored(x)))
+        return self._finish("moments_total", 2, self._moments(x))
 
     def norm_statistics(self, y, gamma, running_mean, running_var, momentum, epsilon):
         rows = y.size // len(gamma)
         rates = map(gamma.dtype.type, (momentum, epsilon, rows / max(rows - 1, 1)))
-        parts = self._sum_rows("moments_parts", 3, y, self._stored(y))
-        return self._finish("norm_statistics", 3, parts, gamma, running_mean, running_var, *rates)
+        return self._finish("norm_statistics", 3, self._moments(y), gamma, running_mean, running_var, *rates)
 
     def norm_sums(self, delta, x, mean, scale, beta=None):
         return self._finish("norm_sums_total", 2, self._norm_sums(delta, x, mean, scale, beta))
@@ -214,7 +220,9 @@ class Cuda:
         down, across, slices = self._cut(dtype, m, n, k)
         parts = self.xp.empty((slices, m, n), dtype) if slices > 1 else NULL
         out = self.xp.empty((m, n), type_for(dtype))
-        grid, shared = (-(-m // down), -(-n // across), slices), STAGES * ROW_BYTES * (down + across)
+        grid = -(-m // down), -(-n // across), slices
+        factors, product = STAGES * ROW_BYTES * (down + across), down * (across + TILE_GAP) * self._store(dtype).itemsize
+        shared = max(factors, product)  # the latter lies where the former were
         kernel = self._kernel(dtype, f"{name}_{down}x{across}", shared)
         kernel(grid, (PRODUCT_THREADS,), (*arguments, parts, out), shared_mem=shared)
         if slices > 1:
@@ -239,6 +247,21 @@ class Cuda:
         most = min(max(k // (4 * PRODUCT_DEPTH), 1), at_once)
         return min(((*tile, slices) for slices in range(1, most + 1) for tile in tiles), key=cost)
 
+    def _moments(self, x):
+        """Of parts of the rows, as _sum_rows gives them: left by the convolution, or else by a pass over x."""
+        known = self.known.pop(id(x), None)
+        return self._sum_rows("moments_parts", 3, x, self._stored(x)) if known is None else known
+
+    def _room_for_moments(self, dtype, m, n, k):
+        """For those of a product (m, n), tile by tile; none where each block has but a slice of every sum."""
+        down, _, slices = self._cut(dtype, m, n, k)
+        return self.xp.empty((n, -(-m // down), 3), dtype) if m and slices == 1 else NULL
+
+    def _keep(self, moments, x):
+        """Until x was asked about or is gone, whose id may then be another array's."""
+        self.known[id(x)] = moments
+        weakref.finalize(x, self.known.pop, id(x), None).atexit = False
+
     def _norm_sums(self, delta, x, mean, scale, beta):
         _check(delta.shape == x.shape, delta, x)
         arrays = self._stored(delta), self._stored(x), mean, scale, _pointed(beta)
@@ -260,7 +283,7 @@ class Cuda:
         channels, count, _ = parts.shape
         out = self.xp.empty((results, channels), parts.dtype)
         arguments = parts, *_ints(count, channels), *arguments, out
-        self._kernel(_real(arguments), name)((-(-channels // 8),), (THREADS,), arguments)
+        self._kernel(_real(arguments), name)((channels,), (THREADS,), arguments)
         return out
 
     def _each(self, name, type_for, shape, *arguments, size=None):

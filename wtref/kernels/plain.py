@@ -17,8 +17,11 @@ def product(a, b):
     return a @ b
 
 
-def convolve(y, W, kernel, stride, padding):
-    """W (C_out, k_h k_w C_in) acting on the patches of y (N, H, W, C_in): (N, H', W', C_out)."""
+def convolve(y, W, kernel, stride, padding, normed=False):
+    """W (C_out, k_h k_w C_in) acting on the patches of y (N, H, W, C_in): (N, H', W', C_out).
+
+    normed: norm_statistics or moments will be asked about the result as it is; a GPU finds them on the way.
+    """
     patches = gather(y, kernel, stride, padding)
     return (_rows(patches, W.shape[1]) @ W.T).reshape(*patches.shape[:3], len(W))
 

@@ -57,7 +57,7 @@ extern "C" __global__ void norm_forward(
         const auto before = at.of(x), more = at.of(plus ? plus : x);
         const auto centre = at.channels_of(mean), factor = at.channels_of(scale), offset = at.channels_of(beta);
         at.set(out, [&](int j) {
-            const REAL y = (before[j] - centre[j]) * factor[j] + offset[j] + (plus ? more[j] : REAL(0));
+            const REAL y = (before[j] - centre[j]) * factor[j] + offset[j] + (plus ? (REAL) more[j] : 0);
             return rectify ? rectified(y) : y;
         });
     });

@@ -2,22 +2,6 @@
 
    A `Sum` begins as zeros and joins others.  */
 
-/* Mean and sum of squared distances from it (Chan, Golub and LeVeque, 1979).  */
-struct Moments {
-    REAL count, mean, squares;
-
-    __device__ void join(const Moments &other)
-    {
-        const REAL total = count + other.count;
-        if (other.count == 0)
-            return;
-        const REAL between = other.mean - mean, part = other.count / total;
-        mean += between * part;
-        squares += other.squares + between * between * count * part;
-        count = total;
-    }
-};
-
 /* The sums of delta and of delta (x - mean).  */
 struct Products {
     REAL plain, centred;
@@ -25,32 +9,21 @@ struct Products {
     __device__ void join(const Products &other) { plain += other.plain, centred += other.centred; }
 };
 
-/* One thread's sums over its rows, of N channels; each its own `Sum`.  What is added to the moments is measured from the
-   first value met, so that a mean far from 0 costs no digits.  */
+/* One thread's sums over its rows, of N channels; each its own `Sum`.  */
 template <int N> struct MomentsOf {
     typedef Moments Sum;
     const STORED *x;
-    REAL first[N], sum[N] = {}, squares[N] = {}, count = 0;
+    Spread spreads[N];
 
     __device__ MomentsOf(const STORED *x) : x(x) {}
     __device__ void add(const group<N> &at)
     {
         const auto values = at.of(x);
         #pragma unroll
-        for (int j = 0; j < N; j++) {
-            first[j] = count == 0 ? (REAL) values[j] : first[j];
-            const REAL far = values[j] - first[j];
-            sum[j] += far, squares[j] += far * far;
-        }
-        count += 1;
+        for (int j = 0; j < N; j++)
+            spreads[j].add(values[j]);
     }
-    __device__ Moments of(int j) const
-    {
-        if (count == 0)
-            return {};
-        const REAL far = sum[j] / count, rest = squares[j] - sum[j] * far;
-        return {count, first[j] + far, rest < 0 ? 0 : rest};
-    }
+    __device__ Moments of(int j) const { return spreads[j].moments(); }
 };
 
 /* beta: as of norm_back.  */
@@ -105,22 +78,22 @@ template <int N, class Taken> __device__ void sum_rows(Taken taken, int rows, in
     parts[(size_t) mine * gridDim.y + blockIdx.y] = sum;
 }
 
-/* The sum of a channel's parts, one warp for each channel; `use(channel, sum)` has it.  */
-template <class Sum, class Use> __device__ void sum_parts(Use use, const Sum *parts, int count, int channels)
+/* The sum of a channel's parts, one block for each channel; `use(channel, sum)` has it.  */
+template <class Sum, class Use> __device__ void sum_parts(Use use, const Sum *parts, int count)
 {
     __shared__ Sum sums[THREADS];
-    const int channel = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int channel = blockIdx.x;
     Sum sum = {};
-    if (channel < channels)
-        for (int part = lane; part < count; part += 32)
-            sum.join(parts[(size_t) channel * count + part]);
+    for (int part = threadIdx.x; part < count; part += THREADS)
+        sum.join(parts[(size_t) channel * count + part]);
     sums[threadIdx.x] = sum;
-    __syncthreads();
-    if (lane > 0 || channel >= channels)
-        return;
-    for (int other = 1; other < 32; other++)
-        sum.join(sums[threadIdx.x + other]);
-    use(channel, sum);
+    for (int half = THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half)
+            sums[threadIdx.x].join(sums[threadIdx.x + half]);
+    }
+    if (threadIdx.x == 0)
+        use(channel, sums[0]);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) moments_parts(const STORED *x, int rows, int channels, REAL *parts)
@@ -136,7 +109,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) moments_total(const REAL *
 {
     sum_parts([=](int channel, const Moments &sum) {
         out[channel] = sum.mean, out[channels + channel] = sum.squares / sum.count;
-    }, (const Moments *) parts, count, channels);
+    }, (const Moments *) parts, count);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) norm_sums_parts(
@@ -154,7 +127,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) norm_sums_total(const REAL
 {
     sum_parts([=](int channel, const Products &sum) {
         out[channel] = sum.plain, out[channels + channel] = sum.centred;
-    }, (const Products *) parts, count, channels);
+    }, (const Products *) parts, count);
 }
 
 /* out (3, channels): mean, 1 / the standard deviation, gamma times that; unbiased: the running variance's factor.  */
@@ -168,7 +141,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) norm_statistics(
         running_var[channel] += momentum * (unbiased * variance - running_var[channel]);
         out[channel] = sum.mean, out[channels + channel] = inverse_std;
         out[2 * channels + channel] = gamma[channel] * inverse_std;
-    }, (const Moments *) parts, count, channels);
+    }, (const Moments *) parts, count);
 }
 
 /* out (4, channels): the gradients of beta and gamma, slope and shift of norm_back.  */
@@ -180,5 +153,5 @@ extern "C" __global__ void __launch_bounds__(THREADS) norm_gradients(
         out[channel] = sum.plain, out[channels + channel] = sum.centred * along;
         out[2 * channels + channel] = -factor * along * along * sum.centred;
         out[3 * channels + channel] = -factor * sum.plain;
-    }, (const Products *) parts, count, channels);
+    }, (const Products *) parts, count);
 }

@@ -2,6 +2,7 @@
    STAGES of each have room; the next ones are on their way while one is multiplied.  */
 
 #define STAGES 3
+#define TILE_GAP 8  /* values between rows of a product's tile, which keep them out of one another's banks */
 
 /* One thread's part in moving tiles: SHARE groups of GROUP neighbours in memory.  */
 template <class Operand, int ROWS> struct Mover {
@@ -60,10 +61,28 @@ template <class T> __device__ void write_pair(T *out, REAL x, REAL next, int lef
     }
 }
 
+/* moments (n, tiles down): of each column in this tile, of its values as an Out holds them; `shared` has room for the tile.  */
+template <class Out, class Core> __device__ void write_moments(
+    const Core &core, int top, int left, int m, int n, Moments *moments, char *shared)
+{
+    enum { PITCH = Core::TN + TILE_GAP };
+    Out *const tile = (Out *) shared;
+    __syncthreads();  // nobody is at the factors any more
+    core.each([&](int row, int column, REAL x, REAL next) { write_pair(tile + row * PITCH + column, x, next, 2); });
+    __syncthreads();
+    const int column = threadIdx.x, rows = min(m - top, (int) Core::TM);
+    if (column >= Core::TN || left + column >= n)
+        return;
+    Spread spread;
+    for (int row = 0; row < rows; row++)
+        spread.add(tile[row * PITCH + column]);
+    moments[(size_t) (left + column) * gridDim.x + blockIdx.x] = spread.moments();
+}
+
 /* out (m, n) = A B^T, both k deep.  With a grid of several layers each sums a slice of k into an (m, n) of its own, one of
-   `parts`; else those are null.  */
+   `parts`; else those are null.  moments: as of write_moments, or null.  */
 template <class Core, class A, class B, class Out> __device__ void multiply(
-    const A &a, const B &b, int m, int n, int k, REAL *parts, Out *out)
+    const A &a, const B &b, int m, int n, int k, REAL *parts, Out *out, Moments *moments = nullptr)
 {
     extern __shared__ __align__(16) char shared[];
     enum { STAGE = TILE_BYTES(Core::TM + Core::TN) };
@@ -104,6 +123,8 @@ template <class Core, class A, class B, class Out> __device__ void multiply(
         else
             write_pair(out + i, x, next, n - c);
     });
+    if (moments)
+        write_moments<Out>(core, top, left, m, n, moments, shared);
 }
 
 #define PRODUCT(KERNEL, A_ALONG_K, B_ALONG_K, TM, TN) \
@@ -112,6 +133,15 @@ extern "C" __global__ void __launch_bounds__(BLOCK) KERNEL##_##TM##x##TN( \
 { \
     const Matrix<A_ALONG_K> rows(a, a_stride, m, k); \
     multiply<CORE<TM, TN>>(rows, Matrix<B_ALONG_K>(b, b_stride, n, k), m, n, k, parts, out); \
+}
+
+#define CONVOLVE(TM, TN) \
+extern "C" __global__ void __launch_bounds__(BLOCK) convolve_##TM##x##TN( \
+    const int *numbers, const STORED *y, const STORED *W, REAL *moments, REAL *parts, STORED *out) \
+{ \
+    const geometry g = *(const geometry *) numbers; \
+    const Matrix<true> rows(W, g.n_in(), g.c_out, g.n_in()); \
+    multiply<CORE<TM, TN>>(Patches(y, g), rows, g.positions(), g.c_out, g.n_in(), parts, out, (Moments *) moments); \
 }
 
 #define CONVOLUTION(KERNEL, A, B, M, N, K, OUT, TM, TN) \
@@ -128,8 +158,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) KERNEL##_##TM##x##TN( \
     PRODUCT(product_km, true, false, TM, TN) \
     PRODUCT(product_mk, false, true, TM, TN) \
     PRODUCT(product_mm, false, false, TM, TN) \
-    CONVOLUTION(convolve, Patches(a, g), Matrix<true>(b, g.n_in(), g.c_out, g.n_in()), \
-                g.positions(), g.c_out, g.n_in(), STORED, TM, TN) \
+    CONVOLVE(TM, TN) \
     CONVOLUTION(convolve_outer, Matrix<false>(a, g.c_out, g.c_out, g.positions()), Places(b, g), \
                 g.c_out, g.n_in(), g.positions(), REAL, TM, TN) \
     CONVOLUTION(convolve_back, Echoes(a, g), Feedback(b, g), \
