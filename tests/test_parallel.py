@@ -263,7 +263,7 @@ def test_signals_end_all_and_nobody_is_called_killed(here, number):
         "raise SystemExit(cli.main())\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for program, sign, words in ((script, "loading", "rank 0: interrupted"), (ROOT / "run.py", "by process id", "stopped in epoch .*")):
+    for program, sign, words in ((script, "loading", "rank 0: interrupted"), (ROOT / "run.py", "epoch 1/900", "stopped in epoch .*")):
         command = mpiexec(2, program, *SMALL, "--epochs", "900")
         started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
         next(line for line in started.stdout if sign in line)
