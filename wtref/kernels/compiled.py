@@ -89,8 +89,7 @@ class Compiled:
 
     def norm_forward(self, x, mean, scale, beta, rectify=False, plus=None):
         _check(plus is None or plus.shape == x.shape, x, plus)
-        plus = None if plus is None else _flat(plus)
-        return self._new(x.shape, "norm_forward", _flat(x), mean, scale, beta, plus, rectify, *_rows(x))
+        return self._new(x.shape, "norm_forward", _flat(x), mean, scale, beta, _flat(plus), rectify, *_rows(x))
 
     def norm_back(self, delta, x, mean, scale, slope, shift, beta=None):
         _check(delta.shape == x.shape, delta, x)
@@ -211,7 +210,7 @@ def _address(x):
 
 
 def _flat(x):
-    return np.ascontiguousarray(x)
+    return None if x is None else np.ascontiguousarray(x)
 
 
 def _rows(x):

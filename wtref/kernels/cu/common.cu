@@ -67,6 +67,18 @@ template <int N> struct group {
     }
 };
 
+/* delta where a ReLU behind batch norm let x through; all of it where there is none, and beta is null.  */
+template <int N> __device__ neighbours<N, STORED> counted(
+    const group<N> &at, const STORED *delta, const STORED *x, const REAL *mean, const REAL *scale, const REAL *beta)
+{
+    const auto d = at.of(delta);
+    if (!beta)
+        return d;
+    const auto before = at.of(x);
+    const auto centre = at.channels_of(mean), factor = at.channels_of(scale), least = at.channels_of(beta);
+    return opened(d, [&](int j) { return (before[j] - centre[j]) * factor[j] + least[j]; });
+}
+
 #define EACH(i, size) \
     for (unsigned i = blockIdx.x * THREADS + threadIdx.x; i < (size); i += gridDim.x * THREADS)
 

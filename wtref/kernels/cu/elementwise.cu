@@ -63,20 +63,15 @@ extern "C" __global__ void norm_forward(
     });
 }
 
-/* beta: unless null, delta counts only where norm_forward gave something positive.  */
+/* beta: as of counted.  */
 extern "C" __global__ void norm_back(
     const STORED *delta, const STORED *x, const REAL *mean, const REAL *scale, const REAL *slope, const REAL *shift,
     const REAL *beta, int channels, int size, STORED *out)
 {
     each_group(size, channels, aligned(delta, x, mean, scale, slope, shift, beta, out), [=](auto at) {
-        auto d = at.of(delta);
-        const auto before = at.of(x);
+        const auto d = counted(at, delta, x, mean, scale, beta), before = at.of(x);
         const auto centre = at.channels_of(mean), factor = at.channels_of(scale);
         const auto along = at.channels_of(slope), offset = at.channels_of(shift);
-        if (beta) {
-            const auto least = at.channels_of(beta);
-            d = opened(d, [&](int j) { return (before[j] - centre[j]) * factor[j] + least[j]; });
-        }
         at.set(out, [&](int j) { return d[j] * factor[j] + (before[j] - centre[j]) * along[j] + offset[j]; });
     });
 }

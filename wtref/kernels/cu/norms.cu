@@ -26,7 +26,7 @@ template <int N> struct MomentsOf {
     __device__ Moments of(int j) const { return spreads[j].moments(); }
 };
 
-/* beta: as of norm_back.  */
+/* beta: as of counted.  */
 template <int N> struct ProductsOf {
     typedef Products Sum;
     const STORED *delta, *x;
@@ -37,13 +37,8 @@ template <int N> struct ProductsOf {
         : delta(delta), x(x), mean(mean), scale(scale), beta(beta) {}
     __device__ void add(const group<N> &at)
     {
-        auto d = at.of(delta);
-        const auto values = at.of(x);
+        const auto d = counted(at, delta, x, mean, scale, beta), values = at.of(x);
         const auto centre = at.channels_of(mean);
-        if (beta) {
-            const auto factor = at.channels_of(scale), least = at.channels_of(beta);
-            d = opened(d, [&](int j) { return (values[j] - centre[j]) * factor[j] + least[j]; });
-        }
         #pragma unroll
         for (int j = 0; j < N; j++)
             sums[j].join({d[j], d[j] * (values[j] - centre[j])});
