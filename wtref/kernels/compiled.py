@@ -184,23 +184,27 @@ def _check(fits, *arrays):
 
 def _words(name, arguments):
     """What a C function is called with: (the dtype of all arrays, the arguments with addresses for arrays, is one empty?)"""
-    arrays = [x for x in arguments if isinstance(x, np.ndarray)]
-    dtype = arrays[0].dtype
-    if any(x.dtype != dtype for x in arrays):
-        raise ValueError(f"{name}: {', '.join(str(x.dtype) for x in arrays)} side by side")  # C would not notice
-    words = [_place(x) if isinstance(x, np.ndarray) else x for x in arguments]
-    return dtype, words, 0 in [x.size for x in arrays]
+    dtype, words, empty = None, [], False
+    for x in arguments:
+        if isinstance(x, np.ndarray):
+            dtype, empty = dtype or x.dtype, empty or x.size == 0
+            if x.dtype != dtype:  # C would not notice
+                raise ValueError(f"{name}: {x.dtype} beside {dtype}")
+            x = _place(x)
+        words.append(x)
+    return dtype, words, empty
 
 
 def _c_type(x, dtype):
-    kinds = {int: ctypes.c_long, bool: ctypes.c_long, float: REALS[dtype][1], Geometry: ctypes.POINTER(Geometry)}
-    return kinds.get(type(x), ctypes.c_void_p)  # an array, the address of one, or none
+    """All but geometries and real numbers is an address, none, or an integer as wide as one."""
+    return {float: REALS[dtype][1], Geometry: ctypes.POINTER(Geometry)}.get(type(x), ctypes.c_void_p)
 
 
 def _place(x):
     """The address of x's first number."""
     try:
-        return ctypes.addressof(ctypes.c_char.from_buffer(x))  # takes a third of the time, but not every array
+        packed = x if x.flags.c_contiguous else x.T
+        return ctypes.addressof(ctypes.c_char.from_buffer(packed))  # takes a third of the time, but not every array
     except (TypeError, ValueError, BufferError):
         return x.__array_interface__["data"][0]
 
