@@ -187,7 +187,8 @@ def _words(name, arguments):
     dtype, words, empty = None, [], False
     for x in arguments:
         if isinstance(x, np.ndarray):
-            dtype, empty = dtype or x.dtype, empty or x.size == 0
+            dtype = x.dtype if dtype is None else dtype
+            empty = empty or x.size == 0
             if x.dtype != dtype:  # C would not notice
                 raise ValueError(f"{name}: {x.dtype} beside {dtype}")
             x = _place(x)
