@@ -30,9 +30,7 @@ class Linear:
         s, self.y = self.synapses, y
         if y.shape[1:] != (s.n_in,):
             raise InputError(f"{s.name}: takes {s.n_in} values, was given {_shape(y)}")
-        y_next = primitives(y).product(y, s.W.T)
-        y_next += s.b  # (1)
-        return y_next
+        return primitives(y).product(y, s.W.T) + s.b  # (1)
 
     def backward(self, delta):
         """delta_{l+1} (N, n_out) -> the error at y_l, (N, n_in), or None where there is no B."""
