@@ -64,12 +64,12 @@ class Compiled:
     def max_pool(self, y, kernel, stride, padding):
         g = Geometry.of(y.shape, y.shape[3], kernel, stride, padding)
         winner = np.empty((g.n, g.out_h, g.out_w, g.c_out), np.int32)
-        return self._new(winner.shape, "max_pool", g, _flat(y), _address(winner)), winner
+        return self._new(winner.shape, "max_pool", g, _flat(y), _place(winner)), winner
 
     def max_pool_back(self, delta, winner, kernel, stride, padding, size):
         g = Geometry.of((len(delta), *size, delta.shape[3]), delta.shape[3], kernel, stride, padding)
         _check(delta.shape == winner.shape == (g.n, g.out_h, g.out_w, g.c_out), delta, winner)
-        return self._new((g.n, *size, g.c_in), "max_pool_back", g, _flat(delta), _address(winner))
+        return self._new((g.n, *size, g.c_in), "max_pool_back", g, _flat(delta), _place(winner))
 
     def moments(self, x):
         return self._new((2, x.shape[-1]), "moments", _flat(x), *_rows(x))
@@ -208,10 +208,6 @@ def _place(x):
         return ctypes.addressof(ctypes.c_char.from_buffer(packed))  # takes a third of the time, but not every array
     except (TypeError, ValueError, BufferError):
         return x.__array_interface__["data"][0]
-
-
-def _address(x):
-    return ctypes.c_void_p(_place(x))
 
 
 def _flat(x):

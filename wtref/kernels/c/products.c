@@ -219,17 +219,17 @@ static void pack(const REAL *b, long b_depth, long b_column, long depth, long co
 }
 
 /* c (m, n) = a (m, k) b (k, n); a and b by their strides, c contiguous.
- * Threads share c's rows where there are many, as all other passes share an array's: what another core has just written
+ * Threads share c's rows where each gets many, as all other passes share an array's: what another core has just written
  * is slow to reach.  Few rows do not repay that each thread packs all of b; then threads share the longer side of c. */
 void product(const REAL *a, long a_row, long a_depth, const REAL *b, long b_depth, long b_column, long m, long n,
              long k, REAL *c) {
-    enum { DEPTH = 512, BLOCK = 16 * ROWS, MANY_ROWS = 256, SMALL_PRODUCT = 1 << 18 };
+    enum { DEPTH = 512, BLOCK = 16 * ROWS, MANY_ROWS = 128, SMALL_PRODUCT = 1 << 18 };
     long depth = (k + (k - 1) / DEPTH) / ((k - 1) / DEPTH + 1);
     int past_caches = depth == k && passes_caches(c, m * n, n);
 #pragma omp parallel num_threads(m * n * k < SMALL_PRODUCT ? 1 : team())
     {
         struct range rows = {0, m}, columns = {0, panels(n)};
-        if (m < MIN(n, MANY_ROWS)) columns = my_share(columns.last); else rows = my_share(m);
+        if (m < MIN(n, MANY_ROWS * team_size())) columns = my_share(columns.last); else rows = my_share(m);
         REAL *packed = space((columns.last - columns.first) * WIDE * depth);
         for (long start = 0; start < k; start += depth) {
             long deep = MIN(depth, k - start);
