@@ -16,6 +16,7 @@ enum { STRIP = 64, SMALL = 8192 };
     }
 
 INLINE vec some(const REAL *p, long count) {
+    if (count == V) return LOAD(p);  /* a copy of a whole vector would go through the stack */
     vec v = {};
     memcpy(&v, p, count * sizeof(REAL));
     return v;
