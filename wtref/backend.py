@@ -81,7 +81,7 @@ def open_device(name="auto", dtype="float32", kernels="auto", threads=None, prec
         if precision != "float32":
             raise InputError(f"--precision {precision} needs a GPU; on --device cpu it is float32")
         return Device("cpu", np, real, use(kernels, threads or crew.threads), crew)
-    match = re.fullmatch(r"cuda(?::(\d+))?", name)
+    match = re.fullmatch(r"cuda(?::(\d{1,9}))?", name)
     if match is None:
         raise InputError(f"unknown device {name!r}; choose from: auto, cpu, cuda, cuda:N")
     return _open_cuda(match[1] and int(match[1]), real, kernels, precision, crew)

@@ -172,13 +172,6 @@ def kind(loader, growth, scaling, flags):
     return kind
 
 
-def check_counts(**flags):
-    """Raise InputError if a flag's list has a number below 1."""
-    for name, counts in flags.items():
-        if min(counts or [1]) < 1:
-            raise InputError(f"--{name} must be at least 1, found {min(counts)}")
-
-
 def combinations(own, given):
     """A dict of model, rule and batch_size for each combination of the flags --models, --rules and --batches."""
     names = {"model": "models", "rule": "rules", "batch_size": "batches"}

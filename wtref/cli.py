@@ -16,6 +16,7 @@ from wtref.models import MODELS
 from wtref.parallel import ALONE, open_crew
 from wtref.presets import PRESETS
 from wtref.rules import RULES
+from wtref.values import check_limits
 
 WHERE = ("dataset", *(spec.name for spec in fields(Config) if spec.metadata["changeable"]))  # data may lie in another form
 TOGETHER = (commands.train, commands.reproduce)  # what several processes can do together
@@ -41,6 +42,9 @@ def main(argv=None):
         return crew.end(error, 2)
     except (Diverged, Drifted, Unsaved) as error:
         return crew.end(error, 1)
+    except MemoryError as error:
+        reason = " ".join(str(error).split()) or "no more to be had"
+        return crew.end(f"out of memory ({reason}); lower --batch-size, or choose a smaller network", 2)
     except KeyboardInterrupt:
         return crew.end("interrupted", 130)
     except BrokenPipeError:  # whoever read the output has left; nothing more can be said there
@@ -53,6 +57,7 @@ def main(argv=None):
 
 def _run(argv, crew):
     args = _parser().parse_args(argv)
+    check_limits(vars(args))
     if crew.size > 1 and args.command not in TOGETHER:
         raise InputError(f"{argv[0]!r} is for one process, found {crew.size}; start it without mpiexec or srun")
     args.words, args.crew = argv, crew

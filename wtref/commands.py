@@ -130,7 +130,6 @@ def bench(args, given):
     """Time training steps beside PyTorch's: with no flags the goals of speed, else a grid of models, rules, batches."""
     own = {name: value for name, value in vars(args).items() if name in benching.OWN and value}
     kind = benching.kind(args.loader, args.growth, args.scaling, own | given)
-    benching.check_counts(repeats=[args.repeats], batches=args.batches, shape=args.shape)
     if args.profile and given.get("kernels") == "plain" and given.get("device", "cpu").startswith("cuda"):
         raise InputError("--profile on a GPU times the CUDA kernels; leave --kernels plain out")
     if args.json:
@@ -180,8 +179,6 @@ def mirror(args, given):
     """The weight mirror and Kolen-Pollack alone: B on its way to W^T, beside what theory says."""
     from wtref import mirror as mirroring
 
-    if args.inputs < 64:
-        raise InputError(f"--inputs must be at least 64, found {args.inputs}")
     lessons = mirroring.lessons(args.inputs, args.seed)
     print(mirroring.table(*lessons))
     folder = runs.RUNS / runs.free_name("mirror")
@@ -192,8 +189,6 @@ def mirror(args, given):
 
 def constants(args, given):
     """Do the weight mirror's default constants hold on every network?  Exits 1 where they do not."""
-    if args.steps < 1:
-        raise InputError(f"--steps must be at least 1, found {args.steps}")
     for model in args.models:
         check_choice("model", model, MODELS)
     held = True
@@ -208,8 +203,6 @@ def constants(args, given):
 
 def decay(args, given):
     """How Kolen-Pollack's weight decay sets the time to alignment, and what it costs in accuracy."""
-    if args.seeds < 1:
-        raise InputError(f"--seeds must be at least 1, found {args.seeds}")
     print(decays.HEADER)
     for row in decays.study(args.seeds, **given):
         print(decays.line(row), flush=True)

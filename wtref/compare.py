@@ -9,7 +9,7 @@ from statistics import mean, stdev
 
 from wtref import datasets, figures, runs
 
-from wtref.errors import Diverged, InputError, check_choice
+from wtref.errors import Diverged, check_choice
 from wtref.files import replacing
 from wtref.kernels import cores
 from wtref.rules import RULES
@@ -28,8 +28,6 @@ def run(config, rules, seeds, jobs=None):
     """
     for rule in rules:
         check_choice("rule", rule, RULES)
-    if seeds < 1:
-        raise InputError(f"--seeds must be at least 1, found {seeds}")
     configs = [replace(config, rule=rule, seed=seed) for seed in range(seeds) for rule in rules]
     jobs = _jobs(config, jobs, len(configs))
     _open(configs[0])  # a data set, device or shape that cannot be is found here, before any work
@@ -97,8 +95,6 @@ def _open(config):
 
 
 def _jobs(config, jobs, most):
-    if jobs is not None and jobs < 1:
-        raise InputError(f"--jobs must be at least 1, found {jobs}")
     on_cpu = config.open_device().name == "cpu"
     return min(jobs or (cores() if on_cpu else 1), most)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from wtref.activations import ACTIVATIONS
 from wtref.backend import open_device
 from wtref.datasets import DATASETS
-from wtref.errors import InputError, check_choice
+from wtref.errors import check_choice
 from wtref.kernels import KERNELS, PRECISIONS
 from wtref.losses import LOSSES
 from wtref.models import ALIASES, MODELS, NORMS, STEMS, Options
@@ -13,6 +13,7 @@ from wtref.noise import NOISES, power_of_two
 from wtref.optim import SCHEDULES
 from wtref.parallel import ALONE, BUCKET_DTYPES
 from wtref.rules import BOUNDS, RULES
+from wtref.values import check_limits, check_type, refuse
 
 
 def _option(default, help, choices=None, changeable=False):
@@ -75,31 +76,17 @@ class Config:
     def __post_init__(self):
         for spec in fields(self):
             value, choices = getattr(self, spec.name), spec.metadata["choices"]
+            check_type(spec.name, value, spec.type)
             if choices is not None and value is not None:
                 check_choice(spec.name.replace("_", " "), value, choices)
-        for name in ("epochs", "batch_size", "mirror_every", "image_size", "save_every"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
+        check_limits(vars(self))
         self._require("mirror_rows", self.mirror_rows is None or self.mirror_rows == power_of_two(self.mirror_rows), "a power of two")
-        self._require("hidden", min(self.hidden, default=0) >= 1, "one or more sizes of at least 1")
-        self._require("lr", self.lr > 0, "more than 0")
-        self._require("momentum", 0 <= self.momentum < 1, "from 0 up to but not including 1")
-        self._require("weight_decay", self.weight_decay is None or self.weight_decay >= 0, "at least 0")
-        self._require("warmup", 0 <= self.warmup < 1, "from 0 up to but not including 1")
-        self._require("threads", self.threads is None or self.threads >= 1, "at least 1")
-        self._require("mirror_window", self.mirror_window is None or self.mirror_window > 0, "more than 0")
-        self._require("jitter", self.jitter >= 0, "at least 0")
-        self._require("crop", self.crop >= 0, "at least 0")
-        self._require("rotate", 0 <= self.rotate <= 180, "from 0 to 180")
         self._require("precision", self.dtype == "float32" or self.precision == "float32", "float32 with --dtype float64")
-        self._require("bucket_mib", self.bucket_mib > 0, "more than 0")
         self._require("bucket_dtype", self.dtype == "float32" or self.bucket_dtype == "float32", "float32 with --dtype float64")
-        self._require("check_copies", self.check_copies >= 0, "at least 0")
-        self._require("seed", self.seed >= 0, "at least 0")
 
     def _require(self, name, holds, right):
         if not holds:
-            flag = name.replace("_", "-")
-            raise InputError(f"--{flag} must be {right}, found {getattr(self, name)}")
+            refuse(name, right, getattr(self, name))
 
     def open_device(self, name=None, crew=ALONE):
         """The backend.Device that the run asks for, or the one called `name`; for a process of the crew."""

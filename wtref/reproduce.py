@@ -6,7 +6,7 @@ that were interrupted go on, so the same command, given again, does what is left
 
 from wtref import report, running, runs
 from wtref.config import Config
-from wtref.errors import InputError, choose
+from wtref.errors import choose
 from wtref.experiments import EXPERIMENTS
 from wtref.parallel import ALONE
 from wtref.runs import Run
@@ -24,8 +24,6 @@ def reproduce(name, rules=None, seeds=None, epochs=None, command="", where=None,
     for rule in rules:
         choose(f"rule for {name}", rule, experiment.rules)
     seeds = experiment.seeds if seeds is None else seeds
-    if seeds < 1:
-        raise InputError(f"--seeds must be at least 1, found {seeds}")
     recipe = {**experiment.recipe, **(where or {})}
     if epochs is not None:
         name, recipe["epochs"] = f"{name}-{epochs}epochs", epochs

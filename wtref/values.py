@@ -1,0 +1,111 @@
+"""What the values of flags may be: their types, and the ranges of numbers."""
+
+import math
+import reprlib
+from types import NoneType
+from typing import NamedTuple, get_args
+
+from wtref.errors import InputError
+
+WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", NoneType: "none"}
+
+
+class Range(NamedTuple):
+    """The numbers from low to high; above: low itself is excluded; below: high is."""
+
+    low: float
+    high: float
+    above: bool = False
+    below: bool = False
+
+    def misfit(self, number):
+        """What a number outside must be, in words; None for one inside.  A NaN is outside of every range."""
+        if not -math.inf < number < math.inf:
+            return "a finite number"
+        if number < self.low or self.above and number == self.low:
+            return f"more than {self.low:,}" if self.above else f"at least {self.low:,}"
+        if number > self.high or self.below and number == self.high:
+            return f"less than {self.high:,}" if self.below else f"at most {self.high:,}"
+        return None
+
+
+LIMITS = {  # of each number on the command line, by the flag's name
+    "epochs": Range(1, 1_000_000),
+    "batch_size": Range(1, 10_000_000),
+    "lr": Range(0, 1e30, above=True),
+    "momentum": Range(0, 1, below=True),
+    "weight_decay": Range(0, 1e30),
+    "warmup": Range(0, 1, below=True),
+    "milestones": Range(0, 1),
+    "hidden": Range(1, 1_000_000),
+    "crop": Range(0, 1_000),
+    "rotate": Range(0, 180),
+    "jitter": Range(0, 100),
+    "image_size": Range(1, 10_000),
+    "workers": Range(1, 1_000),
+    "save_every": Range(1, 2**31 - 1),
+    "seed": Range(0, 2**64 - 1),
+    "threads": Range(1, 1_000_000),
+    "bucket_mib": Range(0, 1_000_000, above=True),
+    "check_copies": Range(0, 2**31 - 1),
+    "mirror_window": Range(0, 1e30, above=True),
+    "mirror_rows": Range(1, 2**30),
+    "mirror_every": Range(1, 2**31 - 1),
+    "seeds": Range(1, 10_000),
+    "jobs": Range(1, 1_000),
+    "batches": Range(1, 10_000_000),
+    "shape": Range(1, 4_096),
+    "repeats": Range(1, 10_000),
+    "inputs": Range(64, 100_000),
+    "steps": Range(1, 1_000_000),
+}
+
+
+def check_limits(values):
+    """Raise InputError, naming the flag, if a number is outside of its limits.  values: {flag's name: value}."""
+    for name in [name for name in values if name in LIMITS]:
+        for number in _numbers(values[name]):
+            misfit = LIMITS[name].misfit(number)
+            if misfit:
+                refuse(name, misfit, number)
+
+
+def _numbers(value):
+    """The numbers of a flag's value: one, several, or, where it is None, none."""
+    if value is None:
+        return ()
+    return value if isinstance(value, (tuple, list)) else (value,)
+
+
+def check_type(name, value, kind):
+    """Raise InputError, naming the flag, unless value is of the type `kind`, such as int, float | None or tuple[int, ...].
+
+    An integer is a number too; true and false are neither.
+    """
+    if not fits(value, kind):
+        refuse(name, in_words(kind), value)
+
+
+def fits(value, kind):
+    """Is value of the type `kind`?"""
+    if get_args(kind) and Ellipsis in get_args(kind):
+        return isinstance(value, tuple) and len(value) > 0 and all(fits(part, get_args(kind)[0]) for part in value)
+    if get_args(kind):
+        return any(fits(value, each) for each in get_args(kind))
+    if kind is str:
+        return isinstance(value, str) and "\0" not in value  # which no name of a file can hold
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def in_words(kind):
+    """The type `kind` for messages."""
+    if Ellipsis in get_args(kind):
+        return f"a list, each {WORDS[get_args(kind)[0]]}"
+    return " or ".join(WORDS[each] for each in get_args(kind) or [kind])
+
+
+def refuse(name, right, found):
+    """Raise InputError about a flag's value."""
+    raise InputError(f"--{name.replace('_', '-')} must be {right}, found {reprlib.repr(found)}")
