@@ -16,6 +16,7 @@ from wtref.models import MODELS
 from wtref.parallel import ALONE, open_crew
 from wtref.presets import PRESETS
 from wtref.rules import RULES
+from wtref.signals import exit_code, interrupting
 from wtref.values import check_limits
 
 WHERE = ("dataset", *(spec.name for spec in fields(Config) if spec.metadata["changeable"]))  # data may lie in another form
@@ -27,7 +28,7 @@ With no arguments: compare, the main job.  With flags but no command: train."""
 
 
 def main(argv=None):
-    """Run one command; returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    """Run one command; returns the exit code: 0 done, 1 failed, 2 bad input, more than 128 interrupted."""
     argv = [_hyphens(token) for token in (sys.argv[1:] if argv is None else argv)]
     if not argv:
         argv = ["compare"]
@@ -36,7 +37,7 @@ def main(argv=None):
     crew = ALONE
     try:
         crew = open_crew()
-        with crew.speaking():
+        with interrupting(), crew.speaking():
             return _run(argv, crew)
     except InputError as error:
         return crew.end(error, 2)
@@ -45,8 +46,8 @@ def main(argv=None):
     except MemoryError as error:
         reason = " ".join(str(error).split()) or "no more to be had"
         return crew.end(f"out of memory ({reason}); lower --batch-size, or choose a smaller network", 2)
-    except KeyboardInterrupt:
-        return crew.end("interrupted", 130)
+    except KeyboardInterrupt as interrupt:
+        return crew.end("interrupted", exit_code(interrupt))
     except BrokenPipeError:  # whoever read the output has left; nothing more can be said there
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return crew.end(None, 1)

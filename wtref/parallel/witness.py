@@ -16,7 +16,6 @@ import contextlib
 import fcntl
 import os
 import select
-import signal
 import subprocess
 import sys
 
@@ -27,7 +26,6 @@ def witnessed(comm):
 
     comm: mpi4py's communicator, of one node's processes.
     """
-    usual = signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave as after Ctrl-C, do not die
     looking, writing = os.pipe()
     pipe = fcntl.fcntl(writing, fcntl.F_DUPFD_CLOEXEC, int(os.environ.get("PMI_FD", 0)) + 1)
     os.close(writing)
@@ -43,7 +41,6 @@ def witnessed(comm):
         with contextlib.suppress(BrokenPipeError):  # the witness has gone, or there was none
             os.write(pipe, b"goodbye")
         os.close(pipe)
-        signal.signal(signal.SIGTERM, usual)
 
 
 def _start(pipes):
