@@ -199,13 +199,15 @@ def test_a_process_alone_imports_nothing_of_mpi(monkeypatch):
     for name in LAUNCHERS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PMI_SIZE", "1")  # mpiexec -n 1
+    monkeypatch.setenv("PMI_RANK", "0")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", LAUNCHERS)
-def test_several_processes_without_mpi4py_are_one_clear_line(monkeypatch, name):
+@pytest.mark.parametrize("name, rank", LAUNCHERS.items())
+def test_several_processes_without_mpi4py_are_one_clear_line(monkeypatch, name, rank):
     monkeypatch.setenv(name, "3")
+    monkeypatch.setenv(rank, "2")
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     monkeypatch.delitem(sys.modules, "wtref.parallel.mpi", raising=False)
     with pytest.raises(InputError, match=r"^started as 3 processes, which needs mpi4py: pip install 'wtref\[mpi\]'"):
@@ -214,10 +216,36 @@ def test_several_processes_without_mpi4py_are_one_clear_line(monkeypatch, name):
 
 def test_a_launcher_of_another_mpi_is_one_clear_line():
     pytest.importorskip("mpi4py")
-    code = "import os; os.environ['FLUX_JOB_SIZE'] = '2'; from wtref.cli import main; raise SystemExit(main(['train']))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("wtref: started as 2 processes, which find one each: mpi4py uses ") and done.stderr.count("\n") == 1
+    environment = {**os.environ, "FLUX_JOB_SIZE": "2", "FLUX_TASK_RANK": "1"}
+    for command, code in (("train", 2), ("reproduce digits", 2), ("data", 0), ("--version", 0)):
+        argv = [sys.executable, "run.py", *command.split()]
+        done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == code
+        if code:
+            assert done.stderr.startswith("wtref: started as 2 processes, which find one each: mpi4py uses ")
+            assert done.stderr.endswith("; if no launcher started this process, unset FLUX_JOB_SIZE\n") and done.stderr.count("\n") == 1
+
+
+LEFT_OVER = {
+    "empty": {"PMI_SIZE": ""},
+    "no number": {"PMI_SIZE": "abc", "PMI_RANK": "0"},
+    "negative": {"SLURM_STEP_NUM_TASKS": "-3", "SLURM_PROCID": "0"},
+    "absurd": {"PMI_SIZE": "9" * 5000, "PMI_RANK": "0"},
+    "no rank": {"OMPI_COMM_WORLD_SIZE": "2"},
+    "a rank beyond them": {"PMI_SIZE": "2", "PMI_RANK": "2"},
+    "nothing open": {"PMI_SIZE": "2", "PMI_RANK": "0", "PMI_FD": "987654"},
+    "no descriptor": {"PMI_SIZE": "2", "PMI_RANK": "0", "PMI_FD": "x"},
+    "no socket": {"PMI_SIZE": "2", "PMI_RANK": "0", "PMI_FD": "1"},
+}
+
+
+@pytest.mark.parametrize("variables", LEFT_OVER.values(), ids=LEFT_OVER)
+def test_variables_that_no_launcher_set_leave_the_process_alone(monkeypatch, tmp_path, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with (tmp_path / "out").open("w") as out:  # its descriptor 1 is no socket
+        done = subprocess.run([sys.executable, "-c", "from wtref.parallel import *; print(open_crew() is ALONE)"], cwd=ROOT, stdout=out)
+    assert done.returncode == 0 and (tmp_path / "out").read_text() == "True\n"
 
 
 @pytest.mark.skipif(not hasattr(select, "epoll"), reason="the witness looks by epoll, which Linux has")

@@ -36,9 +36,9 @@ def main(argv=None):
         argv = ["train", *argv]
     crew = ALONE
     try:
-        crew = open_crew()
+        crew, problem = _open_crew()
         with interrupting(), crew.speaking():
-            return _run(argv, crew)
+            return _run(argv, crew, problem)
     except InputError as error:
         return crew.end(error, 2)
     except (Diverged, Drifted, Unsaved) as error:
@@ -56,8 +56,18 @@ def main(argv=None):
         raise
 
 
-def _run(argv, crew):
+def _open_crew():
+    """The crew, and the InputError that kept this process from joining it, or None; whatever one process can do needs no crew."""
+    try:
+        return open_crew(), None
+    except InputError as error:
+        return ALONE, error
+
+
+def _run(argv, crew, problem):
     args = _parser().parse_args(argv)
+    if problem and args.command in TOGETHER:
+        raise problem
     check_limits(vars(args))
     if crew.size > 1 and args.command not in TOGETHER:
         raise InputError(f"{argv[0]!r} is for one process, found {crew.size}; start it without mpiexec or srun")

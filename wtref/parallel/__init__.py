@@ -9,12 +9,20 @@ Every method that sums, gathers or waits must be called by all processes alike: 
 
 import contextlib
 import os
+import re
+import stat
 import sys
 
 from wtref.errors import InputError
 
-# How many processes a launcher says it started: MPICH and Intel's, Open MPI, Slurm's srun, MVAPICH, Flux.
-LAUNCHERS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "MV2_COMM_WORLD_SIZE", "FLUX_JOB_SIZE")
+# Where a launcher says how many processes it started, and which of them this is.
+LAUNCHERS = {
+    "PMI_SIZE": "PMI_RANK",  # MPICH, Intel MPI
+    "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK",
+    "SLURM_STEP_NUM_TASKS": "SLURM_PROCID",
+    "MV2_COMM_WORLD_SIZE": "MV2_COMM_WORLD_RANK",
+    "FLUX_JOB_SIZE": "FLUX_TASK_RANK",
+}
 BUCKET_DTYPES = ("float32", "bf16")  # of gradients in float32, on their way
 
 
@@ -116,12 +124,38 @@ ALONE = Crew()
 
 
 def open_crew():
-    """The crew that this process was started in.  Raises InputError where MPI is needed and missing."""
-    announced = max((int(os.environ.get(name, 1)) for name in LAUNCHERS), default=1)
-    if announced == 1:
+    """The crew that this process was started in.  Raises InputError where MPI is missing, or finds no other process."""
+    size, variable = max(_announced(), default=(1, ""))
+    if size == 1:
         return ALONE
+    left_over = f"; if no launcher started this process, unset {variable}"
     try:
         from wtref.parallel.mpi import MpiCrew
     except ImportError as error:
-        raise InputError(f"started as {announced} processes, which needs mpi4py: pip install 'wtref[mpi]' ({error})") from None
-    return MpiCrew.world(announced)
+        needs = "which needs mpi4py: pip install 'wtref[mpi]'"
+        raise InputError(f"started as {size} processes, {needs} ({error}){left_over}") from None
+    try:
+        return MpiCrew.world(size)
+    except InputError as error:
+        raise InputError(f"{error}{left_over}") from None
+
+
+def _announced():
+    """(number of processes, name of the variable) of every launcher that this process may have been started by."""
+    for size, rank in LAUNCHERS.items():
+        if -1 < _number(rank) < _number(size) and not (size == "PMI_SIZE" and _launcher_has_gone()):
+            yield _number(size), size
+
+
+def _number(variable):
+    """The value of an environment variable, or -1 where it is no natural number that could count processes."""
+    text = os.environ.get(variable, "")
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else -1
+
+
+def _launcher_has_gone():
+    """Whether PMI_FD, where MPICH's launcher names the socket that leads to it, names no socket of this process."""
+    try:
+        return "PMI_FD" in os.environ and not stat.S_ISSOCK(os.fstat(int(os.environ["PMI_FD"])).st_mode)
+    except (ValueError, OverflowError, OSError):
+        return True
