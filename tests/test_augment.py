@@ -6,6 +6,7 @@ Files come in every mode and format, and mutated ten thousand times.
 import io
 import math
 import random
+import struct
 import time
 import warnings
 
@@ -19,10 +20,10 @@ from PIL import Image, features
 
 from wtref import backend
 from wtref.backend import Device
-from wtref.datasets import augment
+from wtref.datasets import augment, reading
 from wtref.datasets.augment import Augmentation, Normalise, crop, flip, pick, rotate
-from wtref.datasets.augment import BadImage, central_view, colour_jitter, random_box, random_view
-from wtref.datasets.augment import open_image, read_image, to_rgb
+from wtref.datasets.augment import central_view, colour_jitter, random_box, random_view
+from wtref.datasets.reading import BadImage, open_image, read_image, to_rgb
 from wtref.errors import InputError
 
 seeds = st.integers(0, 2**32 - 1)
@@ -261,7 +262,7 @@ def test_extreme_shapes_neither_fail_nor_fill_the_memory(width, height, monkeypa
     monkeypatch.setattr(Image.Image, "resize", noted)
     assert central_view(image, 224).shape == (224, 224, 3)
     assert np.prod(sizes[0]) <= 256 * 2560
-    monkeypatch.setattr(augment, "_read", lambda path: encode(image, "PNG"))
+    monkeypatch.setattr(reading, "read_file", lambda path: encode(image, "PNG"))
     for seed in range(20):
         assert random_view("x.png", 32, 0.4, np.random.default_rng(seed)).shape == (32, 32, 3)
 
@@ -370,7 +371,7 @@ def test_jitter_is_torchvisions_without_hue():
 # --- modes and formats ------------------------------------------------------------------------------------
 
 
-LOSSLESS = ["PNG", "BMP", "TIFF", "PPM", "TGA", "QOI", "PCX", "SGI", "DIB", "ICO"]
+LOSSLESS = ["PNG", "BMP", "TIFF", "PPM", "TGA", "QOI", "PCX", "SGI", "DIB"]
 
 
 @pytest.mark.parametrize("format", LOSSLESS)
@@ -452,10 +453,37 @@ def test_the_ending_need_not_tell_the_format(tmp_path):
     assert np.array_equal(np.asarray(read_image(path)), np.asarray(picture(6)))
 
 
-def test_eps_is_never_opened(monkeypatch):
-    data = encode(picture(0), "EPS")
-    with pytest.raises(BadImage, match="no format that Pillow reads"):
-        open_image(data, "x.eps")
+@pytest.mark.parametrize("format", ["EPS", "ICO", "ICNS", "PDF", "SPIDER"])
+def test_other_formats_are_never_opened(format):
+    data = encode(picture(0, 16, 16, mode="F" if format == "SPIDER" else "RGB"), format)
+    with pytest.raises(BadImage, match="no format that wtref reads"):
+        open_image(data, f"x.{format.lower()}")
+
+
+def tiff(bits, photometric=1, sample_format=1):
+    """A TIFF of one strip: 2x2 pixels of grey, whose bits are all 1."""
+    strip = b"\xff" * (2 * -(-2 * bits // 8))
+    tags = [(256, 2), (257, 2), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, 2),
+            (279, len(strip)), (339, sample_format)]  # fmt: skip
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHIHH", tag, 3, 1, v, 0) for tag, v in tags)
+    return b"II*\0" + struct.pack("<I", 8 + len(strip)) + strip + directory + bytes(4)
+
+
+def test_grey_tiffs_are_scaled_to_bytes_or_refused():
+    """Signed, float, 12- and 32-bit ones, and 16 bits of which 0 is white, would be read as other greys than they hold."""
+    for bits, photometric, white in ((1, 1, 255), (2, 1, 255), (4, 1, 255), (8, 1, 255), (16, 1, 255), (8, 0, 0), (1, 0, 0)):
+        assert (decode(tiff(bits, photometric)) == white).all()
+    for bits, photometric, sample_format in ((8, 1, 2), (16, 1, 2), (12, 1, 1), (16, 0, 1), (32, 1, 1), (32, 1, 2), (32, 1, 3)):
+        with pytest.raises(BadImage, match=r"x.png has pixels of no known range \(Pillow's mode (L|I|I;16|F)\); right"):
+            decode(tiff(bits, photometric, sample_format))
+
+
+def test_floats_are_refused_whatever_they_hold():
+    for value in (0.0, 0.5, 255.0, math.nan, math.inf):
+        floats = Image.fromarray(np.full((2, 2), value, np.float32))
+        for data in (encode(floats, "TIFF"), b"Pf 2 2 -1.0\n" + np.asarray(floats).tobytes()):
+            with pytest.raises(BadImage, match="mode F"):
+                decode(data)
 
 
 # --- damaged files ----------------------------------------------------------------------------------------
@@ -501,7 +529,7 @@ def mutate(data, rng):
 def test_ten_thousand_mutated_files_give_an_array_or_bad_image(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
     rng, current = np.random.default_rng(0), []
-    monkeypatch.setattr(augment, "_read", lambda path: current[0])
+    monkeypatch.setattr(reading, "read_file", lambda path: current[0])
     files, read, bad, slowest = seeds_for_fuzzing(), 0, 0, 0.0
     for k in range(10_500):
         current[:] = [mutate(files[k % len(files)], rng)]

@@ -1,5 +1,6 @@
 """Image folders: what is listed, which batch holds what, what damaged files do, and what the threads do."""
 
+import errno
 import itertools
 import os
 import signal
@@ -13,11 +14,13 @@ from PIL import Image
 from test_augment import encode, picture
 
 from wtref.backend import Device
-from wtref.datasets.augment import BadImage, central_view, read_image
+from wtref.datasets.augment import central_view
 from wtref.datasets.folder import (
-    AHEAD, MEAN, PIECE, STD, FolderFeed, decode_ahead, list_folder, load_folder_into_memory
+    AHEAD, MEAN, PIECE, STD, FolderFeed, decode_ahead, load_folder_into_memory
 )  # fmt: skip
+from wtref.datasets.listing import list_folder
 from wtref.datasets.memory import MemoryFeed, images_per_second
+from wtref.datasets.reading import BadImage, read_image
 from wtref.errors import InputError
 
 CLASSES = ("ant", "bee", "cat")
@@ -241,8 +244,8 @@ def test_in_memory_all_images_need_one_size(tmp_path):
 DAMAGES = {
     "truncated png": (lambda: encode(picture(0), "PNG")[:-30], "image file is truncated"),
     "truncated jpeg": (lambda: encode(picture(0), "JPEG")[:-30], "image file is truncated"),
-    "text": (lambda: b"<html>404 not found</html>", "no format that Pillow reads"),
-    "empty": (lambda: b"", "no format that Pillow reads"),
+    "text": (lambda: b"<html>404 not found</html>", "no format that wtref reads"),
+    "empty": (lambda: b"", "no format that wtref reads"),
     "zeros": (lambda: bytes(5000), "damaged one: "),
     "bomb": (lambda: encode(Image.new("1", (1200, 1000)), "PNG"), "too large: 1200x1000, over 1,000,000"),
     "large bomb": (lambda: encode(Image.new("1", (3000, 1000)), "PNG"), "exceeds limit of 2000000 pixels"),
@@ -325,13 +328,29 @@ def test_nothing_left_to_train_on_is_an_error_even_when_skipping(tmp_path):
     assert no_threads_left()
 
 
-def test_a_file_that_cannot_be_read_is_an_error_even_when_skipping(tmp_path):
+def test_what_is_no_file_is_skipped_like_damage_and_what_the_machine_fails_to_read_is_not(tmp_path, monkeypatch):
     write_folder(tmp_path, size=(20, 20))
-    (tmp_path / "train/ant/zz.png").symlink_to(tmp_path / "gone.png")
+    ant = tmp_path / "train/ant"
+    (ant / "broken.png").symlink_to(tmp_path / "gone.png")
+    (ant / "circle.png").symlink_to(ant / "circle.png")
+    os.mkfifo(ant / "pipe.png")
     feed = feed_of(tmp_path, bad_images="skip")
-    for run in (feed.train_batches(0), in_memory(tmp_path, bad_images="skip")):
-        with pytest.raises(InputError, match="zz.png: No such file or directory"):
-            list(run)
+    assert len(feed.about()["sha256"]) == 64
+    assert sum(len(labels) for _, labels in feed.train_batches(0)) == 21
+    data = load_folder_into_memory(tmp_path, bad_images="skip")
+    assert len(data.train_labels) == 21 and set(data.skipped) == feed.skipped
+    ends = ["cannot be read: No such file or directory", "cannot be read: Too many levels of symbolic links",
+            "is no image: not a file, but a folder, device, pipe or socket"]  # fmt: skip
+    names = ("broken", "circle", "pipe")
+    assert sorted(feed.skipped) == [f"{ant / name}.png {end}" for name, end in zip(names, ends)]
+
+    def failing(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "stat", failing)
+    with pytest.raises(InputError, match="00.png cannot be read: Input/output error") as caught:
+        read_image(ant / "00.png")
+    assert not isinstance(caught.value, BadImage)
 
 
 # --- the pool ---------------------------------------------------------------------------------------------

@@ -1,24 +1,19 @@
 """Images made ready for the network, varied at random for training.
 
-First for sets in memory: whole batches, by array operations on the device.  Then for image folders: one
-file at a time, by Pillow; every image becomes RGB, transparency and EXIF orientation are ignored as by
-torchvision's ImageFolder, and of an animation the first frame counts.
+First for sets in memory: whole batches, by array operations on the device.  Then for image folders and for
+`predict`: one image at a time, by Pillow.
 
 All draws come from a generator on the host, so that one seed means the same images everywhere.
 """
 
-import contextlib
-import functools
-import io
 import math
-import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageEnhance, UnidentifiedImageError
+from PIL import Image, ImageEnhance, ImageOps
 
 from wtref.backend import array_module
+from wtref.datasets.reading import open_file, to_rgb
 from wtref.errors import InputError
 
 # --- whole batches on the device --------------------------------------------------------------------------
@@ -133,76 +128,12 @@ class Normalise:
 # --- one image file ---------------------------------------------------------------------------------------
 
 
-class BadImage(InputError):
-    """A file that holds no image, a damaged one or one too large; the message names it."""
-
-
-def read_image(path):
-    """The image in a file, in mode RGB.  Raises BadImage, and InputError where there is no file to read."""
-    return to_rgb(open_image(_read(path), path), path)
-
-
-def open_image(data, name):
-    """The Pillow image in `data`, its pixels not decoded yet.  Raises BadImage."""
-    formats, _ = pillow()
-    with _naming(name):
-        image = Image.open(io.BytesIO(data), formats=formats)
-    width, height = image.size
-    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
-        limit = f"{Image.MAX_IMAGE_PIXELS:,} pixels (Pillow's MAX_IMAGE_PIXELS)"
-        raise BadImage(f"{name} is too large: {width}x{height}, over {limit}")
-    return image
-
-
-def to_rgb(image, name):
-    """Decode an opened image, to mode RGB.  Of 16-bit grey the upper 8 bits are kept.  Raises BadImage."""
-    with _naming(name):
-        image.load()
-        if image.mode.startswith("I"):
-            image = Image.fromarray(np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8))
-        elif image.mode == "P":
-            image = image.convert("RGBA")  # without this Pillow warns of palettes with transparency
-        return image.convert("RGB")
-
-
-@contextlib.contextmanager
-def _naming(name):
-    """Turn whatever goes wrong inside Pillow into a BadImage: damaged data makes it raise nearly anything."""
-    try:
-        yield
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, UnidentifiedImageError):
-            reason = "no format that Pillow reads"
-        raise BadImage(f"{name} is no image or a damaged one: {reason}") from None
-
-
-def _read(path):
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-
-
-@functools.cache
-def pillow():
-    """(formats, file endings) that are read: Pillow's but EPS, which it gives to another program to run.
-
-    All of Pillow is loaded here, before threads could meet it half loaded.
-    """
-    Image.init()
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # open_image raises BadImage
-    formats = [name for name in Image.ID if name != "EPS"]
-    formats.sort(key=lambda name: Image.OPEN[name][1] is None)  # last: those that claim no first bytes
-    return formats, {ending for ending, name in Image.registered_extensions().items() if name in formats}
-
-
 def random_view(path, size, jitter, rng):
     """A random crop of the image in a file, resized, mirrored or not, jittered: (size, size, 3) of bytes.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where the crop still has `size` pixels each way.
     """
-    image = open_image(_read(path), path)
+    image = open_file(path)
     width, height = image.size
     left, top, right, bottom = random_box(width, height, rng)
     drafted = image.draft(None, (-(-width * size // (right - left)), -(-height * size // (bottom - top))))
@@ -264,6 +195,17 @@ def central_view(image, size):
     shorter, now = round(size * 256 / 224), min(image.size)
     image = image.resize([int(shorter * side / now) for side in image.size], Image.Resampling.BILINEAR)
     return np.asarray(_centre(image, size, size))
+
+
+def fitted_view(image, shape):
+    """The largest part about the centre of a Pillow image that has the shape's proportions, resized to it.
+
+    shape: (H, W, C) of an image of a set in memory, C = 1 for grey or 3.  An image of that size stays as it
+    is.  Returns (H, W, C) of bytes.
+    """
+    height, width, channels = shape
+    image = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(shape)
 
 
 def _centre(image, width, height):

@@ -1,6 +1,6 @@
 """What every data set offers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images (N, H, W, C) of bytes and labels (N,) in 0 .. classes - 1."""
+    """Images (N, H, W, C) of bytes, 0 to `levels`, and labels (N,) in 0 .. classes - 1."""
 
     name: str
     classes: int
@@ -17,6 +17,7 @@ class Dataset:
     test_images: np.ndarray
     test_labels: np.ndarray
     class_names: tuple[str, ...] = ()  # none: the classes have only numbers
+    levels: int = 255
 
     @property
     def shape(self):
@@ -44,9 +45,9 @@ class Dataset:
         """The same without its test images: a fifth of the training images stands in for them."""
         images, labels = self.train_images, self.train_labels
         train, held_out = split_fifth(labels)
-        return Dataset(
-            self.name, self.classes, images[train], labels[train], images[held_out], labels[held_out],
-            self.class_names,
+        return replace(
+            self, train_images=images[train], train_labels=labels[train],
+            test_images=images[held_out], test_labels=labels[held_out],
         )  # fmt: skip
 
 

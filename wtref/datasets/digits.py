@@ -21,4 +21,4 @@ def load_digits(data_dir):
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"digits: {path} is damaged ({error}); restore it from the repository") from None
     train, test = split_fifth(labels)
-    return Dataset("digits", 10, images[train], labels[train], images[test], labels[test])
+    return Dataset("digits", 10, images[train], labels[train], images[test], labels[test], levels=16)

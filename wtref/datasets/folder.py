@@ -1,9 +1,6 @@
-"""Image folders in ImageNet's layout, decoded by Pillow in threads ahead of the training step.
+"""Image folders (listing.py says in what layout), decoded by Pillow in threads ahead of the training step.
 
-    ROOT/train/CLASS/*      ROOT/val/CLASS/* (or, without val/, ROOT/test/CLASS/*)
-
-Classes are the folders' names in sorted order, images the files with an ending that Pillow can read;
-hidden ones are left out.  Sizes, modes and formats may be mixed; augment.py makes them alike.
+Sizes, modes and formats may be mixed; reading.py and augment.py make them alike.
 
 Threads, not processes: Pillow lets go of the interpreter's lock while it decodes and resizes.  Two threads
 and two processes decoded 500x375 JPEGs equally fast within 7 % on two cores; threads need no copies between.
@@ -12,18 +9,18 @@ and two processes decoded 500x375 JPEGs equally fast within 7 % on two cores; th
 import contextlib
 import functools
 import hashlib
-import itertools
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from wtref.datasets.augment import BadImage, Normalise, central_view, pillow, random_view, read_image
+from wtref.datasets.augment import Normalise, central_view, random_view
 from wtref.datasets.base import Dataset
+from wtref.datasets.listing import list_folder
 from wtref.datasets.memory import VARIATION, training_order
+from wtref.datasets.reading import BadImage, read_image
 from wtref.errors import InputError, check_choice
 from wtref.parallel import ALONE
 
@@ -42,7 +39,7 @@ class FolderFeed:
     bad_images: "error" stops at a damaged image; "skip" leaves it out of its batch, which is that much
     smaller, and notes it in `skipped`, a set of lines.
 
-    Attributes: shape (H, W, C), classes, class_names, train_count, test_count, steps (per epoch).
+    Attributes: shape (H, W, C), classes, class_names, train_count, test_count, steps (per epoch), left_out (lines).
     Raises InputError for a folder in another layout, and while iterating for images that cannot be read.
     """
 
@@ -53,6 +50,7 @@ class FolderFeed:
         self.device, self.batch_size, self.seed, self.jitter = device, batch_size, seed, jitter
         self.workers, self.bad_images, self.skipped = _worker_count(workers, device.crew), bad_images, set()
         self.class_names, self.train, self.test = list_folder(root)
+        self.left_out = self.train.left_out + self.test.left_out
         self.shape, self.classes = (image_size, image_size, 3), len(self.class_names)
         self.train_count, self.test_count = len(self.train.paths), len(self.test.paths)
         self.steps = -(-self.train_count // batch_size)
@@ -60,8 +58,11 @@ class FolderFeed:
 
     def about(self):
         """What the data are, as plain values; see memory.py.  The files' names and sizes stand for their bytes."""
-        files = [(path, os.path.getsize(path)) for path in self.train.paths + self.test.paths]
-        sha256 = hashlib.sha256(repr([(Path(path).parts[-3:], size) for path, size in files]).encode()).hexdigest()
+        files = [
+            ((files.split, self.class_names[label], os.path.basename(path)), _size(path))
+            for files in (self.train, self.test) for path, label in zip(files.paths, files.labels)
+        ]  # fmt: skip
+        sha256 = hashlib.sha256(repr(files).encode()).hexdigest()
         return {"shape": self.shape, "class_names": self.class_names, "mean": MEAN, "std": STD, "levels": 255,
                 "train": self.train_count, "test": self.test_count, "sha256": sha256}  # fmt: skip
 
@@ -97,9 +98,10 @@ class FolderFeed:
 
 @dataclass(frozen=True)
 class FolderDataset(Dataset):
-    """An image folder in memory; skipped: lines about images left out."""
+    """An image folder in memory; skipped, left_out: lines about images that cannot be read, and about other files."""
 
     skipped: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def load_folder_into_memory(root, workers=None, bad_images="error"):
@@ -118,7 +120,10 @@ def load_folder_into_memory(root, workers=None, bad_images="error"):
         if not counts.all():
             empty = names[counts.argmin()]
             raise InputError(f"{root}: all images of class {empty} are damaged; {min(skipped)}")
-    return FolderDataset("folder", len(names), *arrays, names, tuple(sorted(skipped)))
+    left_out = train.left_out + test.left_out
+    return FolderDataset(
+        "folder", len(names), *arrays, class_names=names, skipped=tuple(sorted(skipped)), left_out=left_out
+    )
 
 
 def _load_all(files, size, workers, bad_images, skipped):
@@ -204,6 +209,12 @@ def _load_piece(load, indices, images, start):
     return bad
 
 
+def _size(path):
+    """In bytes; None where there is nothing."""
+    with contextlib.suppress(OSError):
+        return os.path.getsize(path)
+
+
 def _slices(first, end, batch_size):
     return (np.arange(start, min(start + batch_size, end)) for start in range(first, end, batch_size))
 
@@ -212,60 +223,3 @@ def _worker_count(workers, crew=ALONE):
     if workers is not None and workers < 1:
         raise InputError(f"--workers must be at least 1, found {workers}")
     return workers or crew.threads or os.cpu_count() or 1
-
-
-# --- files ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Files:
-    """The images of a split: their paths, and their labels (N,)."""
-
-    paths: list[str]
-    labels: np.ndarray
-
-
-def list_folder(root):
-    """(class names, Files to train on, Files to test on) of an image folder, in sorted order."""
-    root = Path(root)
-    held_out = "val" if (root / "val").is_dir() else "test"
-    train, test = _classes(root / "train"), _classes(root / held_out)
-    for name in sorted(train.keys() ^ test.keys()):
-        has, lacks = ("train", held_out) if name in train else (held_out, "train")
-        raise InputError(f"{root}: class {name} is in {has}/ and not in {lacks}/; both need the same ones")
-    return tuple(train), _files(train), _files(test)
-
-
-def _classes(folder):
-    """{class name: paths of its images}"""
-    folders = _entries(folder, os.DirEntry.is_dir)
-    if not folders:
-        raise InputError(f"{folder} holds no class folders; images belong in {folder}/CLASS/")
-    return {name: _images(path) for name, path in folders.items()}
-
-
-def _images(folder):
-    _, endings = pillow()
-    # A broken link counts as a file: reading it says so.
-    files = _entries(folder, lambda entry: entry.is_symlink() or entry.is_file())
-    images = [path for name, path in files.items() if os.path.splitext(name)[1].lower() in endings]
-    if not images:
-        others = f"only {len(files)} other files" if files else "nothing at all"
-        raise InputError(f"{folder} holds no images, {others}; add some or remove the class")
-    return images
-
-
-def _entries(folder, wanted):
-    """{name: path} of what is wanted in a folder, but for hidden things, by name."""
-    try:
-        with os.scandir(folder) as entries:
-            found = {entry.name: entry.path for entry in entries if entry.name[0] != "." and wanted(entry)}
-    except OSError as error:
-        right = "an image folder holds train/CLASS/ and val/CLASS/ or test/CLASS/"
-        raise InputError(f"{folder}: {error.strerror}; {right}") from None
-    return dict(sorted(found.items()))
-
-
-def _files(classes):
-    counts = [len(paths) for paths in classes.values()]
-    return Files(list(itertools.chain(*classes.values())), np.repeat(np.arange(len(classes)), counts))

@@ -28,7 +28,8 @@ class MemoryFeed:
         """dataset: Dataset; device: backend.Device; seed: an integer of at least 0."""
         self.device, self.batch_size, self.seed, self.augmentation = device, batch_size, seed, augmentation
         self.dataset, self.shape, self.classes = dataset, dataset.shape, dataset.classes
-        self.skipped = getattr(dataset, "skipped", ())  # lines about images left out
+        self.skipped = getattr(dataset, "skipped", ())  # lines about images that cannot be read
+        self.left_out = getattr(dataset, "left_out", ())  # and about other files in an image folder
         self.train_count, self.test_count = len(dataset.train_labels), len(dataset.test_labels)
         self.steps = -(-self.train_count // batch_size)
         self.train = device.raw(dataset.train_images), device.raw(dataset.train_labels)
@@ -42,7 +43,7 @@ class MemoryFeed:
             digest.update(array.tobytes())
         names = data.class_names or tuple(map(str, range(data.classes)))
         return {"shape": data.shape, "class_names": names, "mean": data.mean.tolist(), "std": data.std.tolist(),
-                "levels": int(data.train_images.max()), "train": self.train_count, "test": self.test_count,
+                "levels": data.levels, "train": self.train_count, "test": self.test_count,
                 "sha256": digest.hexdigest()}  # fmt: skip
 
     def train_batches(self, epoch, first=0):
