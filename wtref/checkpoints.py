@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 
 import numpy as np
 
@@ -38,13 +39,19 @@ def read(path):
 
 
 def keep_as(path, copy):
-    """Let `copy` be what path is now, at once and whole.  Checkpoints are replaced, never changed, so a
-    second link to the same file is a copy."""
+    """Let `copy` be what path is now, at once and whole.
+
+    Checkpoints are replaced, never changed, so a second link to the same file is a copy.  Where the file system has
+    no links (exFAT, SMB, some of FUSE), or no more to give, the bytes are copied.
+    """
     temporary = copy.with_name(f".{copy.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
         os.link(path, temporary)
         os.replace(temporary, copy)
+    except OSError:  # a copy fails too where the cause is another, such as a full disk
+        with open(path, "rb") as original, replacing(copy) as file:
+            shutil.copyfileobj(original, file)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,8 +1,12 @@
 """Files that are either the old ones or the new ones, whatever happens in between."""
 
 import contextlib
+import errno
 import os
 from pathlib import Path
+
+# What file systems answer that cannot flush a folder: FUSE, SMB and others, and Windows, which opens none.
+NO_FOLDER_FLUSH = {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES, errno.EPERM}
 
 
 @contextlib.contextmanager
@@ -22,8 +26,13 @@ def replacing(path):
 
 
 def _sync_folder(folder):
-    handle = os.open(folder, os.O_RDONLY)
+    """Flush the folder's list of names, where the file system can do so."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_FLUSH:
+            raise
