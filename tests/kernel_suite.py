@@ -7,6 +7,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from wtref.kernels import plain
+from wtref.kernels.building import NoCompiler
+from wtref.kernels.compiled import Compiled
 
 seeds = st.integers(0, 2**32 - 1)
 channels, vectors = st.sampled_from([1, 3, 8, 10, 16, 17, 32, 40]), st.sampled_from([16, 32, 48, 80])
@@ -14,6 +16,14 @@ modest = settings(
     deadline=None, max_examples=25, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.differing_executors],  # one test, several classes
 )  # fmt: skip
+
+
+def compiled(threads=2):
+    """The compiled kernels; where there can be none, the module that asks for them is skipped."""
+    try:
+        return Compiled(threads)
+    except NoCompiler as reason:
+        pytest.skip(f"no compiled kernels: {reason}", allow_module_level=True)
 
 
 def normal(seed, dtype):

@@ -1,31 +1,22 @@
-"""The compiled kernels against the plain ones: every function, every vector width, any number of threads."""
+"""The compiled kernels against the plain ones, and the memory that they use."""
 
-import os
-import platform
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from kernel_suite import KernelSuite, assert_equal, in_double, normal
+from kernel_suite import KernelSuite, compiled, in_double, normal
 
 from wtref import kernels
 from wtref.backend import open_device
 from wtref.config import Config
 from wtref.datasets import open_feed
-from wtref.errors import InputError
-from wtref.kernels import building, plain
-from wtref.kernels.compiled import REALS, Compiled, Shelf
+from wtref.kernels import plain
+from wtref.kernels.compiled import Shelf
 from wtref.training import Training
 
-try:
-    fast = Compiled(2)
-except building.NoCompiler as reason:
-    pytest.skip(f"no compiled kernels: {reason}", allow_module_level=True)
-
-LIMIT = KernelSuite.limits
+fast = compiled()
 
 
 class TestCompiled(KernelSuite):
@@ -79,48 +70,7 @@ def test_large_results_are_whole(dtype, n):
     suite.both("add", flat, y.ravel()[:-5])
 
 
-# --- threads and processes ----------------------------------------------------------------------------------
-
-
-def results(threads):
-    """([arrays of products], [arrays of sums over a batch]), computed on so many threads."""
-    many, draw = Compiled(threads), normal(7, np.float64)
-    y, delta, W = draw(5, 13, 13, 32), draw(5, 13, 13, 48), draw(48, 288)
-    same, strided = [(3, 3), (1, 1), (1, 1)], [(3, 3), (2, 2), (1, 1)]
-    half, wide = draw(5, 7, 7, 48), draw(5, 7, 7, 192)
-    products, sums = [many.product(W, W.T)], [many.moments(y), many.norm_sums(y, y, y[0, 0, 0], y[0, 0, 1])]
-    for error, geometry in ((delta, same), (half, strided)):
-        products.append(many.convolve(y, W, *geometry))
-        products.append(many.convolve_back(error, W.T, *geometry, (13, 13)))
-        sums.append(many.convolve_outer(error, y, *geometry))
-    products.append(many.convolve(wide, draw(192, 9 * 192), *same))
-    sums.append(many.convolve_outer(wide, wide, *same))
-    Compiled(kernels.cores())
-    return products, sums
-
-
-@pytest.mark.parametrize("threads", [1, 2, 3, 7])
-def test_threads_change_nothing_but_rounding(threads):
-    (products, sums), alone = results(threads), results(1)
-    for found, again in zip(products + sums, sum(results(threads), [])):
-        assert np.array_equal(found, again)
-    for found, wanted in zip(sums, alone[1]):
-        assert_equal(found, wanted, 1e-14)
-    for found, wanted in zip(products, alone[0]):
-        assert np.array_equal(found, wanted)  # each summed in one order by any number of threads
-
-
-def test_a_forked_process_computes_on(tmp_path):
-    """OpenMP's threads do not survive a fork: the child must do without, not wait for them."""
-    wanted = results(1)
-    results(2)
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if all(np.array_equal(a, b) for a, b in zip(sum(results(2), []), sum(wanted, []))) else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
-# --- large arrays -------------------------------------------------------------------------------------------
+# --- memory -------------------------------------------------------------------------------------------------
 
 
 def address(x):
@@ -144,66 +94,6 @@ def test_the_shelf_does_not_grow_with_every_size_ever_asked_for():
     for size in range(2**23, 2**23 + 5):
         shelf.empty((size,), np.dtype(np.float32))
     assert sum(len(blocks) for blocks in shelf.free.values()) == 1
-
-
-# --- compiling ----------------------------------------------------------------------------------------------
-
-
-def compiled_with(folder, *flags):
-    """Kernels whose sources were compiled with other flags."""
-    other = Compiled.__new__(Compiled)
-    other.libraries, other.shelf = {}, Shelf()
-    for dtype, (real, _) in REALS.items():
-        path = folder / f"{real}.so"
-        words = [*building.FLAGS, *flags, f"-DREAL={real}", str(building.SOURCES / "all.c"), "-o", str(path)]
-        subprocess.run(["cc", *words], check=True)
-        other.libraries[dtype] = building.ctypes.CDLL(str(path))
-        other.libraries[dtype].use_threads(2)
-    return other
-
-
-@pytest.fixture(scope="module", params=["x86-64", "x86-64-v3"])
-def narrower(request, tmp_path_factory):
-    """Kernels for processors with narrower vectors than this one may have."""
-    if platform.machine() != "x86_64":
-        pytest.skip("the flags are those of x86-64")
-    return compiled_with(tmp_path_factory.mktemp(request.param), f"-march={request.param}", "-w")
-
-
-def test_processors_with_narrower_vectors(narrower):
-    suite = TestCompiled()
-    suite.fast = narrower
-    for dtype in LIMIT:
-        draw = normal(3, dtype)
-        for kernel, stride, padding in [(3, 1, 1), (3, 2, 1), (1, 1, 0), (5, 1, 2)]:
-            geometry = [(kernel, kernel), (stride, stride), (padding, padding)]
-            suite.convolutions(draw, (9, 8), geometry, 16, 24, 3)
-            suite.convolutions(draw, (9, 8), geometry, 3, 10, 3)
-        suite.both("product", draw(70, 50), draw(50, 33))
-
-
-def best_time(function, *arguments):
-    def once():
-        start = time.perf_counter()
-        function(*arguments)
-        return time.perf_counter() - start
-
-    return min(once() for _ in range(30))
-
-
-def test_passes_over_arrays_do_not_lose_their_vectors_to_the_stack(narrower):
-    """They take 2 to 4 times as long as NumPy's addition; where each vector went through the stack, 20 to 40 times as long."""
-    draw = normal(3, np.float32)
-    x, delta, vector = draw(2000, 64), draw(2000, 64), draw(64)
-    for functions in narrower.libraries.values():
-        functions.use_threads(1)
-    usual = best_time(np.add, x, delta)
-    assert best_time(narrower.moments, x) < 10 * usual
-    assert best_time(narrower.norm_sums, delta, x, vector, vector, vector) < 10 * usual
-
-
-def test_sources_compile_without_a_warning(tmp_path):
-    compiled_with(tmp_path, "-Wall", "-Wextra", "-Werror")
 
 
 GUARDED = """
@@ -254,38 +144,6 @@ def test_no_read_or_write_beyond_an_array():
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", GUARDED], capture_output=True, text=True, cwd=root)
     assert (done.returncode, done.stdout) == (0, "whole\n"), done.stderr
-
-
-def test_words_and_refusals_without_a_compiler(monkeypatch):
-    for compiler, reason in [("no-such-compiler", "no-such-compiler is not there"), ("false", "false fails")]:
-        monkeypatch.setenv("CC", compiler)
-        assert reason in kernels.use("auto", 1) and kernels.use("auto", 1).startswith("plain kernels")
-        assert kernels.primitives(np.zeros(1)) is plain
-        with pytest.raises(InputError, match=f"--kernels compiled: .*{reason}"):
-            kernels.use("compiled")
-    monkeypatch.undo()
-    assert kernels.use() == f"compiled kernels, {kernels.cores()} thread{'s' * (kernels.cores() > 1)}"
-
-
-def test_a_library_that_others_could_have_written_is_not_loaded(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    building._library.cache_clear()
-    building.library("float")
-    (tmp_path / "wtref").chmod(0o777)
-    building._library.cache_clear()
-    with pytest.raises(building.NoCompiler, match="can be written by others"):
-        building.library("float")
-    building._library.cache_clear()
-
-
-def test_a_source_that_does_not_compile_leaves_nothing_behind(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(building, "FLAGS", [*building.FLAGS, "-DV=broken("])
-    building._library.cache_clear()
-    with pytest.raises(building.NoCompiler, match="cc fails"):
-        building.library("double")
-    assert list((tmp_path / "wtref").iterdir()) == []
-    building._library.cache_clear()
 
 
 # --- the whole program --------------------------------------------------------------------------------------

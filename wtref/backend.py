@@ -80,7 +80,7 @@ def open_device(name="auto", dtype="float32", kernels="auto", threads=None, prec
 
         if precision != "float32":
             raise InputError(f"--precision {precision} needs a GPU; on --device cpu it is float32")
-        return Device("cpu", np, real, use(kernels, threads or crew.threads), crew)
+        return Device("cpu", np, real, use(kernels, crew.threads if threads is None else threads), crew)
     match = re.fullmatch(r"cuda(?::(\d{1,9}))?", name)
     if match is None:
         raise InputError(f"unknown device {name!r}; choose from: auto, cpu, cuda, cuda:N")

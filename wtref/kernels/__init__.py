@@ -17,6 +17,7 @@ from wtref.kernels.building import NoCompiler
 from wtref.kernels.compiled import Compiled
 from wtref.kernels.cuda import BFLOAT16, PRECISIONS, Cuda
 from wtref.kernels.timed import TimedModule
+from wtref.values import LIMITS, check_limits
 
 KERNELS = ("auto", "compiled", "plain")
 _fast = {}  # type of array -> what computes its float32 and float64, where that is not plain
@@ -31,11 +32,12 @@ def use(kernels="auto", threads=None):
     """Let the kernels of that name compute NumPy's arrays, on so many threads; returns both in words.
 
     auto: compiled where there is a C compiler, else plain.  threads: None for one on each core.
-    Raises InputError where "compiled" is asked for and cannot be had.
+    Raises InputError where "compiled" is asked for and cannot be had or the number of threads cannot be.
     """
-    threads = threads or cores()
+    threads = min(cores(), LIMITS["threads"].high) if threads is None else threads
+    check_limits({"threads": threads})
     threadpool_limits(threads, user_api="blas")
-    _fast[np.ndarray], words = plain, "plain kernels"
+    _fast[np.ndarray], words, limit = plain, "plain kernels", ""
     if kernels != "plain":
         try:
             _fast[np.ndarray], words = Compiled(threads), "compiled kernels"
@@ -43,7 +45,10 @@ def use(kernels="auto", threads=None):
             if kernels == "compiled":
                 raise InputError(f"--kernels compiled: {reason}") from None
             words += f" ({reason})"
-    return f"{words}, {threads} thread{'s' if threads > 1 else ''}"
+        else:
+            found = _fast[np.ndarray].threads
+            threads, limit = found, " (OpenMP allows no more)" if found < threads else ""
+    return f"{words}, {threads} thread{'s' if threads > 1 else ''}{limit}"
 
 
 def use_cuda(cupy, kernels="auto", precision="float32"):

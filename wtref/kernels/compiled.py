@@ -33,11 +33,11 @@ class Compiled:
     """Functions with the names and meanings of plain.py's, on NumPy arrays of float32 or float64."""
 
     def __init__(self, threads):
-        """Raises NoCompiler."""
+        """threads: how many to ask OpenMP for; the attribute of that name is how many it gives.  Raises NoCompiler."""
         self.libraries = {dtype: library(real) for dtype, (real, _) in REALS.items()}
         self.shelf = Shelf()
         for functions in self.libraries.values():
-            functions.use_threads(threads)
+            self.threads = functions.use_threads(threads)
             functions.keep_memory()
 
     def product(self, a, b):

@@ -166,9 +166,9 @@ static void direct_outer(struct geometry g, const REAL *y, const REAL *delta, RE
     long line = padded_w(g) * g.c_in, size = g.c_out * g.k_h * g.k_w * g.c_in;
     long strip = strip_of(g, 1 << 17, (line * g.s_h + g.out_w * g.c_out) * sizeof(REAL));
     long strips = (g.out_h + strip - 1) / strip;
-    int crew = MIN(team(), g.n * strips);
-    REAL *parts = space(crew * size);
-#pragma omp parallel num_threads(crew)
+    int most = MIN(team(), g.n * strips);
+    REAL *parts = space(most * size);
+#pragma omp parallel num_threads(most)
     {
         REAL *room = space(strip_size(g, strip)), *part = parts + thread_index() * size;
         struct range mine = my_share(g.n * strips);
@@ -178,11 +178,12 @@ static void direct_outer(struct geometry g, const REAL *y, const REAL *delta, RE
             add_outer(g, rows, delta + (n * g.out_h + first) * g.out_w * g.c_out, last - first, item > mine.first, part);
         }
         free(room);
-#pragma omp barrier
+        int count = team_size();
+        meet(1);
 #pragma omp for schedule(static)
         for (long j = 0; j < size; j++) {
             REAL sum = parts[j];
-            for (int t = 1; t < crew; t++) sum += parts[t * size + j];
+            for (int t = 1; t < count; t++) sum += parts[t * size + j];
             outer[j] = sum;
         }
     }

@@ -32,11 +32,11 @@ INLINE void put(REAL *p, vec v, long count, int past_caches) {
 INLINE vec rectified(vec x, long wanted) { return wanted ? (vec)((lanes)x & ~(x < 0)) : x; }  /* NaN stays NaN */
 INLINE vec where_positive(vec y, vec x) { return (vec)((lanes)x & (y > 0)); }
 
-/* totals[j] = the sum over threads of parts[thread][j] */
-static void add_up(const double *parts, long count, double *totals) {
+/* totals[j] = the sum of parts[0][j] to parts[number - 1][j] */
+static void add_up(const double *parts, long number, long count, double *totals) {
     for (long j = 0; j < count; j++) {
         totals[j] = 0;
-        for (long t = 0; t < threads; t++) totals[j] += parts[t * count + j];
+        for (long t = 0; t < number; t++) totals[j] += parts[t * count + j];
     }
 }
 
@@ -67,8 +67,9 @@ static const REAL *repeated(struct wide g, const REAL *vector, int slot) {
 
 /* The same for all rows, where what follows adds to sums of every channel, vectors `one` and `two`: totals (2, c). */
 #define TWO_SUMS(...)                                                                          \
-    double *parts = calloc(threads * 2 * c, sizeof(double)), *totals = malloc(2 * c * sizeof(double)); \
-    _Pragma("omp parallel num_threads(team())") {                                              \
+    int most = team();  /* parts of threads that are not there stay 0 */                       \
+    double *parts = calloc(most * 2 * c, sizeof(double)), *totals = malloc(2 * c * sizeof(double)); \
+    _Pragma("omp parallel num_threads(most)") {                                                \
         REAL *sums = space(2 * g.length);                                                      \
         double *part = parts + thread_index() * 2 * c;                                         \
         struct range strips = my_share((g.rows + STRIP - 1) / STRIP);                          \
@@ -84,7 +85,7 @@ static const REAL *repeated(struct wide g, const REAL *vector, int slot) {
         }                                                                                      \
         free(sums);                                                                            \
     }                                                                                          \
-    add_up(parts, 2 * c, totals);                                                              \
+    add_up(parts, most, 2 * c, totals);                                                        \
     free(parts);
 
 /* mean and variance, found (2, c), of x (rows, c), about the first row so that large means cost no digits */

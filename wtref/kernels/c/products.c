@@ -57,16 +57,6 @@ INLINE void put_whole(REAL *p, vec v, int past_caches) {
     if (past_caches) STREAM(p, v); else STORE(p, v);
 }
 
-static int threads = 1;
-static pid_t owner;
-void use_threads(int n) {
-    threads = n;
-    if (!owner) owner = getpid();
-}
-
-/* How many threads share the work.  A process forked from the owner has none of OpenMP's. */
-static int team(void) { return getpid() == owner ? threads : 1; }
-
 /* Freed memory stays with the process, as fresh memory costs a page fault every 4 KiB; but for arrays of 32 MiB
  * and more, which leave holes behind: compiled.py keeps those. */
 void keep_memory(void) {
@@ -90,6 +80,26 @@ static int team_size(void) {
 #else
     return 1;
 #endif
+}
+
+/* How many threads to ask for.  A parallel region may get fewer, as OMP_THREAD_LIMIT and other variables say: what each
+ * thread has a part in is counted by team_size() inside of it.  A process forked from the owner has no other threads. */
+static int threads = 1;
+static pid_t owner;
+static int team(void) { return getpid() == owner ? threads : 1; }
+
+/* Asks for n threads from now on; returns how many there are. */
+int use_threads(int n) {
+    if (!owner) owner = getpid();
+    threads = n;
+#ifdef _OPENMP
+    omp_set_dynamic(0);  /* their number would change with the load, and so would the rounding */
+#endif
+    int found = 1;
+#pragma omp parallel num_threads(team())
+#pragma omp single
+    found = team_size();
+    return threads = found;
 }
 
 /* This thread's part of `count` items. */

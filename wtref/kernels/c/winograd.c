@@ -242,6 +242,7 @@ static void winograd_outer(struct tiling g, const REAL *y, const REAL *delta, lo
             add_frequencies(m, m_step, v, v_step, last - first, c_in, c_out, my_items, first > tiles.first, dU);
             meet(shared);
         }
+        int parts = shared ? 1 : team_size();
         meet(1);
 #pragma omp for schedule(static)
         for (long o = 0; o < c_out; o++)
@@ -249,7 +250,7 @@ static void winograd_outer(struct tiling g, const REAL *y, const REAL *delta, lo
                 vec f[6][6], taps[3][3];
                 for (int k = 0; k < 36; k++) {
                     f[k / 6][k % 6] = LOAD(dUs + (k * c_out + o) * c_in + i);
-                    for (int j = 1; j < groups; j++) f[k / 6][k % 6] += LOAD(dUs + j * size + (k * c_out + o) * c_in + i);
+                    for (int j = 1; j < parts; j++) f[k / 6][k % 6] += LOAD(dUs + j * size + (k * c_out + o) * c_in + i);
                 }
                 frequency_to_kernel(f, taps);
                 for (int tap = 0; tap < 9; tap++) STORE(outer + (o * 9 + tap) * c_in + i, taps[tap / 3][tap % 3]);
