@@ -99,6 +99,31 @@ def test_the_number_of_threads_is_that_of_openmp():
         assert subprocess.check_output(command, text=True, cwd=ROOT, env=environment) == words + "\n"
 
 
+BOUND = """
+import os
+import numpy as np
+from wtref import kernels
+from wtref.datasets import folder
+cores = os.sched_getaffinity(0)
+words = kernels.use("compiled")
+x = np.ones((300, 300))
+assert (kernels.primitives(x).product(x, x) == 300).all()
+assert os.sched_getaffinity(0) == cores
+assert words == kernels.use("compiled") == f"compiled kernels, {len(cores)} thread" + "s" * (len(cores) > 1)
+assert folder._worker_count(None) == len(cores)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system binds no process to cores")
+@pytest.mark.parametrize("variable", ["OMP_PROC_BIND=true", "OMP_PLACES=cores", "GOMP_CPU_AFFINITY"])
+def test_openmp_binds_only_its_own_threads(variable):
+    if variable == "GOMP_CPU_AFFINITY":
+        variable += "=" + " ".join(map(str, sorted(os.sched_getaffinity(0))))
+    environment = os.environ | dict([variable.split("=")])
+    done = subprocess.run([sys.executable, "-c", BOUND], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("threads", [2**32 + 1, 2**32, 100_000, 1025, 0, -1])
 def test_numbers_of_threads_that_cannot_be(threads):
     right = "at least 1" if threads < 1 else "at most 1,024"

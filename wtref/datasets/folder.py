@@ -22,6 +22,7 @@ from wtref.datasets.listing import list_folder
 from wtref.datasets.memory import VARIATION, training_order
 from wtref.datasets.reading import BadImage, read_image
 from wtref.errors import InputError, check_choice
+from wtref.kernels import cores
 from wtref.parallel import ALONE
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, as everybody uses them
@@ -222,4 +223,4 @@ def _slices(first, end, batch_size):
 def _worker_count(workers, crew=ALONE):
     if workers is not None and workers < 1:
         raise InputError(f"--workers must be at least 1, found {workers}")
-    return workers or crew.threads or os.cpu_count() or 1
+    return workers or crew.threads or cores()

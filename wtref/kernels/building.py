@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 SOURCES = Path(__file__).parent / "c"
@@ -52,6 +53,23 @@ def _library(real, command):
     except subprocess.CalledProcessError as error:
         lines = error.stderr.decode(errors="replace").splitlines() or ["no message"]
         raise NoCompiler(f"{compiler[0]} fails: {lines[0]}") from None
+
+
+@contextmanager
+def same_cores():
+    """This thread may run on the same cores afterwards.
+
+    Under OMP_PROC_BIND, OMP_PLACES or GOMP_CPU_AFFINITY OpenMP binds the thread that loads it to one core, which every
+    thread and process started later would inherit.  OpenMP's own threads stay where they were bound.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        yield
+        return
+    usual = os.sched_getaffinity(0)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, usual)
 
 
 def _compile(compiler, real, path):

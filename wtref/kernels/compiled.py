@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 
 from wtref.kernels import plain
-from wtref.kernels.building import library
+from wtref.kernels.building import library, same_cores
 
 REALS = {np.dtype(np.float32): ("float", ctypes.c_float), np.dtype(np.float64): ("double", ctypes.c_double)}
 
@@ -34,11 +34,12 @@ class Compiled:
 
     def __init__(self, threads):
         """threads: how many to ask OpenMP for; the attribute of that name is how many it gives.  Raises NoCompiler."""
-        self.libraries = {dtype: library(real) for dtype, (real, _) in REALS.items()}
+        with same_cores():
+            self.libraries = {dtype: library(real) for dtype, (real, _) in REALS.items()}
+            for functions in self.libraries.values():
+                self.threads = functions.use_threads(threads)
+                functions.keep_memory()
         self.shelf = Shelf()
-        for functions in self.libraries.values():
-            self.threads = functions.use_threads(threads)
-            functions.keep_memory()
 
     def product(self, a, b):
         _check(a.shape[1] == len(b), a, b)
