@@ -595,7 +595,7 @@ def test_ctrl_c_while_comparing(here):
     assert "interrupted" in err and "runs/compare-digits-1/metrics.jsonl" in err
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert lines and all(line["epoch"] == 1 for line in lines)
-    assert sorted(os.listdir(metrics.parent)) == ["metrics.jsonl"]
+    assert sorted(os.listdir(metrics.parent)) == ["compare.json", "metrics.jsonl", "table.txt"]
     patience(lambda: nobody_in(process.pid))
 
 
@@ -611,8 +611,9 @@ def nobody_in(group):
 def test_ctrl_c_before_the_first_comparison_is_done_claims_no_metrics(monkeypatch, capsys):
     def interrupted(*args):
         raise KeyboardInterrupt
+        yield
 
-    monkeypatch.setattr(compare, "_run_all", interrupted)
+    monkeypatch.setattr(compare, "completed", interrupted)
     assert main(["compare", *MLP, "--rules", "bp", "--seeds", "1"]) == 130
     said = capsys.readouterr().err
     assert "interrupted" in said

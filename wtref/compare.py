@@ -1,23 +1,25 @@
 """The main job: one network, one recipe, several rules and seeds; a table, and pictures."""
 
+import contextlib
 import json
-import multiprocessing
-import signal
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from statistics import mean, stdev
 
 from wtref import datasets, figures, runs
-
-from wtref.errors import Diverged, check_choice
-from wtref.files import replacing
+from wtref.errors import Diverged, Unsaved, check_choice
+from wtref.files import write_lines, write_text
+from wtref.jobs import completed
 from wtref.kernels import cores
 from wtref.rules import RULES
+from wtref.signals import exit_code
 from wtref.training import Training
 
 # Deep enough for FA to fail, and a lambda large enough for KP to align within these 360 steps;
 # chosen on a fifth of the training images (README, "What it shows", tells of the choice before).
 DEFAULTS = {"model": "resnet20", "epochs": 8, "weight_decay": 0.03}
+NAMED = 12  # missing runs that a message names
 
 
 def run(config, rules, seeds, jobs=None):
@@ -28,33 +30,39 @@ def run(config, rules, seeds, jobs=None):
     """
     for rule in rules:
         check_choice("rule", rule, RULES)
-    configs = [replace(config, rule=rule, seed=seed) for seed in range(seeds) for rule in rules]
+    configs = [replace(config, rule=rule, seed=seed) for seed in range(seeds) for rule in dict.fromkeys(rules)]
     jobs = _jobs(config, jobs, len(configs))
     _open(configs[0])  # a data set, device or shape that cannot be is found here, before any work
     folder = runs.RUNS / runs.free_name(f"compare-{config.dataset}")
     runs.new_folder(folder)
-    print(f"{config.model} on {config.dataset}, {config.epochs} epochs: {', '.join(rules)} x {seeds} seeds")
-    try:
-        lines = _run_all(configs, jobs, folder)
-    except KeyboardInterrupt:
-        saved = folder / "metrics.jsonl"
-        held = f"the finished runs are in {saved}" if saved.exists() else "no run was finished"
-        print(f"\nwtref: interrupted; {held}", file=sys.stderr)
-        return 130
+    write_text(folder / "compare.json", json.dumps(asdict(config), indent=2))
+    print(f"{config.model} on {config.dataset}, {config.epochs} epochs: {', '.join(rules)} x {seeds} seeds", flush=True)
+    lines, code = _run_all(configs, jobs, folder)
+    if not lines:
+        return code
     text = table(lines, rules)
-    _write(folder / "table.txt", text + "\n")
-    _write(folder / "compare.json", json.dumps(asdict(config), indent=2))
-    print(f"\n{text}\n\nmetrics: {folder}/metrics.jsonl")
-    for path in figures.draw_comparison([{**line, "curve": line["rule"]} for line in lines], folder):
-        print(f"picture: {path}")
-    return 0
+    try:
+        write_lines(folder / "metrics.jsonl", lines)
+        write_text(folder / "table.txt", text + "\n")
+    finally:  # what cannot be kept can still be read
+        print(f"\n{text}\n")
+    print(f"metrics: {folder}/metrics.jsonl", flush=True)
+    if code < 128:  # after an interrupt nobody waits for pictures
+        for path in figures.draw_comparison([{**line, "curve": line["rule"]} for line in lines], folder):
+            print(f"picture: {path}")
+    return code
 
 
 def table(lines, rules):
-    """Rule, accuracy, angles and time at the last epoch: mean (and standard deviation) over seeds."""
+    """Rule, accuracy, angles and time at the last epoch: mean (and standard deviation) over seeds.
+
+    A rule of which no run was finished has no row.
+    """
     rows = ["rule   test accuracy %   matrix angle °   worst layer °   delta angle °   seconds"]
-    for rule in rules:
+    for rule in dict.fromkeys(rules):
         mine = [line for line in lines if line["rule"] == rule]
+        if not mine:
+            continue
         end = max(line["epoch"] for line in mine)
         last = [line for line in mine if line["epoch"] == end]
         accuracy = [100 - line["test_error"] for line in last]
@@ -69,24 +77,74 @@ def table(lines, rules):
 
 
 def _run_all(configs, jobs, folder):
-    """All runs, `jobs` at a time; each is written down as it finishes."""
-    lines = []
+    """(the metrics lines of all finished runs, in the order of configs; exit code).
+
+    Each run is saved as soon as it is finished.  A run that fails does not stop the others.
+    """
     configs = [replace(config, threads=config.threads or max(cores() // jobs, 1)) for config in configs]
-    with _pool(jobs) as pool:
-        for done, (config, records) in enumerate(pool.imap_unordered(_train, configs), start=1):
-            lines += [{"rule": config.rule, "seed": config.seed, **record} for record in records]
-            _write(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-            accuracy, seconds = 100 - records[-1]["test_error"], sum(r["seconds"] for r in records)
-            progress = f"[{done:>{len(str(len(configs)))}}/{len(configs)}]"
-            print(f"{progress} {config.rule:<4} seed {config.seed}: {accuracy:.2f} % right, {seconds:.1f} s", flush=True)
-    return lines
+    finished, code = {}, 0
+    try:
+        with contextlib.closing(completed(_train, configs, jobs)) as outcomes:
+            for config, outcome in outcomes:
+                try:
+                    finished[config] = outcome.result()
+                except (Diverged, MemoryError) as error:
+                    code = 1
+                    _complain(f"{_reason(error)} ({config.rule}, seed {config.seed})")
+                    continue
+                _keep(folder, _lines(configs, finished))
+                print(f"{_progress(finished, configs)} {_summary(config, finished[config])}", flush=True)
+    except KeyboardInterrupt as interrupt:
+        code = exit_code(interrupt)
+        _complain(f"interrupted; {_held(configs, finished, folder)}")
+    except BrokenProcessPool:
+        code = 1
+        killed = "a worker process was killed, as the system does when memory runs out (fewer --jobs need less)"
+        _complain(f"{killed}; {_held(configs, finished, folder)}")
+    return _lines(configs, finished), code
 
 
 def _train(config):
+    return [record for record in _open(config).steps() if record]
+
+
+def _lines(configs, finished):
+    """The records of {config: records} as lines of metrics.jsonl; their order does not depend on what was done first."""
+    done = [config for config in configs if config in finished]
+    return [{"rule": config.rule, "seed": config.seed, **record} for config in done for record in finished[config]]
+
+
+def _keep(folder, lines):
+    """Save what is finished; where that fails, the runs go on, and it is tried again after the next one."""
     try:
-        return config, [record for record in _open(config).steps() if record]
-    except Diverged as error:
-        raise Diverged(f"{error} ({config.rule}, seed {config.seed})") from None
+        write_lines(folder / "metrics.jsonl", lines)
+    except Unsaved as error:
+        _complain(f"{error}; the runs go on")
+
+
+def _held(configs, finished, folder):
+    """Which runs are saved and which are missing, in words."""
+    missing = [f"{config.rule} seed {config.seed}" for config in configs if config not in finished]
+    named = ", ".join(missing[:NAMED]) + (f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else "")
+    saved = folder / "metrics.jsonl"
+    return f"{f'the finished runs are in {saved}' if saved.exists() else 'no run was finished'}; missing: {named}"
+
+
+def _progress(finished, configs):
+    return f"[{len(finished):>{len(str(len(configs)))}}/{len(configs)}]"
+
+
+def _summary(config, records):
+    accuracy, seconds = 100 - records[-1]["test_error"], sum(record["seconds"] for record in records)
+    return f"{config.rule:<4} seed {config.seed}: {accuracy:.2f} % right, {seconds:.1f} s"
+
+
+def _reason(error):
+    return "out of memory; fewer --jobs or a smaller --batch-size need less" if isinstance(error, MemoryError) else str(error)
+
+
+def _complain(text):
+    print(f"wtref: {text}", file=sys.stderr, flush=True)
 
 
 def _open(config):
@@ -97,17 +155,3 @@ def _open(config):
 def _jobs(config, jobs, most):
     on_cpu = config.open_device().name == "cpu"
     return min(jobs or (cores() if on_cpu else 1), most)
-
-
-def _pool(jobs):
-    """Worker processes that leave Ctrl-C to this one: they are born while it is ignored."""
-    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        return multiprocessing.get_context("spawn").Pool(jobs)
-    finally:
-        signal.signal(signal.SIGINT, usual)
-
-
-def _write(path, text):
-    with replacing(path) as file:
-        file.write(text.encode())

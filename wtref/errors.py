@@ -18,7 +18,7 @@ class Drifted(ArithmeticError):
 
 
 class Unsaved(Exception):
-    """A checkpoint could not be written; the message says why and what is still whole."""
+    """A file could not be written; the message says which and why, and of a checkpoint what is still whole."""
 
 
 def choose(kind, name, choices):

@@ -2,8 +2,11 @@
 
 import contextlib
 import errno
+import json
 import os
 from pathlib import Path
+
+from wtref.errors import Unsaved
 
 # What file systems answer that cannot flush a folder: FUSE, SMB and others, and Windows, which opens none.
 NO_FOLDER_FLUSH = {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES, errno.EPERM}
@@ -23,6 +26,27 @@ def replacing(path):
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def saving(path):
+    """The same as `replacing`; raises Unsaved, with the path and the reason, where the file cannot be written."""
+    try:
+        with replacing(path) as file:
+            yield file
+    except OSError as error:
+        raise Unsaved(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def write_text(path, text):
+    """Write text to path, in UTF-8.  Raises Unsaved."""
+    with saving(path) as file:
+        file.write(text.encode())
+
+
+def write_lines(path, records):
+    """Write a line of JSON for each record to path.  Raises Unsaved."""
+    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def _sync_folder(folder):

@@ -1,0 +1,52 @@
+"""Calls of a function in worker processes, several at a time; no worker outlives the process that started it."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import ProcessPoolExecutor, as_completed
+
+
+def completed(function, items, jobs):
+    """Yield (item, Future of function(item)) as the calls end, `jobs` of them running at a time.
+
+    The workers are new processes, so that each sets its own number of threads.  They end at once when the generator
+    is closed and when this process ends, by whatever means.  Where a worker itself is killed, all calls that have not
+    ended raise BrokenProcessPool.
+    """
+    context = multiprocessing.get_context("spawn")
+    watched, lifeline = context.Pipe(duplex=False)
+    with _signals_blocked():  # for multiprocessing's resource tracker; starting it unblocks two of the signals again
+        pool = ProcessPoolExecutor(jobs, context, _end_with, (watched,))
+    try:
+        with _signals_blocked():
+            futures = {pool.submit(function, item): item for item in items}
+        for future in as_completed(futures):
+            yield futures[future], future
+    finally:
+        lifeline.close()
+        pool.shutdown()
+        watched.close()
+
+
+@contextlib.contextmanager
+def _signals_blocked():
+    """Processes born within it ignore the signals that a terminal or a batch system sends to all processes alike:
+    the one that started them decides."""
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
+def _end_with(watched):
+    """Let this process end as soon as the other end of the pipe is closed, which the system does for a killed process."""
+
+    def watch():
+        with contextlib.suppress(EOFError, OSError):
+            watched.recv()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
