@@ -16,6 +16,7 @@ from wtref.errors import InputError, check_choice
 from wtref.models import MODELS
 from wtref.runs import Run
 from wtref.tensorboard import check_installed
+from wtref.text import printable
 
 
 def compare(args, given):
@@ -57,9 +58,9 @@ def predict(args, given):
     predictor = predicting.Predictor(run, args.checkpoint, args.device)
     for path in args.images:
         likeliest = predictor.top(path, 5)
-        print(path)
+        print(printable(path))
         for name, probability in likeliest:
-            print(f"  {100 * probability:6.2f} %  {name}")
+            print(f"  {100 * probability:6.2f} %  {printable(name)}")
 
 
 def list_runs(args, given):
@@ -120,10 +121,10 @@ def data(args, given):
         raise InputError(f"data fetch needs a name; choose from: {', '.join(fetch.CATALOGUE)}")
     if args.action == "fetch":
         for path in fetch.fetch(args.name, folder):
-            print(f"fetched: {path}")
+            print(f"fetched: {printable(path)}")
         return
     for row in fetch.status(folder):
-        print(f"{row.name:<14} {row.state:<8} {row.detail}")
+        print(f"{row.name:<14} {row.state:<8} {printable(row.detail)}")
 
 
 def bench(args, given):

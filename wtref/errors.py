@@ -1,5 +1,7 @@
 """The ways a run can end that are not a bug in the program."""
 
+from wtref.text import printable
+
 
 class InputError(ValueError):
     """The user asked for something impossible.
@@ -7,6 +9,9 @@ class InputError(ValueError):
     The message is one line: what was wrong, what was found, what would be right.
     The command line prints it to stderr and exits with code 2.
     """
+
+    def __init__(self, message):
+        super().__init__(printable(message))
 
 
 class Diverged(ArithmeticError):

@@ -3,6 +3,8 @@
 import sys
 from statistics import mean
 
+from wtref.text import printable
+
 COLOURS = {  # Okabe and Ito: told apart by colour-blind readers too; one colour per rule everywhere
     "bp": "#000000", "fa": "#D55E00", "ss": "#E69F00", "wm": "#0072B2", "kp": "#009E73",
     "usf": "#E69F00", "frsf": "#56B4E9", "brsf": "#8C6D31", "dfa": "#CC79A7",
@@ -14,8 +16,8 @@ LABELS = {"usf": "uSF", "frsf": "frSF", "brsf": "brSF"}
 
 
 def label(curve):
-    """A rule's name as the literature writes it; a run's own name as it is."""
-    return LABELS.get(curve, curve.upper() if curve in COLOURS else curve)
+    """A rule's name as the literature writes it; a run's own name as it is, in which "$" begins no formula."""
+    return LABELS.get(curve, curve.upper() if curve in COLOURS else printable(curve).replace("$", r"\$"))
 
 
 def palette(curves):

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from wtref.errors import InputError
 from wtref.files import replacing
+from wtref.text import printable
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("numpy", "torch", "pytest", "ml_dtypes", "cupy", "cupy-cuda12x", "cupy-cuda13x", "mpi4py", "mpich")
@@ -83,7 +84,7 @@ def report(folder, device):
         found["steps"].append(taken := take(step, end - time.perf_counter()))
         print(f"    {taken['outcome']}, {taken['seconds']:.0f} s", flush=True)
         _write(folder, found)
-    print(f"report: {folder / 'report.txt'}")
+    print(f"report: {printable(folder / 'report.txt')}")
     return sum(step["outcome"] != "passed" for step in found["steps"])
 
 
@@ -172,6 +173,6 @@ def _write(folder, found):
         file.write(json.dumps(found, indent=2).encode())
     about = [f"{name}: {value}" for name, value in found.items() if name != "steps"]
     summary = [f"{step['outcome']:<24} {step['seconds']:4.0f} s  {step['name']}" for step in found["steps"]]
-    parts = [f"== {s['name']}: {s['outcome']}, {s['seconds']:.0f} s\n$ {s['command']}\n{s['output']}" for s in found["steps"]]
+    parts = [f"== {s['name']}: {s['outcome']}, {s['seconds']:.0f} s\n$ {printable(s['command'])}\n{s['output']}" for s in found["steps"]]
     with replacing(folder / "report.txt") as file:
         file.write("\n\n".join(["\n".join(about), "\n".join(summary), table(found), *parts]).encode())

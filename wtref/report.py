@@ -14,6 +14,7 @@ from statistics import mean, stdev
 
 from wtref import figures
 from wtref.files import replacing
+from wtref.text import printable
 
 COLUMNS = ("rule", "test error %", "runs", "matrix angle °", "worst layer °", "delta angle °", "worst layer °", "published %")
 CAPTIONS = {
@@ -95,7 +96,7 @@ def _page(experiment, config, table, foot, pictures, command):
 <p>{escape(foot).replace(chr(10), "<br>")}</p>
 {shown}
 <h2>To repeat it</h2>
-<pre>{escape(command)}</pre>
+<pre>{escape(printable(command))}</pre>
 <h2>Configuration</h2>
 <pre>{escape(json.dumps(recipe, indent=2))}</pre>
 </body></html>

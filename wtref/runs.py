@@ -20,6 +20,7 @@ from wtref import checkpoints
 from wtref.config import Config
 from wtref.errors import InputError, Unsaved
 from wtref.files import replacing
+from wtref.text import printable
 
 RUNS = Path("runs")
 
@@ -59,6 +60,8 @@ class Run:
         """The folder of an existing run.  Raises InputError if there is none; names those there are."""
         if name not in names():
             raise InputError(f"no run named {name!r} in {RUNS}/; there are: {', '.join(names()) or 'none yet'}")
+        if not name.isprintable():
+            raise InputError(f"{RUNS / name}: a run's name must consist of printable characters; rename the folder")
         return cls(name)
 
     def about(self):
@@ -211,7 +214,7 @@ def table():
 
 
 def _row(name):
-    run = Run(name)
+    run, name = Run(name), printable(name)
     try:
         config, records = run.config(), run.metrics()
     except InputError:

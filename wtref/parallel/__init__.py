@@ -14,6 +14,7 @@ import stat
 import sys
 
 from wtref.errors import InputError
+from wtref.text import printable
 
 # Where a launcher says how many processes it started, and which of them this is.
 LAUNCHERS = {
@@ -113,7 +114,7 @@ class Crew:
     def end(self, error, code):
         """Say why the program ends, once for all processes; returns the exit code, or ends the others too."""
         if error is not None:
-            print(f"wtref: {error}", file=sys.stderr)
+            print(f"wtref: {printable(error)}", file=sys.stderr)
         return code
 
     def crash(self, error):

@@ -18,6 +18,7 @@ from wtref.kernels import cores, plain
 from wtref.parallel import Crew
 from wtref.parallel.buckets import Buckets
 from wtref.parallel.witness import witnessed
+from wtref.text import printable
 
 PATIENCE = 100  # looks at a sum that is not there yet, before the process takes naps
 NAP = 2e-5  # seconds
@@ -203,7 +204,7 @@ class MpiCrew(Crew):
             return super().end(error, code) if self.rank == 0 else code
         if error is not None:
             time.sleep(2 * LAST_WORDS if self.rank else 0)  # what has struck all, as Ctrl-C does, rank 0 says
-            print(f"wtref: rank {self.rank}: {error}", file=sys.stderr, flush=True)
+            print(f"wtref: rank {self.rank}: {printable(error)}", file=sys.stderr, flush=True)
             time.sleep(LAST_WORDS)
         self.comm.Abort(code)
         os._exit(code)  # Abort may return before it has come to this process
