@@ -1,7 +1,6 @@
 """The command line: `python run.py COMMAND --flags`.  What the commands do stands in commands.py."""
 
 import argparse
-import os
 import sys
 from dataclasses import fields
 from typing import get_args
@@ -17,6 +16,7 @@ from wtref.parallel import ALONE, open_crew
 from wtref.presets import PRESETS
 from wtref.rules import RULES
 from wtref.signals import exit_code, interrupting
+from wtref.streams import Unheard, guarded
 from wtref.values import check_limits
 
 WHERE = ("dataset", *(spec.name for spec in fields(Config) if spec.metadata["changeable"]))  # data may lie in another form
@@ -27,6 +27,7 @@ Deep learning without weight transport (Akrout et al., NeurIPS 2019), written by
 With no arguments: compare, the main job.  With flags but no command: train."""
 
 
+@guarded()
 def main(argv=None):
     """Run one command; returns the exit code: 0 done, 1 failed, 2 bad input, more than 128 interrupted."""
     argv = [_hyphens(token) for token in (sys.argv[1:] if argv is None else argv)]
@@ -38,7 +39,9 @@ def main(argv=None):
     try:
         crew, problem = _open_crew()
         with interrupting(), crew.speaking():
-            return _run(argv, crew, problem)
+            code = _run(argv, crew, problem)
+            sys.stdout.flush()
+            return code
     except InputError as error:
         return crew.end(error, 2)
     except (Diverged, Drifted, Unsaved) as error:
@@ -48,9 +51,8 @@ def main(argv=None):
         return crew.end(f"out of memory ({reason}); lower --batch-size, or choose a smaller network", 2)
     except KeyboardInterrupt as interrupt:
         return crew.end("interrupted", exit_code(interrupt))
-    except BrokenPipeError:  # whoever read the output has left; nothing more can be said there
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return crew.end(None, 1)
+    except Unheard as error:
+        return crew.end(error.said, 1)
     except Exception as error:
         crew.crash(error)
         raise
@@ -78,6 +80,10 @@ def _run(argv, crew, problem):
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         raise InputError(f"{message} (see {self.prog} --help)")
+
+    def exit(self, *args):
+        sys.stdout.flush()
+        super().exit(*args)
 
 
 def _parser():
