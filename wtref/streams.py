@@ -28,6 +28,7 @@ def guarded():
         finally:
             with contextlib.suppress(Unheard):
                 output.flush()
+            complaints.flush()
 
 
 def _occupy():
