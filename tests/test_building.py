@@ -1,8 +1,11 @@
 """Compiling the C sources: for other processors, and the cache of what was compiled."""
 
 import platform
+import shutil
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from wtref.kernels import building, plain
 from wtref.kernels.compiled import REALS, Compiled, Shelf
 
 compiled()
+ROOT = Path(__file__).parents[1]
 
 
 def compiled_with(folder, *flags):
@@ -84,22 +88,104 @@ def test_words_and_refusals_without_a_compiler(monkeypatch):
     assert kernels.use() == f"compiled kernels, {kernels.cores()} thread{'s' * (kernels.cores() > 1)}"
 
 
-def test_a_library_that_others_could_have_written_is_not_loaded(tmp_path, monkeypatch):
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The folder of compiled libraries, empty; compiling into it is quick."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(building, "FLAGS", ["-O0" if flag == "-O3" else flag for flag in building.FLAGS])
     building._library.cache_clear()
+    yield tmp_path / "wtref"
+    building._library.cache_clear()
+
+
+def library_again():
+    building._library.cache_clear()
+    return building.library("float")
+
+
+def test_a_library_that_others_could_have_written_is_not_loaded(cache):
     building.library("float")
-    (tmp_path / "wtref").chmod(0o777)
-    building._library.cache_clear()
+    cache.chmod(0o777)
     with pytest.raises(building.NoCompiler, match="can be written by others"):
+        library_again()
+
+
+def test_a_source_that_does_not_compile_leaves_nothing_behind(cache, monkeypatch):
+    monkeypatch.setattr(building, "FLAGS", [*building.FLAGS, "-DV=broken("])
+    with pytest.raises(building.NoCompiler, match="cc fails"):
+        building.library("double")
+    assert list(cache.iterdir()) == []
+
+
+def test_a_library_is_compiled_once(cache, capfd):
+    building.library("float")
+    assert "compiling" in capfd.readouterr().err
+    assert library_again().relu and capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("damage", [
+    lambda library, checksum: library.write_bytes(library.read_bytes()[:20_000]),
+    lambda library, checksum: library.write_bytes(b""),
+    lambda library, checksum: library.write_bytes(library.read_bytes().replace(b"relu", b"Relu")),
+    lambda library, checksum: library.unlink(),
+    lambda library, checksum: checksum.unlink(),
+    lambda library, checksum: checksum.write_bytes(b"\xff"),
+], ids=["cut short", "empty", "changed", "lost", "no checksum", "another checksum"])  # fmt: skip
+def test_a_damaged_library_is_compiled_again(damage, cache):
+    building.library("float")
+    checksum, library = sorted(cache.iterdir())
+    assert (checksum.suffix, library.suffix) == (".sha256", ".so")
+    wanted = library.read_bytes(), checksum.read_bytes()
+    library.rename(cache / "loaded"), shutil.copy(cache / "loaded", library)  # what is loaded stays whole
+    damage(library, checksum)
+    assert library_again().relu
+    assert (library.read_bytes(), checksum.read_bytes()) == wanted
+
+
+def test_processes_may_compile_at_once(cache):
+    program = "from wtref.kernels import building; building.FLAGS[0] = '-O0'; building.library('float').relu"
+    command = [sys.executable, "-c", program]
+    started = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [(process.communicate()[1].count("compiling"), process.returncode) for process in started] == [(1, 0)] * 3
+    assert sorted(file.suffix for file in cache.iterdir()) == [".sha256", ".so"]
+    assert building._is_whole(next(cache.glob("*.so")))
+
+
+def test_without_a_home_folder_the_plain_kernels_compute_and_say_why(monkeypatch):
+    def nobody(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for variable in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    building._library.cache_clear()
+    reason = "no home folder to keep the compiled kernels in; set XDG_CACHE_HOME to a folder"
+    assert kernels.use("auto", 1) == f"plain kernels ({reason}), 1 thread"
+    monkeypatch.undo()
+    kernels.use()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    building._library.cache_clear()
+    with pytest.raises(building.NoCompiler, match=f"Not a directory: '{tmp_path}/file/wtref'; XDG_CACHE_HOME can name"):
         building.library("float")
     building._library.cache_clear()
 
 
-def test_a_source_that_does_not_compile_leaves_nothing_behind(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(building, "FLAGS", [*building.FLAGS, "-DV=broken("])
-    building._library.cache_clear()
-    with pytest.raises(building.NoCompiler, match="cc fails"):
-        building.library("double")
-    assert list((tmp_path / "wtref").iterdir()) == []
-    building._library.cache_clear()
+@pytest.mark.parametrize("command, reason", [
+    ("gcc 'x", "the variable CC is no command: \"gcc 'x\": No closing quotation"),
+    ("''", "no C compiler:  is not there; gcc would do"),
+    ("cc -no-such-flag", "cc fails: .*-no-such-flag.*"),
+])  # fmt: skip
+def test_compilers_that_cannot_be(command, reason, cache, monkeypatch):
+    monkeypatch.setenv("CC", command)
+    with pytest.raises(building.NoCompiler, match=f"^{reason}$"):
+        building.library("float")
+
+
+@pytest.mark.parametrize("command", ["", " "])
+def test_no_compiler_named_means_cc(command, cache, monkeypatch):
+    monkeypatch.setenv("CC", command)
+    assert building.library("float").relu

@@ -1,7 +1,7 @@
 """The C sources in c/, compiled for this machine when first used.
 
 The compiler is $CC, or cc.  What it makes is kept in ~/.cache/wtref (or under $XDG_CACHE_HOME), by a
-name that changes with the sources, the flags, the compiler and the processor.
+name that changes with the sources, the flags, the compiler and the processor, with its checksum beside it.
 """
 
 import ctypes
@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,21 +39,28 @@ def library(real):
 
 @functools.cache
 def _library(real, command):
-    compiler = shlex.split(command) or ["cc"]
+    compiler = _words(command)
     if not shutil.which(compiler[0]):
         raise NoCompiler(f"no C compiler: {compiler[0]} is not there; gcc would do")
     try:
         path = _cache() / f"{real}-{_key(compiler)}.so"
-        if not path.exists():
+        if not _is_whole(path):
             print(f"wtref: compiling the CPU kernels for {real}, once for this machine", file=sys.stderr, flush=True)
             _compile(compiler, real, path)
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # OpenMP reads it as it is loaded
         return ctypes.CDLL(str(path))
     except OSError as error:
-        raise NoCompiler(str(error)) from None
+        raise NoCompiler(f"{error}; XDG_CACHE_HOME can name another folder for them") from None
     except subprocess.CalledProcessError as error:
         lines = error.stderr.decode(errors="replace").splitlines() or ["no message"]
         raise NoCompiler(f"{compiler[0]} fails: {lines[0]}") from None
+
+
+def _words(command):
+    try:
+        return shlex.split(command) or ["cc"]
+    except ValueError as error:
+        raise NoCompiler(f"the variable CC is no command: {command!r}: {error}") from None
 
 
 @contextmanager
@@ -73,12 +81,29 @@ def same_cores():
 
 
 def _compile(compiler, real, path):
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Each process in a folder of its own: several may compile the same at once."""
+    with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        _run([*compiler, *FLAGS, f"-DREAL={real}", str(SOURCES / "all.c"), "-o", str(made)])
+        _checksum_file(made).write_text(_checksum(made))
+        os.replace(_checksum_file(made), _checksum_file(path))
+        os.replace(made, path)
+
+
+def _is_whole(path):
+    """Is the library there, as it was compiled?  One that was cut short would end the process that loads it."""
     try:
-        _run([*compiler, *FLAGS, f"-DREAL={real}", str(SOURCES / "all.c"), "-o", str(temporary)])
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        return _checksum_file(path).read_bytes() == _checksum(path).encode()
+    except FileNotFoundError:
+        return False
+
+
+def _checksum_file(path):
+    return path.with_suffix(".sha256")
+
+
+def _checksum(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _key(compiler):
@@ -90,7 +115,7 @@ def _key(compiler):
 
 def _cache():
     """A folder that only its owner may write."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wtref"
+    folder = _home() / "wtref"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     about = folder.stat()
     if hasattr(os, "getuid") and (about.st_uid != os.getuid() or about.st_mode & 0o022):
@@ -98,5 +123,13 @@ def _cache():
     return folder
 
 
+def _home():
+    """The folder of all caches."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        raise NoCompiler("no home folder to keep the compiled kernels in; set XDG_CACHE_HOME to a folder") from None
+
+
 def _run(command):
-    return subprocess.run(command, capture_output=True, check=True).stdout
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True).stdout
