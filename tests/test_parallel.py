@@ -4,7 +4,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,15 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from launching import MPIEXEC, ROOT, SMALL, mpiexec, nothing_left, run
 from PIL import Image
 
 from wtref import checkpoints
 
-ROOT = Path(__file__).parents[1]
-MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 PROGRAM = ROOT / "tests" / "crew_program.py"
 TIMES = ("seconds", "images_per_second", "waiting_ms_per_step", "processes")
-SMALL = "train --model mlp --hidden 6 --batch-size 100 --device cpu --threads 1 --dtype float64 --rule wm".split()
 
 pytest.importorskip("mpi4py", reason="several processes need mpi4py: pip install 'wtref[mpi]'")
 pytestmark = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec here: pip install 'wtref[mpi]'")
@@ -31,18 +28,6 @@ pytestmark = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec here: pip in
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def mpiexec(processes, *argv):
-    """The command that starts so many processes of `python argv`."""
-    return [MPIEXEC, "-n", str(processes), sys.executable, *map(str, argv)]
-
-
-def run(command, seconds=300):
-    """The finished process of a command, its output as text."""
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    environment = {**os.environ, "PYTHONPATH": paths}
-    return subprocess.run(command, env=environment, timeout=seconds, text=True, capture_output=True)
 
 
 def train(processes, *flags):
@@ -191,23 +176,6 @@ def wait_for(path, process, seconds=60):
     while not path.exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
     assert path.exists(), process.communicate()
-
-
-def nothing_left(folder, seconds=10):
-    """Whether no other process, the witness least of all, is at work in this folder within so many seconds."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if not any(_works_in(process, folder) for process in Path("/proc").glob("[0-9]*")):
-            return True
-        time.sleep(0.05)
-    return False
-
-
-def _works_in(process, folder):
-    try:
-        return (process / "cwd").readlink() == folder and int(process.name) != os.getpid()
-    except OSError:  # it has gone, or is another user's
-        return False
 
 
 def named(said):
@@ -369,12 +337,12 @@ def test_each_rank_opens_its_share_of_an_image_folder_and_all_open_all(here):
         "import os, sys\n"
         "from wtref import cli\n"
         "from wtref.datasets import augment\n"
-        "read = augment._read\n"
+        "read = augment.open_file\n"
         "def noted(path):\n"
         "    with open(f'opened-{os.getpid()}', 'a') as file:\n"
         "        file.write(f'{path}\\n')\n"
         "    return read(path)\n"
-        "augment._read = noted\n"
+        "augment.open_file = noted\n"
         "sys.exit(cli.main())\n"
     )
     done = run(mpiexec(3, script, *FOLDER, "--data-dir", "data", "--epochs", "1", "--log-name", "three"))

@@ -9,7 +9,7 @@ from wtref import __version__, commands
 from wtref.compare import DEFAULTS as COMPARE_DEFAULTS
 from wtref.config import Config
 from wtref.constants import MODELS as STUDIED
-from wtref.errors import Diverged, Drifted, InputError, Unsaved, choose
+from wtref.errors import Diverged, Drifted, InputError, Unanswered, Unsaved, choose
 from wtref.experiments import EXPERIMENTS
 from wtref.models import MODELS
 from wtref.parallel import ALONE, open_crew
@@ -44,7 +44,7 @@ def main(argv=None):
             return code
     except InputError as error:
         return crew.end(error, 2)
-    except (Diverged, Drifted, Unsaved) as error:
+    except (Diverged, Drifted, Unanswered, Unsaved) as error:
         return crew.end(error, 1)
     except MemoryError as error:
         reason = " ".join(str(error).split()) or "no more to be had"
@@ -67,7 +67,10 @@ def _open_crew():
 
 
 def _run(argv, crew, problem):
-    args = _parser().parse_args(argv)
+    try:
+        args = _parser().parse_args(argv)
+    except SystemExit as shown:
+        return crew.leave(shown.code)
     if problem and args.command in TOGETHER:
         raise problem
     check_limits(vars(args))

@@ -63,6 +63,7 @@ class Config:
     sync_bn: bool = _option(True, "several processes: batch norm over the whole batch, not over each process's share")
     bucket_mib: float = _option(4.0, "several processes: MiB of gradients that travel together", changeable=True)
     bucket_dtype: str = _option("float32", "several processes on GPUs: of gradients on their way", BUCKET_DTYPES)
+    wait_limit: float = _option(10.0, "several processes: minutes that they wait for one that does not answer", changeable=True)
     check_copies: int = _option(0, "several processes: compare their W, b and B every so many steps; 0: never", changeable=True)
     mirror_noise: str = _option("decorrelated", "WM: noise of mirror mode", NOISES)
     mirror_window: float | None = _option(None, "WM: noise rows that B remembers, per input cell; default: one whole block of "

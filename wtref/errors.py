@@ -22,6 +22,10 @@ class Drifted(ArithmeticError):
     """The processes of a run no longer hold the same weights; the message names the layer."""
 
 
+class Unanswered(Exception):
+    """Other processes of a run do not answer; the message names them."""
+
+
 class Unsaved(Exception):
     """A file could not be written; the message says which and why, and of a checkpoint what is still whole."""
 

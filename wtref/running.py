@@ -3,7 +3,7 @@
 import sys
 from dataclasses import fields, replace
 
-from wtref import datasets
+from wtref import datasets, source
 from wtref.config import Config
 from wtref.errors import Diverged, InputError, Unsaved
 from wtref.parallel import ALONE
@@ -24,6 +24,7 @@ def train(config, run=None, name=None, crew=ALONE):
 
     Rank 0 alone reads and writes the folder.
     """
+    crew.wait_at_most(config.wait_limit)
     training = prepared(config, crew=crew)
     about = training.feed.about()
     if run and run.about()["data"].get("sha256") != about["sha256"]:
@@ -49,6 +50,7 @@ def _common_facts(config, training, about):
     flags = {f"--{name.replace('_', '-')}": value for name, value in vars(config).items() if name not in own}
     kernels = training.device.kernels.partition(",")[0]  # they round alike, on however many threads
     named = {f"{name}'s version": version for name, version in versions().items()}
+    named["wtref's source code"] = source.checksum()
     return {**named, "the data's sha256": about["sha256"], "kernels": kernels, **flags}
 
 
@@ -70,6 +72,7 @@ def _train_and_save(training, run):
     """Train to the end, or until a signal asks one of the processes to stop; returns the exit code."""
     config, crew = training.config, training.crew
     with stop_requests() as stop, event_writer(run, config.tensorboard and crew.rank == 0) as write_events:
+        crew.heed(stop)
         for record in _explained(training.steps(), run):
             if record:
                 print(_epoch_line(record, config.epochs), flush=True)

@@ -45,6 +45,11 @@ def interrupting():
         yield
 
 
+def at_once():
+    """A context within which Ctrl-C, too, ends the process at once, even in a call into C that lasts."""
+    return _handling(signal.SIG_DFL, [signal.SIGINT])
+
+
 @contextlib.contextmanager
 def stop_requests():
     """Within it, the signals only set the attributes of the StopRequest; a second Ctrl-C raises KeyboardInterrupt."""

@@ -47,6 +47,7 @@ LIMITS = {  # of each number on the command line, by the flag's name
     "seed": Range(0, 2**64 - 1),
     "threads": Range(1, 1024),  # each keeps memory of its own; a number that the system refuses would end the process
     "bucket_mib": Range(0, 1_000_000, above=True),
+    "wait_limit": Range(0, 1_000_000, above=True),
     "check_copies": Range(0, 2**31 - 1),
     "mirror_window": Range(0, 1e30, above=True),
     "mirror_rows": Range(1, 2**30),

@@ -14,6 +14,8 @@ import stat
 import sys
 
 from wtref.errors import InputError
+from wtref.parallel.opening import in_time
+from wtref.signals import at_once
 from wtref.text import printable
 
 # Where a launcher says how many processes it started, and which of them this is.
@@ -88,6 +90,12 @@ class Crew:
         """What function() returns or raises, called by rank 0 alone."""
         return function()
 
+    def wait_at_most(self, minutes):
+        """How long from now on this process waits for another, before it takes it for lost and raises Unanswered."""
+
+    def heed(self, stop):
+        """Wait for less long once the signals.StopRequest says that the run is to stop; None: do not."""
+
     def take_waited(self):
         """The seconds that this process has waited for the others since it was last asked."""
         return 0.0
@@ -111,6 +119,10 @@ class Crew:
         """A context in which rank 0 alone prints, and the witness speaks for whoever dies."""
         return contextlib.nullcontext()
 
+    def leave(self, code):
+        """Having shown --help or --version, see that all others do so; returns the exit code or raises InputError."""
+        return code
+
     def end(self, error, code):
         """Say why the program ends, once for all processes; returns the exit code, or ends the others too."""
         if error is not None:
@@ -131,12 +143,13 @@ def open_crew():
         return ALONE
     left_over = f"; if no launcher started this process, unset {variable}"
     try:
-        from wtref.parallel.mpi import MpiCrew
+        with at_once(), in_time():
+            from wtref.parallel.mpi import MpiCrew
+
+            return MpiCrew.world(size)
     except ImportError as error:
         needs = "which needs mpi4py: pip install 'wtref[mpi]'"
         raise InputError(f"started as {size} processes, {needs} ({error}){left_over}") from None
-    try:
-        return MpiCrew.world(size)
     except InputError as error:
         raise InputError(f"{error}{left_over}") from None
 

@@ -13,15 +13,16 @@ import numpy as np
 from mpi4py import MPI
 
 from wtref.backend import array_module
-from wtref.errors import Diverged, Drifted, InputError
+from wtref.errors import Diverged, Drifted, InputError, Unanswered
 from wtref.kernels import cores, plain
 from wtref.parallel import Crew
 from wtref.parallel.buckets import Buckets
+from wtref.parallel.opening import forget_shared_memory
+from wtref.parallel.talk import Talk
 from wtref.parallel.witness import witnessed
 from wtref.text import printable
 
-PATIENCE = 100  # looks at a sum that is not there yet, before the process takes naps
-NAP = 2e-5  # seconds
+SHOWN = "--help or --version ends the program"
 LAST_WORDS = 0.5  # seconds in which mpiexec passes on what was said; when it aborts, the rest is lost
 
 
@@ -33,15 +34,19 @@ class MpiCrew(Crew):
 
     def __init__(self, comm):
         self.comm, self.rank, self.size = comm, comm.rank, comm.size
-        self.sums = self.host_sums = MpiSums(comm)
+        self.talk = Talk(comm)
+        self.sums = self.host_sums = MpiSums(comm, self.talk)
         self.buckets = None  # while gradients are gathered
         self.bucket_bytes, self.narrow = 1 << 22, None
         self.images, self.waited, self.met = 0, 0.0, False
         node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        forget_shared_memory()  # all processes of this node have it open
         self.place = node.rank  # on this node, from 0
         self.on_one_node = node.size == self.size
         affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
         self.threads = max(cores() // node.allgather(affinity).count(affinity), 1)
+        self.addresses = self.talk.everyones((socket.gethostname(), os.getpid()))
+        self.talk.names = [f"rank {rank} (process {pid} on {host})" for rank, (host, pid) in enumerate(self.addresses)]
 
     @classmethod
     def world(cls, announced):
@@ -117,22 +122,30 @@ class MpiCrew(Crew):
         return math.sqrt(self.total(length * length)[0])
 
     def largest(self, number):
-        return self.comm.allreduce(number, MPI.MAX)
+        largest = np.array([number], np.float64)
+        self.talk.wait(self.comm.Iallreduce(MPI.IN_PLACE, largest, MPI.MAX))
+        return type(number)(largest[0])
 
     def union(self, things):
-        return set().union(*self.comm.allgather(things))
+        return set().union(*self.talk.everyones(things))
 
     def first(self, function):
-        result = error = None
-        if self.rank == 0:
+        def outcome():
             try:
-                result = function()
-            except Exception as raised:
-                error = raised
-        result, error = self.comm.bcast((result, error))
+                return function(), None
+            except Exception as error:
+                return None, error
+
+        result, error = self.talk.from_first(outcome)
         if error is not None:
             raise _shared(error)
         return result
+
+    def wait_at_most(self, minutes):
+        self.talk.limit = 60 * minutes
+
+    def heed(self, stop):
+        self.talk.stop = stop
 
     def take_waited(self):
         seconds, self.waited = self.waited, 0.0
@@ -140,7 +153,7 @@ class MpiCrew(Crew):
 
     def meet(self, facts, error=None):
         self.met = True
-        everyones = self.comm.allgather((facts, error))
+        everyones = self.talk.everyones((facts, error))
         errors = [error for _, error in everyones]
         for rank, error in enumerate(errors):
             if error is not None:
@@ -159,19 +172,18 @@ class MpiCrew(Crew):
         if device.name != "cpu":
             from wtref.parallel import nccl
 
-            self.sums = nccl.open_sums(device.xp, self.comm)
+            self.sums = nccl.open_sums(device.xp, self.rank, self.talk)
             self.narrow = nccl.Bf16() if bucket_dtype == "bf16" else None
 
     def processes(self):
-        everyones = self.comm.gather((socket.gethostname(), os.getpid()))
         nodes = {}
-        for rank, (node, pid) in enumerate(everyones or ()):
+        for rank, (node, pid) in enumerate(self.addresses):
             nodes.setdefault(node, []).append(f"{rank} is {pid}")
         return "\n".join(f"ranks on {node}, by process id: {', '.join(ranks)}" for node, ranks in nodes.items())
 
     def agree(self, arrays):
         hashes = {name: hashlib.sha1(array.tobytes()).digest() for name, array in arrays.items()}
-        everyones = self.comm.allgather(hashes)
+        everyones = self.talk.everyones(hashes)
         for name in hashes:
             for rank, theirs in enumerate(everyones):
                 if theirs[name] != everyones[0][name]:
@@ -187,12 +199,21 @@ class MpiCrew(Crew):
     def speaking(self):
         with contextlib.ExitStack() as stack:
             if self.on_one_node:
-                stack.enter_context(witnessed(self.comm))
+                stack.enter_context(witnessed(self.rank, self.talk))
             if self.rank:
                 nothing = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(nothing))
                 stack.enter_context(contextlib.redirect_stderr(nothing))
             yield
+            self.talk.everyones("ended")  # MPI's own ending would wait without a limit
+
+    def leave(self, code):
+        try:
+            self.meet({}, SHOWN)
+        except InputError as error:
+            if str(error) != SHOWN:
+                raise
+        return code
 
     def end(self, error, code):
         if isinstance(error, InputError) and not self.met:
@@ -203,8 +224,10 @@ class MpiCrew(Crew):
         if getattr(error, "shared", False) or isinstance(error, Diverged):  # all processes know the sum of losses
             return super().end(error, code) if self.rank == 0 else code
         if error is not None:
-            time.sleep(2 * LAST_WORDS if self.rank else 0)  # what has struck all, as Ctrl-C does, rank 0 says
-            print(f"wtref: rank {self.rank}: {printable(error)}", file=sys.stderr, flush=True)
+            speaker = getattr(error, "speaker", 0)  # says what has struck all, as Ctrl-C does
+            time.sleep(2 * LAST_WORDS if self.rank != speaker else 0)
+            who = "" if isinstance(error, Unanswered) else f"rank {self.rank}: "
+            print(f"wtref: {who}{printable(error)}", file=sys.stderr, flush=True)
             time.sleep(LAST_WORDS)
         self.comm.Abort(code)
         os._exit(code)  # Abort may return before it has come to this process
@@ -217,8 +240,8 @@ class MpiCrew(Crew):
 class MpiSums:
     """Sums of host arrays over all processes, by MPI, each array in its own place."""
 
-    def __init__(self, comm):
-        self.comm = comm
+    def __init__(self, comm, talk):
+        self.comm, self.talk = comm, talk
 
     def sum(self, x):
         """x lies in memory without gaps; returns x."""
@@ -233,13 +256,7 @@ class MpiSums:
         MPI.Request.Testall(requests)
 
     def wait(self, request):
-        """MPI's own wait would not let go of a core that another process of the crew may need."""
-        for _ in range(PATIENCE):
-            if request.Test():
-                return
-            os.sched_yield()
-        while not request.Test():
-            time.sleep(NAP)
+        self.talk.wait(request)
 
     def take_waited(self):
         """The host waits itself, by the crew's clock."""

@@ -10,20 +10,20 @@ from wtref.errors import InputError
 BFLOAT16 = 9  # ncclBfloat16 in nccl.h; not every CuPy has a name for it
 
 
-def open_sums(cupy, comm):
-    """NcclSums over the processes of an MPI communicator, each on its present device; cupy: the module.
+def open_sums(cupy, rank, talk):
+    """NcclSums over the processes of a Talk, each on its present device; cupy: the module.
 
     Raises InputError where CuPy has no NCCL, or two processes share a device.
     """
     nccl = cupy.cuda.nccl
     if not nccl.available:
         raise InputError("several processes on GPUs need NCCL, and CuPy finds none; pip install nvidia-nccl-cu12 (or -cu13)")
-    devices = comm.allgather((socket.gethostname(), cupy.cuda.Device().pci_bus_id))
-    node, device = mine = devices[comm.rank]
+    devices = talk.everyones((socket.gethostname(), cupy.cuda.Device().pci_bus_id))
+    node, device = mine = devices[rank]
     if devices.count(mine) > 1:
         raise InputError(f"{devices.count(mine)} processes share the GPU {device} of {node}; start one for each GPU")
-    unique = comm.bcast(nccl.get_unique_id() if comm.rank == 0 else None)
-    return NcclSums(cupy, nccl.NcclCommunicator(comm.size, unique, comm.rank))
+    unique = talk.from_first(nccl.get_unique_id)
+    return NcclSums(cupy, nccl.NcclCommunicator(len(devices), unique, rank))
 
 
 class NcclSums:

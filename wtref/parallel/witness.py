@@ -21,19 +21,19 @@ import sys
 
 
 @contextlib.contextmanager
-def witnessed(comm):
+def witnessed(rank, talk):
     """Within it, the first process to die is named on stderr; the first to leave it, in whatever way, ends that for all.
 
-    comm: mpi4py's communicator, of one node's processes.
+    rank: this process's; talk: the Talk of all processes, which are one node's.
     """
     looking, writing = os.pipe()
     pipe = fcntl.fcntl(writing, fcntl.F_DUPFD_CLOEXEC, int(os.environ.get("PMI_FD", 0)) + 1)
     os.close(writing)
-    everyones = comm.gather((os.getpid(), looking))
-    if comm.rank == 0:
+    everyones = talk.everyones((os.getpid(), looking))
+    if rank == 0:
         with contextlib.suppress(OSError, AttributeError):  # where the system has not what it takes
             _start(everyones)
-    comm.barrier()
+    talk.everyones("the witness looks")
     os.close(looking)
     try:
         yield
