@@ -4,9 +4,13 @@ import contextlib
 import fcntl
 import hashlib
 import http.server
+import io
+import itertools
+import os
 import re
 import shutil
 import threading
+import urllib.request
 
 import numpy as np
 import pytest
@@ -14,7 +18,7 @@ import test_cifar
 import test_idx
 from test_idx import refused
 
-from wtref.datasets import cifar, fetch, idx
+from wtref.datasets import cifar, fetch, idx, web
 from wtref.errors import InputError
 
 CONTENT = bytes(np.random.default_rng(0).integers(256, size=300_000, dtype=np.uint8))
@@ -171,6 +175,20 @@ def test_a_redirect_is_followed(server, tmp_path):
     assert server.file.read_bytes() == CONTENT and server.seen[-1] == ("/moved/data.bin", f"bytes={HALF}-")
 
 
+def test_redirects_lead_from_http_to_https_and_never_back():
+    def follow(start, end):
+        request, response = urllib.request.Request(start), io.BytesIO(b"moved")
+        redirected = web._Redirections().redirect_request(request, response, 302, "Found", {}, end)
+        assert response.closed
+        return redirected.full_url
+
+    assert follow("http://a/", "https://b/") == "https://b/"
+    assert follow("https://a/", "HTTPS://b/") == "HTTPS://b/"
+    for start, end in (("https://a/", "http://b/"), ("http://a/", "ftp://b/"), ("https://a/", "ftp://b/")):
+        with pytest.raises(web.Failed, match=f"redirects to {end}; only an https address may"):
+            follow(start, end)
+
+
 def test_where_the_first_home_refuses_the_second_is_asked(server, tmp_path, monkeypatch):
     publish(monkeypatch, f"http://127.0.0.1:{server.server_port}/closed/", server.url)
     server.behave = lambda request: request.answer(403, b"") if "closed" in request.path else honest(request)
@@ -202,6 +220,25 @@ def drip(request):
             return
 
 
+def drip_forever(start, text):
+    """A server that says `start` at once and then a text over and over, a byte at a time."""
+
+    def behave(request):
+        request.wfile.write(start)
+        for byte in itertools.cycle(text):
+            if request.server.over.wait(0.02):
+                return
+            request.wfile.write(bytes([byte]))
+
+    return behave
+
+
+def redirect_without_end(request):
+    request.answer(302, b"", None, Location=request.server.url)
+    while not request.server.over.is_set():
+        request.wfile.write(bytes(1 << 16))
+
+
 def silence(request):
     request.server.over.wait(10)
 
@@ -227,12 +264,19 @@ def answers(code, body, **options):
     return lambda request: request.answer(code, body, **options)
 
 
+CHUNKS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+LAST_CHUNK = CHUNKS + b"1\r\n%s\r\n0\r\n" % CONTENT[:1]
 KEPT, GONE = f"{HALF:,} of 300,000", None
 SENT, PUBLISHED = hashlib.md5(OTHER).hexdigest(), hashlib.md5(CONTENT).hexdigest()
 FAULTS = {
     "stalls before it answers": (silence, GONE, "timed out"),
     "stalls in the middle": (stall(HALF), KEPT, "timed out"),
     "drips": (drip, "bytes are kept", "less than 1024 bytes per second"),
+    "drips in its header": (drip_forever(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"), GONE, "timed out"),
+    "drips in its first line": (drip_forever(b"HTTP/1.1 200 ", b"O"), GONE, "timed out"),
+    "drips by saying go on": (drip_forever(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), GONE, "timed out"),
+    "drips in the length of a chunk": (drip_forever(CHUNKS, b"0"), GONE, "timed out"),
+    "drips after the last chunk": (drip_forever(LAST_CHUNK, b"X: y\r\n"), "1 of 300,000", "timed out"),
     "hangs up": (hang_up, GONE, "does not answer"),
     "is none": (babble, GONE, "does not answer"),
     "cuts off": (answers(200, CONTENT[:HALF], length=len(CONTENT)), KEPT, "ended after 150,000 of 300,000"),
@@ -251,13 +295,15 @@ FAULTS = {
     "answers with a part nobody asked for": (answers(206, CONTENT[1:]), GONE, "None instead of 'bytes"),
     "sends one round": (answers(302, b"", Location="data.bin"), GONE, "answers 302"),
     "sends one to a file": (answers(302, b"", Location="file:///etc/hostname"), GONE, "answers 302"),
+    "sends one to ftp": (answers(302, b"", Location="ftp://127.0.0.1/data.bin"), GONE, "redirects to ftp://127.0.0.1/"),
+    "sends one round with pages that have no end": (redirect_without_end, GONE, "answers 302"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_server_that(fault, server, tmp_path):
     server.behave, kept, *wanted = FAULTS[fault]
-    timeout = 0.3 if "stall" in fault or fault == "drips" else 5
+    timeout = 0.3 if "stall" in fault or "drips" in fault else 5
     line = refused(lambda: get(tmp_path, timeout=timeout), *wanted)
     assert line.startswith(f"things: {server.url}data.bin ") and "run it again" in line
     assert f"download data.bin from {server.url} by hand and put into {server.file.parent}" in line
@@ -334,6 +380,33 @@ def test_two_at_a_time(server, tmp_path):
         fcntl.flock(other, fcntl.LOCK_EX)
         refused(lambda: get(tmp_path), "another process", str(server.part))
     get(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["symbolic link", "hard link", "link to nothing", "pipe", "folder"])
+def test_nothing_is_written_through_what_was_planted_in_place_of_a_part(kind, server, tmp_path):
+    treasure = tmp_path / "treasure"
+    treasure.write_bytes(b"mine")
+    server.part.parent.mkdir()
+    plant = {
+        "symbolic link": lambda: server.part.symlink_to(treasure),
+        "hard link": lambda: server.part.hardlink_to(treasure),
+        "link to nothing": lambda: server.part.symlink_to(tmp_path / "new"),
+        "pipe": lambda: os.mkfifo(server.part),
+        "folder": server.part.mkdir,
+    }
+    plant[kind]()
+    refused(lambda: get(tmp_path), f"{server.part}: a link, folder or device, not the part of a file", "remove it")
+    assert treasure.read_bytes() == b"mine" and not (tmp_path / "new").exists() and not server.seen
+
+
+def test_no_link_is_followed_that_appears_just_before_the_part_is_opened(server, tmp_path, monkeypatch):
+    treasure = tmp_path / "treasure"
+    treasure.write_bytes(b"mine")
+    server.part.parent.mkdir()
+    server.part.symlink_to(treasure)
+    monkeypatch.setattr(os.path, "lexists", lambda path: False)
+    refused(lambda: get(tmp_path), "cannot write to")
+    assert treasure.read_bytes() == b"mine"
 
 
 def test_an_unknown_set(tmp_path):

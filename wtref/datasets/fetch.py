@@ -7,24 +7,17 @@ only when its size and checksum are the published ones.
 import contextlib
 import fcntl
 import hashlib
-import http.client
 import os
+import stat
 import sys
-import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from wtref import __version__
 from wtref.datasets.cifar import find_cifar, load_cifar10, load_cifar100
 from wtref.datasets.digits import load_digits
 from wtref.datasets.idx import Missing, find_idx, load_fashion_mnist, load_mnist
+from wtref.datasets.web import TIMEOUT, Failed, pieces, request
 from wtref.errors import InputError, choose
-
-TIMEOUT = 30.0  # seconds that a server may be silent
-SLOWEST = 1024  # bytes per second that it must deliver in any such time
-PIECE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -84,14 +77,6 @@ CATALOGUE = {
 }
 
 
-class _Failed(Exception):
-    """A download that did not succeed; keep: whether the bytes so far are worth going on from."""
-
-    def __init__(self, reason, keep=True):
-        super().__init__(reason)
-        self.keep = keep
-
-
 def show_progress(file, done, size):
     """Say on stderr how far a file's download is: on a terminal in a line that counts up, else at its end."""
     start, end = ("\r", "\n" if done == size else "") if sys.stderr.isatty() else ("", "\n")
@@ -116,7 +101,7 @@ def fetch(name, data_dir, base_url=None, progress=show_progress, timeout=TIMEOUT
         for file in source.files:
             if not _is_published(folder / file.name, file):
                 _fetch_file(file, folder, homes, progress, timeout)
-    except _Failed as error:
+    except Failed as error:
         absent = ", ".join(file.name for file in source.files if not (folder / file.name).is_file())
         by_hand = f"download {absent or 'all'} from {homes[-1]} by hand and put into {folder}"
         raise InputError(f"{name}: {error}; run it again, or {by_hand}") from None
@@ -126,7 +111,7 @@ def fetch(name, data_dir, base_url=None, progress=show_progress, timeout=TIMEOUT
 
 
 def _fetch_file(file, folder, homes, progress, timeout):
-    """Try one home after the other; raises _Failed with all their reasons."""
+    """Try one home after the other; raises Failed with all their reasons."""
     part, reasons = folder / f"{file.name}.part", []
     with _locked(part) as out:
         for home in homes:
@@ -134,10 +119,10 @@ def _fetch_file(file, folder, homes, progress, timeout):
             try:
                 _download(url, out, file, progress, timeout)
                 if not _is_published(part, file):
-                    raise _Failed(f"sent bytes with MD5 {_md5(part)} instead of {file.md5}", keep=False)
+                    raise Failed(f"sent bytes with MD5 {_md5(part)} instead of {file.md5}", keep=False)
                 os.replace(part, folder / file.name)
                 return
-            except _Failed as error:
+            except Failed as error:
                 if not error.keep:
                     out.truncate(0)
                 reasons.append(f"{url} {error}")
@@ -145,13 +130,15 @@ def _fetch_file(file, folder, homes, progress, timeout):
             reasons.append(f"{kept:,} of {file.size:,} bytes are kept in {part}")
         else:
             part.unlink()
-    raise _Failed("; ".join(reasons))
+    raise Failed("; ".join(reasons))
 
 
 @contextlib.contextmanager
 def _locked(part):
     """Open a file for appending that no other process appends to, or moves away, meanwhile."""
-    with open(part, "ab") as out:
+    if os.path.lexists(part) and not _is_own_file(os.lstat(part)):
+        raise InputError(f"{part}: a link, folder or device, not the part of a file that a download left; remove it")
+    with open(part, "ab", opener=_following_no_link) as out:
         try:
             fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
             ours = os.path.samestat(os.fstat(out.fileno()), part.stat())
@@ -162,15 +149,23 @@ def _locked(part):
         yield out
 
 
+def _is_own_file(status):
+    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+
+
+def _following_no_link(path, flags):
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
 def _download(url, out, file, progress, timeout):
     """Append to `out` what it lacks of the file, or all of it if the server cannot go on in the middle."""
     if (have := _size(out)) == file.size:
         return
     have = have if have < file.size else 0
-    with _request(url, have, timeout) as response:
+    with request(url, have, timeout) as response:
         done = _offset(response, have, file.size)
         out.truncate(done)
-        for piece in _pieces(response, file.size - done, timeout):
+        for piece in pieces(response, file.size - done, timeout):
             out.write(piece)
             done += len(piece)
             progress(file.name, done, file.size)
@@ -179,60 +174,20 @@ def _download(url, out, file, progress, timeout):
     if done < file.size:
         # A server that named no length takes this for the whole file, so it is another file.
         keep = response.headers["Content-Length"] is not None
-        raise _Failed(f"ended after {done:,} of {file.size:,} bytes", keep)
-
-
-def _request(url, have, timeout):
-    """The opened response to a request for what follows the first `have` bytes."""
-    headers = {"User-Agent": f"wtref/{__version__}", "Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
-    if not url.startswith(("http://", "https://")):
-        raise _Failed("is no http address")
-    try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
-    except urllib.error.HTTPError as error:
-        error.close()
-        reason = http.client.responses.get(error.code, "")
-        raise _Failed(f"answers {error.code} {reason}", keep=error.code != 416) from None
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _Failed(f"does not answer ({_why(error)})") from None
+        raise Failed(f"ended after {done:,} of {file.size:,} bytes", keep)
 
 
 def _offset(response, have, size):
-    """At which byte of the file the response starts; raises _Failed unless it promises all the rest."""
+    """At which byte of the file the response starts; raises Failed unless it promises all the rest."""
     start, length = 0, response.headers["Content-Length"]
     if response.status == 206:
         found, right = response.headers["Content-Range"], f"bytes {have}-{size - 1}/{size}"
         if found != right:
-            raise _Failed(f"offers {found!r} instead of {right!r}", keep=False)
+            raise Failed(f"offers {found!r} instead of {right!r}", keep=False)
         start = have
     if length not in (None, str(size - start)):
-        raise _Failed(f"offers {length!r} bytes where the published file has {size - start}")
+        raise Failed(f"offers {length!r} bytes where the published file has {size - start}")
     return start
-
-
-def _pieces(response, size, timeout):
-    """Yield up to `size` bytes as they come; raises _Failed for a server that is silent or too slow."""
-    since, came = time.monotonic(), 0
-    while size:
-        try:
-            piece = response.read1(min(PIECE, size))
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _Failed(f"broke off ({_why(error)})") from None
-        if not piece:
-            return
-        yield piece
-        size, came, now = size - len(piece), came + len(piece), time.monotonic()
-        if now - since > timeout:
-            if came < SLOWEST * (now - since):
-                raise _Failed(f"sends less than {SLOWEST} bytes per second")
-            since, came = now, 0
-
-
-def _why(error):
-    reason = getattr(error, "reason", error)
-    return " ".join(str(getattr(reason, "strerror", None) or reason).split()) or type(reason).__name__
 
 
 def _size(out):
