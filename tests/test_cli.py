@@ -31,7 +31,7 @@ NAMES = {
     "data": ["fetch", "mnist"],
 }  # fmt: skip
 MLP = "--model mlp --hidden 8 --device cpu --epochs 1".split()
-DATA = {"shape": (8, 8, 1), "class_names": tuple("0123456789"), "sha256": ""}
+DATA = {"shape": (8, 8, 1), "class_names": tuple("0123456789"), "mean": [5.0], "std": [6.0], "levels": 16, "sha256": ""}
 
 
 @pytest.fixture(autouse=True)

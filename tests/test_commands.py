@@ -121,7 +121,7 @@ def test_an_exported_network_is_pytorch_s_own(here, config):
     from wtref import torch_state
 
     training = trained(config)
-    torch_state.export(training, here / "net.pt")
+    torch_state.export(training.network, here / "net.pt")
     assert_same_logits(training, config, here / "net.pt")
 
 
@@ -132,7 +132,7 @@ def test_an_exported_bottleneck_network_is_pytorch_s_own(here, monkeypatch):
     monkeypatch.setattr(Config, "model_options", Options(width=4, stem="cifar"))
     config = Config(model="resnet50", batch_size=64, lr=0.01, device="cpu")
     training = trained(config, steps=2)
-    torch_state.export(training, here / "net.pt")
+    torch_state.export(training.network, here / "net.pt")
     assert_same_logits(training, config, here / "net.pt")
 
 
@@ -141,7 +141,7 @@ def test_what_was_exported_comes_back_to_the_bit(here, config):
     from wtref import torch_state
 
     training = trained(config)
-    torch_state.export(training, here / "net.pt")
+    torch_state.export(training.network, here / "net.pt")
     device = open_device("cpu", config.dtype)
     again = Training(config, device, datasets.open_feed(config, device))
     torch_state.load(again, here / "net.pt")
@@ -219,7 +219,7 @@ def test_predict_gives_five_classes_that_fall_and_agree_with_the_network(mine, s
     config = mine.config()
     device = open_device("cpu")
     training = Training(config, device, datasets.open_feed(config, device))
-    training.restore(*mine.checkpoint("last"))
+    training.restore(*checkpoints.read(mine.folder / "last.npz"))
     data = datasets.load("digits")
     paths = [f"{i}.png" for i in range(3)]
     for i, path in enumerate(paths):
@@ -285,7 +285,7 @@ def test_a_folder_is_no_image(mine, refused):
 
 
 def test_predict_wants_a_checkpoint(refused):
-    data = {"shape": (8, 8, 1), "class_names": ["a"], "mean": [0.0], "std": [1.0], "levels": 16}
+    data = {"shape": (8, 8, 1), "class_names": ["a"], "mean": [0.0], "std": [1.0], "levels": 16, "sha256": ""}
     Run.create(Config(model="mlp"), data, "cpu", "x")
     assert "no last checkpoint" in refused("predict", "x", "x.png", "--device", "cpu")
 

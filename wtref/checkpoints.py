@@ -24,18 +24,27 @@ def write(path, arrays, plain):
 
 
 def read(path):
-    """(arrays, plain) as they were written.  Raises FileNotFoundError or Damaged."""
+    """(arrays, plain) as they were written, all numbers of the arrays finite.  Raises FileNotFoundError or Damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            entries = {name: file[name] for name in file.files}
-        digest = str(entries.pop(SHA256))
+        return _checked(path)
     except FileNotFoundError:
         raise
     except Exception as error:  # np.load raises what the file makes it raise
-        raise Damaged(f"{path} is damaged ({error!r})") from None
-    if digest != _digest(entries):
-        raise Damaged(f"{path} is damaged (its checksum does not fit)")
-    return entries, json.loads(str(entries.pop(PLAIN)))
+        raise Damaged(f"{path} is damaged ({' '.join(str(error).split()) or repr(error)})") from None
+
+
+def _checked(path):
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no regular file")
+    with np.load(path, allow_pickle=False) as file:
+        entries = {name: file[name] for name in file.files}
+    if str(entries.pop(SHA256)) != _digest(entries):
+        raise ValueError("its checksum does not fit")
+    plain = json.loads(str(entries.pop(PLAIN)))
+    for name, array in entries.items():
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise ValueError(f"{name} must hold finite real numbers")
+    return entries, plain
 
 
 def keep_as(path, copy):

@@ -17,6 +17,7 @@ from wtref.models import MODELS
 from wtref.runs import Run
 from wtref.tensorboard import check_installed
 from wtref.text import printable
+from wtref.trained import Trained
 
 
 def compare(args, given):
@@ -45,10 +46,11 @@ def reproduce(args, given):
 
 def evaluate(args, given):
     """Test a run's network on test images, its own data set's or another's."""
-    run, training = _trained(args, **given)
-    loss, error = training.evaluate(training.feed.test_batches())
-    print(f"{run.name}: {args.checkpoint} checkpoint, after {training.epoch} epochs and {training.position} steps")
-    tested = f"{training.feed.test_count} test images of {training.config.dataset}"
+    trained = Trained(Run.find(args.name), args.checkpoint, args.device)
+    feed = trained.open_feed(replace(trained.config, **given))
+    loss, error = trained.evaluate(feed)
+    print(f"{args.name}: {args.checkpoint} checkpoint, after {trained.epoch} epochs and {trained.position} steps")
+    tested = f"{feed.test_count} test images of {given.get('dataset', trained.config.dataset)}"
     print(f"{tested}: error {error:.2f} %, loss {loss:.4f} nats")
 
 
@@ -96,10 +98,10 @@ def export(args, given):
     """Write a run's network in another program's form: a PyTorch state_dict."""
     from wtref import torch_state
 
-    run, training = _trained(args)
-    path = run.folder / "torch.pt"
-    torch_state.export(training, path)
-    print(f"PyTorch state_dict of wtref.torch_networks.build({training.config.model!r}, ...): {path}")
+    trained = Trained(Run.find(args.name), args.checkpoint, args.device)
+    path = trained.run.folder / "torch.pt"
+    torch_state.export(trained.network, path)
+    print(f"PyTorch state_dict of wtref.torch_networks.build({trained.config.model!r}, ...): {path}")
 
 
 def import_(args, given):
@@ -214,18 +216,3 @@ def audit(args, given):
     findings = auditing.audit(open_device(args.device, args.dtype))
     print(auditing.table(findings))
     return int(not all(finding.honest for finding in findings))
-
-
-def _trained(args, **changes):
-    """A run and its Training, as a checkpoint has it."""
-    run = Run.find(args.name)
-    config = run.config()
-    if changes:
-        config = Config(**{**vars(config), **changes})
-    training = running.prepared(config, args.device)
-    arrays, plain = run.checkpoint(args.checkpoint)
-    try:
-        training.restore(arrays, plain)
-    except (KeyError, ValueError) as error:
-        raise InputError(f"run {run.name!r} does not fit the images of {config.dataset} ({error!r})") from None
-    return run, training

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from wtref import models
 from wtref.backend import array_module, to_host
-from wtref.datasets.augment import Normalise, central_view, fitted_view
+from wtref.datasets.augment import central_view, fitted_view
 from wtref.datasets.reading import read_image
+from wtref.trained import Trained
 
 
 class Predictor:
@@ -13,16 +13,10 @@ class Predictor:
 
     def __init__(self, run, checkpoint="best", device="auto"):
         """run: runs.Run; checkpoint: "best" or "last"."""
-        config, data = run.config(), run.about()["data"]
-        self.device = config.open_device(device)
-        self.shape, self.class_names, self.levels = tuple(data["shape"]), data["class_names"], data["levels"]
-        self.streamed = config.dataset == "folder"
-        self.normalise = Normalise(self.device, self.shape, data["mean"], data["std"])
-        self.network = models.build(config.model, self.shape, len(self.class_names), config.model_options)
-        self.network.initialise(self.device, np.random.default_rng(0))
-        arrays, _ = run.checkpoint(checkpoint)
-        for name, array in self.network.arrays().items():
-            array[...] = self.device.array(arrays[name])
+        trained = Trained(run, checkpoint, device)
+        self.device, self.network, self.normalise = trained.device, trained.network, trained.normalise
+        self.shape, self.class_names, self.levels = trained.images.shape, trained.images.class_names, trained.images.levels
+        self.streamed = trained.config.dataset == "folder"
 
     def top(self, path, count):
         """[(class name, probability)], likeliest first.  Raises InputError if path is no image."""

@@ -27,7 +27,7 @@ def train(config, run=None, name=None, crew=ALONE):
     crew.wait_at_most(config.wait_limit)
     training = prepared(config, crew=crew)
     about = training.feed.about()
-    if run and run.about()["data"].get("sha256") != about["sha256"]:
+    if run and run.images().sha256 != about["sha256"]:
         raise InputError(f"--resume {run.name}: {config.dataset} is not the data that the run was started with")
     crew.meet(_common_facts(config, training, about))
     crew.prepare(training.device, int(config.bucket_mib * 2**20), config.bucket_dtype)

@@ -6,18 +6,18 @@
     best.npz        the checkpoint of the epoch with the lowest test error
 """
 
+import contextlib
 import json
 import platform
 import re
 import sys
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 import wtref
-from wtref import checkpoints
-from wtref.config import Config
+from wtref import checkpoints, fitting, stored
 from wtref.errors import InputError, Unsaved
 from wtref.files import replacing
 from wtref.text import printable
@@ -64,25 +64,13 @@ class Run:
             raise InputError(f"{RUNS / name}: a run's name must consist of printable characters; rename the folder")
         return cls(name)
 
-    def about(self):
-        """What config.json says: {"config", "data", "versions"}."""
-        path = self.folder / "config.json"
-        try:
-            about = json.loads(path.read_text())
-            return {key: dict(about[key]) for key in ("config", "data", "versions")}
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is damaged ({error!r}); restore it from a copy, or start a new run") from None
-
     def config(self):
         """The Config that the run was started with."""
-        stored, specs = self.about()["config"], {spec.name: spec for spec in fields(Config)}
-        unknown = ", ".join(set(stored) ^ set(specs))
-        if unknown:
-            raise InputError(f"{self.folder}/config.json is of another version of wtref; it differs in: {unknown}")
-        try:
-            return Config(**{k: tuple(v) if isinstance(specs[k].default, tuple) else v for k, v in stored.items()})
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{self.folder}/config.json is damaged ({error}); restore it from a copy") from None
+        return stored.read_about(self.folder / "config.json")["config"]
+
+    def images(self):
+        """What the images are that the run was started with, as stored.Images."""
+        return stored.read_images(self.folder / "config.json")
 
     def add(self, record):
         """Write down an epoch's record; the records of its own and of later epochs give way to it."""
@@ -109,10 +97,9 @@ class Run:
             except checkpoints.Damaged as damage:
                 damages.append(str(damage))
                 continue
-            try:
-                training.restore(arrays, plain)
-            except (KeyError, ValueError) as error:
-                raise InputError(f"{self.folder / name} does not fit the run's network ({error!r})") from None
+            with self._fitting(name):
+                fitting.check_training(arrays, plain, training)
+            training.restore(arrays, plain)
             for damage in damages:
                 print(f"wtref: {damage}; falling back to the checkpoint before it, {name}", file=sys.stderr)
             self._tidy(name, plain)
@@ -122,14 +109,26 @@ class Run:
         self._remove_leftovers()
         return False
 
-    def checkpoint(self, which):
-        """(arrays, plain values) of the checkpoint "last" or "best"."""
+    def load(self, network, device, which):
+        """Bring a network, without feedback, to the checkpoint "last" or "best"; returns the checkpoint's plain values."""
+        name = f"{which}.npz"
         try:
-            return checkpoints.read(self.folder / f"{which}.npz")
+            arrays, plain = checkpoints.read(self.folder / name)
         except FileNotFoundError:
             raise InputError(f"run {self.name!r} has no {which} checkpoint yet; go on with --resume {self.name}") from None
         except checkpoints.Damaged as damage:
             raise InputError(f"{damage}; try another with --checkpoint, or --resume {self.name}") from None
+        with self._fitting(name):
+            fitting.load(network, device, arrays, plain)
+        return plain
+
+    @contextlib.contextmanager
+    def _fitting(self, name):
+        """Let what is wrong about a checkpoint that is whole name its file."""
+        try:
+            yield
+        except ValueError as error:
+            raise InputError(f"{self.folder / name} does not fit the run's network: {error}") from None
 
     def saved(self):
         """In words: how far the newest checkpoint goes."""
@@ -146,14 +145,11 @@ class Run:
 
     def metrics(self):
         """The records of all finished epochs."""
-        path = self.folder / "metrics.jsonl"
         try:
-            records = [json.loads(line) for line in path.read_text().splitlines()]
-            return sorted(records, key=lambda record: record["epoch"])
+            records = stored.read_metrics(self.folder / "metrics.jsonl")
         except FileNotFoundError:
             return []
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is damaged ({error!r}); restore it from a copy") from None
+        return sorted(records, key=lambda record: record["epoch"])
 
     def _tidy(self, name, plain):
         """Make the folder what it was when checkpoint `name` was written."""
@@ -190,14 +186,11 @@ def versions():
 def metrics_file(path):
     """The lines of a metrics.jsonl that compare or reproduce wrote: rule, seed, epoch and what was measured."""
     try:
-        lines = [json.loads(line) for line in Path(path).read_text().splitlines()]
-        wanted = {"rule", "seed", "epoch", "test_error", "matrix_angles", "delta_angles"}
-        if not lines or any(wanted - line.keys() for line in lines):
-            raise ValueError(f"a line must hold {', '.join(sorted(wanted))}")
+        lines = stored.read_metrics(Path(path), stored.MEASURED | {"rule": str, "seed": int})
     except FileNotFoundError:
         raise InputError(f"no file {path}; give a metrics.jsonl of compare or reproduce, or names of runs") from None
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is no metrics file of compare or reproduce ({error})") from None
+    if not lines:
+        raise InputError(f"{path} is empty; give a metrics.jsonl of compare or reproduce, or names of runs")
     return lines
 
 

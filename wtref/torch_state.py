@@ -17,11 +17,11 @@ except ImportError:
     raise InputError("this needs PyTorch, which is not installed: pip install 'wtref[test]'") from None
 
 
-def export(training, path):
+def export(network, path):
     """Write the network's state_dict to path (torch.save)."""
-    arrays = {name: array.copy() for name, array in _to_torch(training).items()}
+    arrays = {name: array.copy() for name, array in _to_torch(network).items()}
     state = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    for norm in training.network.norms:
+    for norm in network.norms:
         state[f"{norm.name}.num_batches_tracked"] = torch.tensor(0)
     with replacing(path) as file:
         torch.save(state, file)
@@ -38,7 +38,7 @@ def load(training, path):
         state = {name: value.numpy() for name, value in state.items() if "num_batches" not in name}
     except Exception as error:  # torch.load raises what the file makes it raise
         raise InputError(f"{path} is no PyTorch state_dict ({(str(error) or repr(error)).splitlines()[0]})") from None
-    wanted = _to_torch(training)
+    wanted = _to_torch(training.network)
     for name in wanted.keys() ^ state.keys():
         where = "missing from" if name in wanted else "unknown to this architecture in"
         raise InputError(f"{name} is {where} {path}; choose --model and its options to fit")
@@ -48,9 +48,9 @@ def load(training, path):
     _from_torch(training, state)
 
 
-def _to_torch(training):
+def _to_torch(network):
     """Host arrays by the names and in the shapes of the state_dict."""
-    network, state = training.network, {}
+    state = {}
     for layer in _weighted(network):
         s, W = layer.synapses, to_host(layer.synapses.W)
         if isinstance(layer, Conv2d):

@@ -128,14 +128,7 @@ class Training:
 
     def evaluate(self, batches):
         """Mean loss in nats and error in percent over (images, labels) batches on the device."""
-        loss, wrong, count = 0.0, 0, 0
-        for images, labels in batches:
-            logits = self.network.forward(images, train=False, keep=False)
-            loss = loss + self.loss(logits, labels)[0] * len(logits)
-            wrong = wrong + (logits.argmax(axis=1) != labels).sum()
-            count += len(logits)
-        loss, wrong, count = self.crew.total(to_host(loss), to_host(wrong), count)
-        return loss / count, 100 * wrong / count
+        return evaluate(self.network, self.loss, batches, self.crew)
 
     def state(self):
         """All it takes to go on, the same in every process of a crew that has settled: arrays by name, plain values for JSON."""
@@ -227,3 +220,15 @@ class Training:
         """In words: step i of the present epoch."""
         lr = self.schedule(self.epoch * self.feed.steps + i)
         return f"in epoch {self.epoch + 1}, step {i + 1} of {self.feed.steps}, at learning rate {lr:g}; a smaller --lr may help"
+
+
+def evaluate(network, loss_of, batches, crew=ALONE):
+    """A network's mean loss in nats and its error in percent over (images, labels) batches, the crew's all together."""
+    loss, wrong, count = 0.0, 0, 0
+    for images, labels in batches:
+        logits = network.forward(images, train=False, keep=False)
+        loss = loss + loss_of(logits, labels)[0] * len(logits)
+        wrong = wrong + (logits.argmax(axis=1) != labels).sum()
+        count += len(logits)
+    loss, wrong, count = crew.total(to_host(loss), to_host(wrong), count)
+    return loss / count, 100 * wrong / count

@@ -1,13 +1,13 @@
-"""What the values of flags may be: their types, and the ranges of numbers."""
+"""What values may be, of flags and in stored files: their types, and the ranges of numbers."""
 
 import math
 import reprlib
 from types import NoneType
-from typing import NamedTuple, get_args
+from typing import NamedTuple, get_args, get_origin
 
 from wtref.errors import InputError
 
-WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", NoneType: "none"}
+WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", dict: "names with values", NoneType: "none"}
 
 
 class Range(NamedTuple):
@@ -87,12 +87,26 @@ def check_type(name, value, kind):
         refuse(name, in_words(kind), value)
 
 
+def check_entries(found, kinds):
+    """Raise ValueError unless `found` is a dict with entries of the types `kinds`, {name: type}; it may hold others too."""
+    if not isinstance(found, dict):
+        raise ValueError(f"it must hold {', '.join(kinds)}, found {reprlib.repr(found)}")
+    for name, kind in kinds.items():
+        if name not in found:
+            raise ValueError(f"{name} is missing")
+        if not fits(found[name], kind):
+            raise ValueError(f"{name} must be {in_words(kind)}, found {reprlib.repr(found[name])}")
+
+
 def fits(value, kind):
     """Is value of the type `kind`?"""
-    if get_args(kind) and Ellipsis in get_args(kind):
-        return isinstance(value, tuple) and len(value) > 0 and all(fits(part, get_args(kind)[0]) for part in value)
-    if get_args(kind):
-        return any(fits(value, each) for each in get_args(kind))
+    parts = get_args(kind)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(fits(part, parts[1]) for part in value.values())
+    if Ellipsis in parts:
+        return isinstance(value, tuple) and len(value) > 0 and all(fits(part, parts[0]) for part in value)
+    if parts:
+        return any(fits(value, each) for each in parts)
     if kind is str:
         return isinstance(value, str) and "\0" not in value  # which no name of a file can hold
     if isinstance(value, bool):
@@ -102,9 +116,12 @@ def fits(value, kind):
 
 def in_words(kind):
     """The type `kind` for messages."""
-    if Ellipsis in get_args(kind):
-        return f"a list, each {WORDS[get_args(kind)[0]]}"
-    return " or ".join(WORDS[each] for each in get_args(kind) or [kind])
+    parts = get_args(kind)
+    if get_origin(kind) is dict:
+        return f"names, each with {WORDS[parts[1]]}"
+    if Ellipsis in parts:
+        return f"a list, each {WORDS[parts[0]]}"
+    return " or ".join(WORDS[each] for each in parts or [kind])
 
 
 def refuse(name, right, found):
