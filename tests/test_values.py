@@ -67,7 +67,7 @@ def test_every_number_has_limits():
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_field_s_impossible_numbers_are_refused_by_name(name):
-    few = [-1, 10**31, -(10**31), 10**4000]
+    few = [-1, 10**301, -(10**301), 10**4000]
     many = [math.nan, math.inf, -math.inf, 1.7e308] if float in kinds(SPECS[name]) else []
     for number in few + many:
         with pytest.raises(InputError, match=f"^--{name.replace('_', '-')} must be .*, found ") as caught:
