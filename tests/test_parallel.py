@@ -336,13 +336,13 @@ def test_each_rank_opens_its_share_of_an_image_folder_and_all_open_all(here):
     script.write_text(
         "import os, sys\n"
         "from wtref import cli\n"
-        "from wtref.datasets import augment\n"
-        "read = augment.open_file\n"
+        "from wtref.datasets import reading\n"
+        "read = reading.read_file\n"
         "def noted(path):\n"
         "    with open(f'opened-{os.getpid()}', 'a') as file:\n"
         "        file.write(f'{path}\\n')\n"
         "    return read(path)\n"
-        "augment.open_file = noted\n"
+        "reading.read_file = noted\n"
         "sys.exit(cli.main())\n"
     )
     done = run(mpiexec(3, script, *FOLDER, "--data-dir", "data", "--epochs", "1", "--log-name", "three"))

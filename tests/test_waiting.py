@@ -94,6 +94,24 @@ def test_a_process_that_works_for_the_others_has_answered(here):
     assert [line.partition(";")[0] for line in said(done.stderr)] == ["wtref: stopped in epoch 1, after step 4 of 15"]
 
 
+def test_a_run_may_be_suspended_for_longer_than_the_limit(here):
+    started = start(mpiexec(2, ROOT / "run.py", *SMALL, "--epochs", "900", "--wait-limit", "0.02"))
+    line = next(line for line in started.stdout if "by process id" in line)
+    next(started.stdout)
+    pids = [int(pid) for pid in re.findall(r"\d is (\d+)", line)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(2)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    for _ in range(3):
+        assert next(started.stdout).startswith("epoch ")
+    started.send_signal(signal.SIGTERM)
+    _, stderr = started.communicate(timeout=60)
+    assert started.returncode == 128 + signal.SIGTERM
+    assert [line.partition(" in epoch")[0] for line in said(stderr)] == ["wtref: stopped"]
+
+
 TALK = """
 import os, pickle, signal, sys, time
 import numpy as np
@@ -109,19 +127,19 @@ for rank, thing in enumerate(talk.everyones(things[comm.rank])):
 first = talk.from_first(lambda: things[comm.rank + 3])
 assert np.array_equal(first, np.arange(5)), first
 assert talk.waits == 6
-talk.limit = 0.5
+talk.limit = 1.2
 if comm.rank == 1:  # a late one is waited for
     time.sleep(0.4)
 assert talk.everyones(comm.rank) == [0, 1, 2]
 comm.Barrier()
 if comm.rank == 1:
-    time.sleep(2)  # too late
+    time.sleep(60)  # too late
     os._exit(0)
 start = time.monotonic()
 try:
     talk.everyones(None)
 except Unanswered as error:
-    assert 0.5 < time.monotonic() - start < 1.5
+    assert time.monotonic() - start > 1.2
     assert error.speaker == 0
     print(f"{comm.rank}: {error}", flush=True)
 time.sleep(1)
@@ -132,8 +150,8 @@ comm.Abort(7)
 def test_talk_carries_things_of_all_sizes_and_names_the_late(here):
     done = run(mpiexec(3, program(TALK)), seconds=60)
     assert done.returncode == 7, done.stderr
-    line = f"rank 1 has not answered for 0.00833333 min (--wait-limit); {WHOLE}"
-    assert sorted(done.stdout.splitlines()) == [f"0: {line}", f"2: {line}"]
+    line = f"rank 1 has not answered for 0.02 min (--wait-limit); {WHOLE}"
+    assert all(done.stdout.count(f"{rank}: {line}") == 1 for rank in (0, 2))
 
 
 def test_a_loss_that_mpi_reports_is_one_clear_line():

@@ -16,6 +16,7 @@ from wtref.errors import Unanswered
 LIMIT = 600  # seconds that processes wait for one another, until a run says how long
 LOOKS = 100  # at a message that is not there yet, before the process takes naps
 NAP = 2e-5  # seconds
+LONGEST_NAP = 0.1  # seconds that count as waited; in more than these all processes may have been suspended, as by Slurm
 MOMENT = 5  # seconds of waiting after which the others are told of it, again and again; or a tenth of the limit
 GRACE = 25  # seconds that a process which was asked to stop waits for the others; Slurm kills after 30
 WHOLE = "what was saved before is whole"
@@ -74,26 +75,28 @@ class Talk:
 
     def _wait_long(self, request):
         moment = min(MOMENT, self.limit / 10)
-        start = told = time.monotonic()
+        now = told = time.monotonic()
+        waited = 0.0
         while not request.Test():
             time.sleep(NAP)
-            now = time.monotonic()
+            before, now = now, time.monotonic()
+            waited += min(now - before, LONGEST_NAP)
             if now - told > moment:
                 self._tell(self.waits)
                 told = now
                 self._listen(now)
-            if now - start > 2 * moment:  # by when all who wait have been heard
-                self._look_at_time(start, now, moment)
+            if waited > 2 * moment:  # by when all who wait have been heard
+                self._look_at_time(waited, now, moment)
 
-    def _look_at_time(self, start, now, moment):
-        """Raise Unanswered if a wait since `start` has been long enough."""
+    def _look_at_time(self, waited, now, moment):
+        """Raise Unanswered if the wait has been long enough."""
         others = [rank for rank in range(self.comm.size) if rank != self.comm.rank]
         silent = [rank for rank in others if self.heard[rank][0] < self.waits]
-        if now - start > self.limit:
+        if waited > self.limit:
             silent = silent or [rank for rank in others if now - self.heard[rank][1] > 3 * moment] or [0]
             raise self._unanswered(silent, f"for {self.limit / 60:g} min (--wait-limit)")
         asked = self.stop and self.stop.since
-        if asked and silent and now - max(start, asked) > GRACE:
+        if asked and silent and min(waited, now - asked) > GRACE:
             raise self._unanswered(silent, "since the run was asked to stop, so nothing more can be saved")
 
     def _unanswered(self, silent, how_long):
