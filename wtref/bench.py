@@ -20,7 +20,7 @@ from wtref.backend import to_host
 from wtref.config import Config
 from wtref.datasets.memory import images_per_second
 from wtref.errors import InputError
-from wtref.files import replacing
+from wtref.files import write_text
 from wtref.kernels import cores
 from wtref.timing import WARM_UP, measure
 
@@ -243,7 +243,8 @@ def verdict(judged):
 
 def check_path(path):
     """Raise InputError if a file cannot be written there; said before hours of work, not after."""
-    if Path(path).is_dir() or not os.access(Path(path).parent, os.W_OK):
+    path = Path(path)
+    if path.exists() and not path.is_file() or not os.access(path.parent, os.W_OK):
         raise InputError(f"--json {path}: cannot be written; name a file in an existing folder")
 
 
@@ -252,13 +253,12 @@ def write(path, **found):
     machine = {"cpu": _cpu(), "cores": os.cpu_count()}
     versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": _torch_version()}
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    with replacing(path) as file:
-        file.write(json.dumps({"date": now, "machine": machine, "versions": versions, **found}, indent=2).encode())
+    write_text(path, json.dumps({"date": now, "machine": machine, "versions": versions, **found}, indent=2))
 
 
 def _cpu():
     info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    names = [line for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("model name")] if info.exists() else []
     return names[0].split(":", 1)[1].strip() if names else platform.processor()
 
 

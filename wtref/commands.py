@@ -183,10 +183,13 @@ def mirror(args, given):
     from wtref import mirror as mirroring
 
     lessons = mirroring.lessons(args.inputs, args.seed)
-    print(mirroring.table(*lessons))
     folder = runs.RUNS / runs.free_name("mirror")
-    runs.new_folder(folder)
-    for path in figures.draw_lessons(*lessons, folder):
+    try:
+        runs.new_folder(folder)
+        pictures = figures.draw_lessons(*lessons, folder)
+    finally:  # what cannot be kept can still be read
+        print(mirroring.table(*lessons))
+    for path in pictures:
         print(f"picture: {path}")
 
 

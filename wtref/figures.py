@@ -3,6 +3,7 @@
 import sys
 from statistics import mean
 
+from wtref.files import saving
 from wtref.text import printable
 
 COLOURS = {  # Okabe and Ito: told apart by colour-blind readers too; one colour per rule everywhere
@@ -87,7 +88,8 @@ def _save(pictures, folder):
     from matplotlib import pyplot
 
     for name, figure in pictures.items():
-        figure.savefig(folder / name, dpi=160)
+        with saving(folder / name) as file:
+            figure.savefig(file, format="png", dpi=160)
         pyplot.close(figure)
     return [folder / name for name in pictures]
 

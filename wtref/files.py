@@ -38,10 +38,18 @@ def saving(path):
         raise Unsaved(f"cannot write {path}: {error.strerror or error}") from None
 
 
+def make_folder(path):
+    """Make the folder path, and those above it, where it is not there yet.  Raises Unsaved."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unsaved(f"cannot make the folder {path}: {error.strerror or error}") from None
+
+
 def write_text(path, text):
-    """Write text to path, in UTF-8.  Raises Unsaved."""
+    """Write text to path, in UTF-8; what stands for a file name's bytes that are none is escaped.  Raises Unsaved."""
     with saving(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
 
 
 def write_lines(path, records):

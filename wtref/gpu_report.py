@@ -16,8 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from wtref.errors import InputError
-from wtref.files import replacing
+from wtref.errors import InputError, Unsaved
+from wtref.files import make_folder, write_text
 from wtref.text import printable
 
 ROOT = Path(__file__).parents[1]
@@ -71,19 +71,24 @@ def _bench(folder, on, model, rule, batch, precision):
 def report(folder, device):
     """Take all steps; write report.json and report.txt into `folder` as it goes.  Returns the number that failed.
 
-    Raises InputError if the folder holds a report already, or there is no such device.
+    Raises InputError if the folder holds a report already, or there is no such device; Unsaved, after all steps, if
+    the report cannot be written.
     """
     folder = Path(folder)
     if (folder / "report.json").exists():
         raise InputError(f"--out {folder}: holds a report already; name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     folder, end = folder.resolve(), time.perf_counter() + SECONDS
     found = {"date": datetime.now().astimezone().isoformat(timespec="seconds"), **_machine(device), "steps": []}
     for step in steps(folder, device):
         print(f"{step.name} ...", flush=True)
         found["steps"].append(taken := take(step, end - time.perf_counter()))
+        _keep(folder, found)
         print(f"    {taken['outcome']}, {taken['seconds']:.0f} s", flush=True)
+    try:
         _write(folder, found)
+    finally:  # what cannot be kept can still be read
+        print(table(found))
     print(f"report: {printable(folder / 'report.txt')}")
     return sum(step["outcome"] != "passed" for step in found["steps"])
 
@@ -92,7 +97,7 @@ def take(step, left):
     """Run a step within its own seconds and those that are left: {"name", "command", "outcome", "seconds", "output", "rows"}."""
     start, limit = time.perf_counter(), min(step.seconds, left)
     outcome, output = _run(step.command, limit) if left >= LEAST else ("NOT DONE, no time left", "")
-    rows = json.loads(step.json.read_text())["rows"] if step.json and step.json.exists() else []
+    rows = json.loads(step.json.read_text(encoding="utf-8"))["rows"] if step.json and step.json.exists() else []
     return {
         "name": step.name,
         "command": " ".join(["python", *step.command]),
@@ -106,8 +111,9 @@ def take(step, left):
 def _run(command, seconds):
     """(outcome, output) of a Python command; what it started itself ends with it."""
     process = subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, text=True, errors="replace", start_new_session=True,
+        [sys.executable, *command], cwd=ROOT, encoding="utf-8", errors="replace", start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
     )  # fmt: skip
     try:
         output, _ = process.communicate(timeout=seconds)
@@ -167,12 +173,18 @@ def _line(name, row):
     return f"| {' | '.join([name, *times, memory, cell('cifar_epoch_seconds', 1)])} |"
 
 
+def _keep(folder, found):
+    """Save what there is; where that fails, the steps go on, and it is tried again after the next one."""
+    try:
+        _write(folder, found)
+    except Unsaved as error:
+        print(f"wtref: {printable(error)}; the steps go on", file=sys.stderr, flush=True)
+
+
 def _write(folder, found):
     """As JSON, and as text to read."""
-    with replacing(folder / "report.json") as file:
-        file.write(json.dumps(found, indent=2).encode())
+    write_text(folder / "report.json", json.dumps(found, indent=2))
     about = [f"{name}: {value}" for name, value in found.items() if name != "steps"]
     summary = [f"{step['outcome']:<24} {step['seconds']:4.0f} s  {step['name']}" for step in found["steps"]]
     parts = [f"== {s['name']}: {s['outcome']}, {s['seconds']:.0f} s\n$ {printable(s['command'])}\n{s['output']}" for s in found["steps"]]
-    with replacing(folder / "report.txt") as file:
-        file.write("\n\n".join(["\n".join(about), "\n".join(summary), table(found), *parts]).encode())
+    write_text(folder / "report.txt", "\n\n".join(["\n".join(about), "\n".join(summary), table(found), *parts]))

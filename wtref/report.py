@@ -13,7 +13,7 @@ from html import escape
 from statistics import mean, stdev
 
 from wtref import figures
-from wtref.files import replacing
+from wtref.files import make_folder, write_lines, write_text
 from wtref.text import printable
 
 COLUMNS = ("rule", "test error %", "runs", "matrix angle °", "worst layer °", "delta angle °", "worst layer °", "published %")
@@ -31,21 +31,30 @@ img { max-width: 100%; background: #fff; border-radius: 6px } pre { overflow-x: 
 """
 
 
-def write(folder, experiment, config, lines, command):
-    """Write everything from metrics lines into `folder`, new or not; returns it.
+def write(folder, experiment, configs, lines, command):
+    """Write everything from the metrics lines of runs of these Configs into `folder`, new or not.
 
-    config: the Config of one of the runs; command: what repeats the experiment.
+    command: what repeats the experiment.  Raises Unsaved.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    table = rows(lines, experiment.published)
-    foot = f"{experiment.about}; {config.epochs} epochs; angles at the last one\n"
-    foot += f"published: {experiment.source}\n" if experiment.published else ""
-    _write(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    _write(folder / "table.txt", f"{_as_text(table)}\n\n{foot}")
+    make_folder(folder)
+    write_lines(folder / "metrics.jsonl", lines)
+    write_text(folder / "table.txt", text(experiment, configs, lines))
     curves = [{**line, "curve": line["rule"]} for line in lines]
     pictures = figures.draw_comparison(curves, folder)
-    _write(folder / "report.html", _page(experiment, config, table, foot, pictures, command))
-    return folder
+    write_text(folder / "report.html", _page(experiment, configs, lines, pictures, command))
+
+
+def text(experiment, configs, lines):
+    """The table and what it is of, as text."""
+    table = [COLUMNS, *rows(lines, experiment.published)]
+    widths = [max(map(len, column)) for column in zip(*table)]
+    aligned = "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in table)
+    return f"{aligned}\n\n{_foot(experiment, configs)}"
+
+
+def _foot(experiment, configs):
+    foot = f"{experiment.about}; {configs[0].epochs} epochs; angles at the last one\n"
+    return foot + (f"published: {experiment.source}\n" if experiment.published else "")
 
 
 def rows(lines, published):
@@ -72,37 +81,44 @@ def _angles(by_seed):
     return (f"{mean(layers):.1f}", f"{max(layers):.1f}") if layers else ("–", "–")
 
 
-def _as_text(table):
-    table = [COLUMNS, *table]
-    widths = [max(map(len, column)) for column in zip(*table)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in table)
+def recipes(configs):
+    """(the fields that all Configs share, {rule: those in which the rules differ}); without data_dir, seed and rule."""
+    by_rule = {config.rule: asdict(config) for config in configs}
+    first = next(iter(by_rule.values()))
+    names = [name for name in first if name not in ("rule", "seed", "data_dir")]
+    shared = {name: first[name] for name in names if all(fields[name] == first[name] for fields in by_rule.values())}
+    own = {rule: {name: fields[name] for name in names if name not in shared} for rule, fields in by_rule.items()}
+    return shared, {rule: fields for rule, fields in own.items() if fields}
 
 
-def _page(experiment, config, table, foot, pictures, command):
+def _configuration(configs):
+    shared, own = recipes(configs)
+    shown = f"<pre>{escape(json.dumps(shared, indent=2))}</pre>"
+    if own:
+        lines = "\n".join(f"{rule}: {json.dumps(fields)}" for rule, fields in own.items())
+        shown += f"\n<p>The rules differ in:</p>\n<pre>{escape(lines)}</pre>"
+    return shown
+
+
+def _page(experiment, configs, lines, pictures, command):
     head = "".join(f"<th>{escape(cell)}</th>" for cell in COLUMNS)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in table)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows(lines, experiment.published))
     shown = "\n".join(
         f'<figure><img alt="{escape(CAPTIONS[path.name])}" src="data:image/png;base64,'
         f'{base64.b64encode(path.read_bytes()).decode()}"><figcaption>{escape(CAPTIONS[path.name])}</figcaption></figure>'
         for path in pictures
     )
-    recipe = {name: value for name, value in asdict(config).items() if name not in ("rule", "seed", "data_dir")}
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>wtref: {escape(experiment.about)}</title><style>{STYLE}</style></head>
 <body>
 <h1>{escape(experiment.about)}</h1>
 <table><tr>{head}</tr>
 {body}</table>
-<p>{escape(foot).replace(chr(10), "<br>")}</p>
+<p>{escape(_foot(experiment, configs)).replace(chr(10), "<br>")}</p>
 {shown}
 <h2>To repeat it</h2>
 <pre>{escape(printable(command))}</pre>
 <h2>Configuration</h2>
-<pre>{escape(json.dumps(recipe, indent=2))}</pre>
+{_configuration(configs)}
 </body></html>
 """
-
-
-def _write(path, text):
-    with replacing(path) as file:
-        file.write(text.encode())

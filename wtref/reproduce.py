@@ -38,9 +38,11 @@ def reproduce(name, rules=None, seeds=None, epochs=None, command="", where=None,
         if code:
             return code
     lines = [line for run_name in configs for line in Run.find(run_name).lines()]
-    config, folder = next(iter(configs.values())), runs.RUNS / f"reproduce-{name}"
-    folder = crew.first(lambda: report.write(folder, experiment, config, lines, command))
-    print((folder / "table.txt").read_text())
+    about, folder = (experiment, list(configs.values()), lines), runs.RUNS / f"reproduce-{name}"
+    try:
+        crew.first(lambda: report.write(folder, *about, command))
+    finally:  # what cannot be kept can still be read
+        print(report.text(*about))
     print(f"report: {folder / 'report.html'}")
     return 0
 

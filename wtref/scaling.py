@@ -116,7 +116,7 @@ def _timed(processes, work):
         if mpiexec is None:
             raise InputError("bench --scaling needs mpiexec: pip install 'wtref[mpi]'")
         command = [mpiexec, "-n", str(processes), *command]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    done = subprocess.run(command, cwd=ROOT, encoding="utf-8", errors="replace", capture_output=True)
     if done.returncode:
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         raise InputError(f"{processes} processes could not be timed: {last}")

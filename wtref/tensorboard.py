@@ -1,8 +1,9 @@
 """TensorBoard event files, by option, through the package tensorboardX."""
 
 import contextlib
+import time
 
-from wtref.errors import InputError
+from wtref.errors import InputError, Unsaved
 
 
 def check_installed():
@@ -15,18 +16,43 @@ def check_installed():
 
 @contextlib.contextmanager
 def event_writer(run, wanted):
-    """A function that writes an epoch's record as scalars into the run's folder; does nothing unless wanted."""
+    """A function that writes an epoch's record as scalars into the run's folder, or raises Unsaved; does nothing
+    unless wanted."""
     if not wanted:
         yield lambda record: None
         return
-    from tensorboardX import SummaryWriter
+    from tensorboardX.event_file_writer import EventsWriter  # SummaryWriter writes in a thread, where errors are lost
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    folder = run.folder / "events"
+    with _explained(folder):
+        folder.mkdir(exist_ok=True)
+        writer = EventsWriter(str(folder / "events"))
 
     def write(record):
-        for name, value in record.items():
-            scalars = value if isinstance(value, dict) else {None: value}
-            for part, number in scalars.items():
-                writer.add_scalar(f"{name}/{part}" if part else name, number, record["epoch"])
-        writer.flush()
+        values = [Summary.Value(tag=tag, simple_value=number) for tag, number in _scalars(record)]
+        with _explained(folder):
+            writer.write_event(Event(wall_time=time.time(), step=record["epoch"], summary=Summary(value=values)))
+            writer.flush()
 
-    with SummaryWriter(str(run.folder / "events")) as writer:
-        yield write
+    yield write
+    with _explained(folder):
+        writer.close()
+
+
+def _scalars(record):
+    """(tag, number) of every number in the record."""
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}/{part}", number) for part, number in value.items())
+        else:
+            yield name, value
+
+
+@contextlib.contextmanager
+def _explained(folder):
+    try:
+        yield
+    except OSError as error:
+        raise Unsaved(f"cannot write to {folder}: {error.strerror or error}; --no-tensorboard does without") from None

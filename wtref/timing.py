@@ -211,5 +211,5 @@ def _peak(work, setting):
 
 def _resident(name):
     """This process's VmRSS (memory now) or VmHWM (its peak), in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))

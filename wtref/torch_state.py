@@ -4,11 +4,12 @@ The state_dict is that of torch_networks.build with the same model, shape, class
 what the forward pass needs travels: feedback weights and velocities stay here.
 """
 
+import io
 import warnings
 
 from wtref.backend import to_host
 from wtref.errors import InputError
-from wtref.files import replacing
+from wtref.files import saving
 from wtref.layers import Conv2d, Linear, walk
 
 try:
@@ -23,8 +24,10 @@ def export(network, path):
     state = {name: torch.from_numpy(array) for name, array in arrays.items()}
     for norm in network.norms:
         state[f"{norm.name}.num_batches_tracked"] = torch.tensor(0)
-    with replacing(path) as file:
-        torch.save(state, file)
+    data = io.BytesIO()  # torch.save reports a full disk as an internal error
+    torch.save(state, data)
+    with saving(path) as file:
+        file.write(data.getbuffer())
 
 
 def load(training, path):

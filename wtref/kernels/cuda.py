@@ -38,7 +38,7 @@ NULL = 0  # the address; CuPy makes another of None (its issue 9046)
 
 def source():
     """All of cu/, as one text."""
-    return "\n".join((Path(__file__).parent / "cu" / f"{name}.cu").read_text() for name in SOURCES)
+    return "\n".join((Path(__file__).parent / "cu" / f"{name}.cu").read_text(encoding="utf-8") for name in SOURCES)
 
 
 def options(dtype, precision):

@@ -201,7 +201,7 @@ class MpiCrew(Crew):
             if self.on_one_node:
                 stack.enter_context(witnessed(self.rank, self.talk))
             if self.rank:
-                nothing = stack.enter_context(open(os.devnull, "w"))
+                nothing = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
                 stack.enter_context(contextlib.redirect_stdout(nothing))
                 stack.enter_context(contextlib.redirect_stderr(nothing))
             yield

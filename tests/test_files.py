@@ -1,0 +1,177 @@
+"""Everything that is written besides checkpoints: on a full disk nothing is lost that could be kept or shown."""
+
+import ast
+import errno
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from test_gpu_report import ABOUT, GOOD
+from test_reproduce import TINY
+
+import wtref
+from wtref import files, gpu_report, runs
+from wtref.cli import main
+from wtref.errors import Unsaved
+from wtref.experiments import EXPERIMENTS
+
+MLP = "--model mlp --hidden 8 --device cpu --epochs 1".split()
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def contents(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in sorted(Path(folder).rglob("*"))}
+
+
+@pytest.fixture
+def full(monkeypatch, capsys):
+    """A function that runs a command line on a disk that is full, from the first file on or from the first of a name;
+    it returns stdout and stderr."""
+
+    def run(*argv, name=""):
+        def fsync(handle):
+            if name in os.readlink(f"/proc/self/fd/{handle}"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr(files.os, "fsync", fsync)
+            assert main(list(argv)) == 1
+        assert not list(Path().rglob("*.tmp"))
+        return capsys.readouterr()
+
+    return run
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="/proc names no open files")
+
+
+@needs_proc
+@pytest.mark.parametrize("argv, path", [(["figures", "mine"], "test-error.png"), (["export", "mine"], "torch.pt")])
+def test_a_run_is_what_it_was(full, argv, path):
+    assert main([*MLP, "--log-name", "mine"]) == 0
+    before = contents("runs")
+    out, err = full(*argv)
+    assert (out, err) == ("", f"wtref: cannot write runs/mine/{path}: No space left on device\n")
+    assert contents("runs") == before
+
+
+@needs_proc
+def test_what_a_failed_export_replaces_stays(full, capsys):
+    assert main([*MLP, "--log-name", "mine"]) == main(["export", "mine"]) == 0
+    before = contents("runs")
+    full("export", "mine")
+    assert contents("runs") == before
+
+
+@needs_proc
+def test_mirror_shows_its_table(full):
+    out, err = full("mirror", "--inputs", "64")
+    assert "weight mirror, independent noise" in out and "Kolen-Pollack, lambda 0.01" in out
+    assert err == "wtref: cannot write runs/mirror-1/mirror.png: No space left on device\n"
+
+
+@needs_proc
+@pytest.mark.parametrize("name", ["metrics.jsonl", "angles.png", "report.html"])
+def test_reproduce_shows_its_table_and_needs_no_run_again(monkeypatch, capsys, full, name):
+    monkeypatch.setitem(EXPERIMENTS, "tiny", TINY)
+    flags = ["reproduce", "tiny", "--seeds", "1", "--epochs", "1", "--threads", "1"]
+    assert main(flags) == 0
+    shown = capsys.readouterr().out.split("finished")[0].splitlines()
+    out, err = full(*flags, name=name)
+    assert err == f"wtref: cannot write runs/reproduce-tiny-1epochs/{name}: No space left on device\n"
+    assert re.findall(r"^ *(?:BP|KP) .*$", out, re.MULTILINE) == [line for line in shown if re.match(" *(BP|KP) ", line)] != []
+
+
+@needs_proc
+def test_bench_shows_its_rows(full):
+    flags = ["--models", "mlp", "--rules", "bp", "--dataset", "digits", "--repeats", "1", "--device", "cpu"]
+    out, err = full("bench", "--loader", *flags, "--json", "found.json")
+    assert "mlp under bp on cpu: the training step takes " in out
+    assert err == "wtref: cannot write found.json: No space left on device\n" and not os.listdir()
+
+
+def test_bench_replaces_no_device(capsys):
+    """--json /dev/null would be a file from then on."""
+    os.mkfifo("pipe")
+    assert main(["bench", "--models", "mlp", "--json", "pipe"]) == 2
+    assert capsys.readouterr().err == "wtref: --json pipe: cannot be written; name a file in an existing folder\n"
+    assert Path("pipe").is_fifo()
+
+
+@needs_proc
+def test_a_gpu_report_takes_all_its_steps(monkeypatch, capsys, full):
+    monkeypatch.setattr(gpu_report, "steps", lambda folder, device: [GOOD, GOOD])
+    monkeypatch.setattr(gpu_report, "_machine", lambda device: ABOUT)
+    monkeypatch.setattr("wtref.commands.open_device", lambda name: type("Gpu", (), {"name": "cuda"}))
+    out, err = full("gpu-report", "--out", "report")
+    assert out.count("good ...\n    passed, ") == 2
+    line = "wtref: cannot write {}/report.json: No space left on device"
+    once = line.format(Path("report").resolve())
+    assert err.splitlines() == [f"{once}; the steps go on"] * 2 + [once]
+
+
+@needs_proc
+def test_event_files_on_a_full_disk_end_a_run_in_one_line(monkeypatch, capsys):
+    writing = pytest.importorskip("tensorboardX.event_file_writer")
+
+    def full(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writing.EventsWriter, "flush", full)
+    assert main([*MLP, "--log-name", "mine", "--tensorboard"]) == 1
+    said = "wtref: cannot write to runs/mine/events: No space left on device; --no-tensorboard does without\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_folder_that_cannot_be_made_is_unsaved(tmp_path):
+    Path("file").write_text("")
+    with pytest.raises(Unsaved, match="^cannot make the folder file/below: Not a directory$"):
+        files.make_folder(Path("file/below"))
+    with pytest.raises(Unsaved, match="^cannot write file/below: Not a directory$"):
+        files.write_text("file/below", "text")
+
+
+def test_text_and_lines_are_what_was_written():
+    files.write_text("text", "5 ° ± 1\nname-\udcff\n")
+    assert Path("text").read_bytes() == b"5 \xc2\xb0 \xc2\xb1 1\nname-\\udcff\n"
+    records = [{"a": 1.5, "b": {"c": None}}, {"a": "ü\n"}]
+    files.write_lines("lines", records)
+    assert [json.loads(line) for line in Path("lines").read_text(encoding="utf-8").splitlines()] == records
+
+
+# --- in what encoding -------------------------------------------------------------------------------------
+
+
+def in_the_locale_s_encoding(source):
+    """Line numbers of calls that read or write text without saying in which encoding."""
+    found = []
+    for call in ast.walk(ast.parse(source)):
+        if not isinstance(call, ast.Call):
+            continue
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        function, mode = ast.unparse(call.func), given.get("mode", ast.unparse(call.args[1]) if len(call.args) > 1 else "'r'")
+        text = function == "open" and "b" not in mode
+        text |= function.endswith((".read_text", ".write_text")) and not function.startswith("files.")
+        text |= function.startswith("subprocess.") and bool({"text", "universal_newlines"} & given.keys())
+        if text and "encoding" not in given:
+            found.append(call.lineno)
+    return found
+
+
+def test_calls_without_an_encoding_are_noticed():
+    bad = ["open(p)", "open(p, 'w')", "open(p, mode='a')", "p.read_text()", "(a / b).write_text(t)", "subprocess.run(c, text=True)"]
+    good = ["open(p, 'rb')", "open(p, mode='wb')", "open(p, 'w', encoding='utf-8')", "p.read_text(encoding='utf-8')",
+            "write_text(p, t)", "os.open(p, os.O_RDONLY)", "Image.open(p)", "subprocess.run(c)"]  # fmt: skip
+    assert in_the_locale_s_encoding("\n".join([*bad, *good])) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("path", sorted(set(Path(wtref.__file__).parent.rglob("*.py")) - {Path(runs.__file__)}), ids=lambda path: path.name)
+def test_text_is_utf_8_whatever_the_locale(path):
+    assert in_the_locale_s_encoding(path.read_text(encoding="utf-8")) == []
