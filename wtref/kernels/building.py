@@ -85,7 +85,7 @@ def _compile(compiler, real, path):
     with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
         made = Path(folder) / path.name
         _run([*compiler, *FLAGS, f"-DREAL={real}", str(SOURCES / "all.c"), "-o", str(made)])
-        _checksum_file(made).write_text(_checksum(made))
+        _checksum_file(made).write_text(_checksum(made), encoding="utf-8")
         os.replace(_checksum_file(made), _checksum_file(path))
         os.replace(made, path)
 
