@@ -29,7 +29,7 @@ def forget_shared_memory(pid="self"):
     MPICH itself removes them at its end, and so never where a process was killed.
     """
     with contextlib.suppress(OSError):
-        with open(f"/proc/{pid}/maps") as maps:
+        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps:
             names = set(re.findall(r"/dev/shm/mpich_shm_\w+$", maps.read(), re.MULTILINE))
         for name in names:
             with contextlib.suppress(OSError):  # another process of the node was quicker
