@@ -148,7 +148,7 @@ def test_a_report_and_its_pictures_take_any_text(here):
     line = {"rule": f"$x{HOSTILE}$", "seed": 0, "epoch": 1, "test_error": 10.0, "seconds": 1.0}
     line |= {"matrix_angles": {"1": 20.0}, "delta_angles": {"0": 30.0}}
     command = f"python run.py reproduce digits --data-dir {HOSTILE}"
-    report.write(here / "report", EXPERIMENTS["digits"], Config(), [line], command)
+    report.write(here / "report", EXPERIMENTS["digits"], [Config()], [line], command)
     page = (here / "report" / "report.html").read_text(encoding="utf-8")
     assert_clean(page)
     assert f"--data-dir {ESCAPED}</pre>" in page
