@@ -42,6 +42,7 @@ def outcome(name):
     for which in ("last", "best"):
         arrays, plain = checkpoints.read(Path("runs", name, f"{which}.npz"))
         assert plain.pop("seconds") == 0.0
+        plain["record"] = {k: v for k, v in (plain["record"] or {}).items() if k not in TIMES}
         left[which] = plain, {key: (a.dtype.str, a.shape, a.tobytes()) for key, a in arrays.items()}
     records = Run(name).metrics()
     return left, [json.dumps({k: v for k, v in record.items() if k not in TIMES}) for record in records]
@@ -72,13 +73,8 @@ def ended(pid):
 
 def go_on(name, flags):
     """The command line that begins the run, or goes on with it where there is something to go on with."""
-    folder = Path("runs", name)
-    if (folder / "config.json").exists():
+    if Path("runs", name, "config.json").exists():
         return ["train", "--resume", name, *flags]
-    for leftover in folder.glob(".*.tmp"):  # killed while it was made: it says to remove the folder
-        leftover.unlink()
-    if folder.exists():
-        folder.rmdir()
     return ["train", "--log-name", name, *flags]
 
 

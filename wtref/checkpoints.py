@@ -1,5 +1,6 @@
 """Checkpoints: arrays and plain values in one .npz file without pickle, with a checksum inside."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -25,26 +26,35 @@ def write(path, arrays, plain):
 
 def read(path):
     """(arrays, plain) as they were written, all numbers of the arrays finite.  Raises FileNotFoundError or Damaged."""
+    with _opened(path) as file:
+        entries = {name: file[name] for name in file.files}
+        if str(entries.pop(SHA256)) != _digest(entries):
+            raise ValueError("its checksum does not fit")
+        plain = json.loads(str(entries.pop(PLAIN)))
+        for name, array in entries.items():
+            if array.dtype.kind != "f" or not np.isfinite(array).all():
+                raise ValueError(f"{name} must hold finite real numbers")
+    return entries, plain
+
+
+def read_plain(path):
+    """The plain values alone, at once: the arrays are left unread, and damage to them unseen.  Raises as `read` does."""
+    with _opened(path) as file:
+        return json.loads(str(file[PLAIN]))
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """A checkpoint's entries.  Raises FileNotFoundError, or Damaged for whatever goes wrong within the context."""
     try:
-        return _checked(path)
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no regular file")
+        with np.load(path, allow_pickle=False) as file:
+            yield file
     except FileNotFoundError:
         raise
     except Exception as error:  # np.load raises what the file makes it raise
         raise Damaged(f"{path} is damaged ({' '.join(str(error).split()) or repr(error)})") from None
-
-
-def _checked(path):
-    if path.exists() and not path.is_file():
-        raise ValueError("it is no regular file")
-    with np.load(path, allow_pickle=False) as file:
-        entries = {name: file[name] for name in file.files}
-    if str(entries.pop(SHA256)) != _digest(entries):
-        raise ValueError("its checksum does not fit")
-    plain = json.loads(str(entries.pop(PLAIN)))
-    for name, array in entries.items():
-        if array.dtype.kind != "f" or not np.isfinite(array).all():
-            raise ValueError(f"{name} must hold finite real numbers")
-    return entries, plain
 
 
 def keep_as(path, copy):

@@ -13,6 +13,7 @@ from wtref.backend import open_device
 from wtref.config import Config
 from wtref.datasets import fetch
 from wtref.errors import InputError, check_choice
+from wtref.folders import free_folder
 from wtref.models import MODELS
 from wtref.runs import Run
 from wtref.tensorboard import check_installed
@@ -76,8 +77,7 @@ def draw(args, given):
         if len(args.names) > 1:
             raise InputError(f"figures draws one metrics file at a time, found {len(args.names)} names")
         lines = [{**line, "curve": line["rule"]} for line in runs.metrics_file(args.names[0])]
-        folder = runs.RUNS / runs.free_name("figures")
-        runs.new_folder(folder)
+        folder = free_folder("figures")
     else:
         lines, folder = _lines_of([Run.find(name) for name in args.names])
     for path in figures.draw_comparison(lines, folder):
@@ -111,8 +111,7 @@ def import_(args, given):
     config = Config(**given)
     training = running.prepared(config)
     torch_state.load(training, args.file)
-    run = Run.create(config, training.feed.about(), training.device.name, args.log_name)
-    running.save(run, training)
+    run = Run.create(config, training.feed.about(), training.device.name, args.log_name, training)
     print(f"run: {run.folder}")
 
 
@@ -183,10 +182,8 @@ def mirror(args, given):
     from wtref import mirror as mirroring
 
     lessons = mirroring.lessons(args.inputs, args.seed)
-    folder = runs.RUNS / runs.free_name("mirror")
     try:
-        runs.new_folder(folder)
-        pictures = figures.draw_lessons(*lessons, folder)
+        pictures = figures.draw_lessons(*lessons, free_folder("mirror"))
     finally:  # what cannot be kept can still be read
         print(mirroring.table(*lessons))
     for path in pictures:

@@ -7,9 +7,10 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from statistics import mean, stdev
 
-from wtref import datasets, figures, runs
+from wtref import datasets, figures
 from wtref.errors import Diverged, Unsaved, check_choice
 from wtref.files import write_lines, write_text
+from wtref.folders import free_folder
 from wtref.jobs import completed
 from wtref.kernels import cores
 from wtref.rules import RULES
@@ -33,8 +34,7 @@ def run(config, rules, seeds, jobs=None):
     configs = [replace(config, rule=rule, seed=seed) for seed in range(seeds) for rule in dict.fromkeys(rules)]
     jobs = _jobs(config, jobs, len(configs))
     _open(configs[0])  # a data set, device or shape that cannot be is found here, before any work
-    folder = runs.RUNS / runs.free_name(f"compare-{config.dataset}")
-    runs.new_folder(folder)
+    folder = free_folder(f"compare-{config.dataset}")
     write_text(folder / "compare.json", json.dumps(asdict(config), indent=2))
     print(f"{config.model} on {config.dataset}, {config.epochs} epochs: {', '.join(rules)} x {seeds} seeds", flush=True)
     lines, code = _run_all(configs, jobs, folder)

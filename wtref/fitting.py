@@ -5,6 +5,7 @@ All raise ValueError where it does not; the message says what was found and what
 
 import numpy as np
 
+from wtref.stored import check_record
 from wtref.values import check_entries
 
 PLAIN = {
@@ -42,6 +43,8 @@ def check_plain(plain):
     check_entries(plain, PLAIN)
     if plain["best"] is not None:
         check_entries(plain["best"], BEST)
+    if plain.get("record") is not None:
+        check_record(plain["record"])
     counts = {name: plain[name] for name in ("epoch", "position", "wrong", "seen")} | plain["rule"]
     for name, count in counts.items():
         if not 0 <= count < 2**63:

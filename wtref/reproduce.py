@@ -4,6 +4,8 @@ Each run is an ordinary one in runs/NAME-RULE-SEED/.  Those that are finished ar
 that were interrupted go on, so the same command, given again, does what is left to do.
 """
 
+import sys
+
 from wtref import report, running, runs
 from wtref.config import Config
 from wtref.errors import choose
@@ -36,6 +38,7 @@ def reproduce(name, rules=None, seeds=None, epochs=None, command="", where=None,
         print(f"[{done}/{len(configs)}] {run_name}", flush=True)
         code = _finish(run_name, config, crew)
         if code:
+            print(f"wtref: stopped at run {done} of {len(configs)}; do what is left with: {command}", file=sys.stderr)
             return code
     lines = [line for run_name in configs for line in Run.find(run_name).lines()]
     about, folder = (experiment, list(configs.values()), lines), runs.RUNS / f"reproduce-{name}"
@@ -49,11 +52,12 @@ def reproduce(name, rules=None, seeds=None, epochs=None, command="", where=None,
 
 def _finish(name, config, crew):
     """Start the run, or go on with it, or see that nothing is left to do; returns the exit code."""
-    if name not in runs.names():
+    begun, finished = crew.first(lambda: (name in runs.names(), name in runs.names() and Run(name).finished()))
+    if not begun:
         return running.train(config, name=name, crew=crew)
     run = Run.find(name)
     config = running.resumed_config(run, vars(config))
-    if len(run.metrics()) == config.epochs:
+    if finished:
         print(f"finished already: {run.folder}")
         return 0
     return running.train(config, run, crew=crew)

@@ -1,5 +1,6 @@
 """A run from its Config to its last checkpoint: what `train` and `reproduce` have in common."""
 
+import contextlib
 import sys
 from dataclasses import fields, replace
 
@@ -22,26 +23,53 @@ def prepared(config, device_name=None, crew=ALONE):
 def train(config, run=None, name=None, crew=ALONE):
     """Train in the folder of `run`, or in a new one called `name`, all processes of the crew; returns the exit code.
 
-    Rank 0 alone reads and writes the folder.
+    Rank 0 alone reads and writes the folder, and holds its lock.
     """
+    resumed = run is not None
     crew.wait_at_most(config.wait_limit)
-    training = prepared(config, crew=crew)
-    about = training.feed.about()
-    if run and run.images().sha256 != about["sha256"]:
-        raise InputError(f"--resume {run.name}: {config.dataset} is not the data that the run was started with")
-    crew.meet(_common_facts(config, training, about))
-    crew.prepare(training.device, int(config.bucket_mib * 2**20), config.bucket_dtype)
-    if run is None:
-        run = crew.first(lambda: Run.create(config, about, training.device.name, name))
-    else:
-        state = crew.first(lambda: run.restore(training) and crew.size > 1 and training.state_on_host())
-        if crew.rank and state:
-            training.restore(*state)
-    weights = sum(s.W.size for s in training.network.synapses)
-    where = ", ".join(filter(None, (training.device.name, config.dtype, training.device.kernels)))
-    print(f"{config.model}, {weights:,} weights, by {config.rule} on {config.dataset}; {where}")
-    print(*filter(None, (f"run: {run.folder}", crew.processes())), sep="\n", flush=True)
-    return _train_and_save(training, run)
+    with contextlib.ExitStack() as held:
+        if resumed and crew.rank == 0:
+            held.enter_context(run.held())  # before the data are read, which may take long
+        training = prepared(config, crew=crew)
+        about = training.feed.about()
+        if resumed and run.images().sha256 != about["sha256"]:
+            raise InputError(f"--resume {run.name}: {config.dataset} is not the data that the run was started with")
+        crew.meet(_common_facts(config, training, about))
+        crew.prepare(training.device, int(config.bucket_mib * 2**20), config.bucket_dtype)
+        if resumed:
+            _restore(training, run)
+        else:
+            run = crew.first(lambda: _begin(training, name, held))
+        weights = sum(s.W.size for s in training.network.synapses)
+        where = ", ".join(filter(None, (training.device.name, config.dtype, training.device.kernels)))
+        print(f"{config.model}, {weights:,} weights, by {config.rule} on {config.dataset}; {where}")
+        lines = f"run: {run.folder}", crew.processes(), resumed and _place(training)
+        print(*filter(None, lines), sep="\n", flush=True)
+        return _train_and_save(training, run)
+
+
+def _begin(training, name, held):
+    """A new run, held within the ExitStack `held`."""
+    run = Run.claim(training.config, name)
+    held.enter_context(run.held())
+    run.begin(training.config, training.feed.about(), training.device.name)
+    return run
+
+
+def _restore(training, run):
+    """Bring a Training to the run's newest checkpoint, if there is one, in all processes."""
+    crew = training.crew
+    state = crew.first(lambda: run.restore(training) and crew.size > 1 and training.state_on_host())
+    if crew.rank and state:
+        training.restore(*state)
+
+
+def _place(training):
+    """In words: where a resumed run goes on."""
+    epoch, step, steps = training.epoch, training.position, training.feed.steps
+    if epoch == step == 0:
+        return "no checkpoint was saved before: the run starts at epoch 1"
+    return f"goes on after epoch {epoch}" + (f", step {step} of {steps}" if step else "")
 
 
 def _common_facts(config, training, about):
@@ -69,34 +97,37 @@ def resumed_config(run, given):
 
 
 def _train_and_save(training, run):
-    """Train to the end, or until a signal asks one of the processes to stop; returns the exit code."""
+    """Train to the end, or until a signal asks one of the processes to stop; returns the exit code.
+
+    An epoch is saved before it is told of.  After a signal the code is as a shell reports it: 130 after Ctrl-C, 143
+    after SIGTERM; if it came during the last steps, the run is done all the same.
+    """
     config, crew = training.config, training.crew
     with stop_requests() as stop, event_writer(run, config.tensorboard and crew.rank == 0) as write_events:
         crew.heed(stop)
         for record in _explained(training.steps(), run):
-            if record:
-                print(_epoch_line(record, config.epochs), flush=True)
-                write_events(record)
             if record or crew.largest(stop.signal or 0) or training.position % config.save_every == 0:
                 training.settle()
                 crew.first(lambda: save(run, training, record))
+                if record:
+                    print(_epoch_line(record, config.epochs), flush=True)
+                    write_events(record)
                 signal = crew.largest(stop.signal or 0)
                 if signal and training.epoch < config.epochs:
                     print(_farewell(training, run), file=sys.stderr)
-                    return 128 + signal  # as a shell reports it: 130 after Ctrl-C, 143 after SIGTERM
-    print(f"done: {config.epochs} epochs, checkpoints and metrics in {run.folder}")
-    skipped = crew.union(training.feed.skipped)
-    if skipped:
-        print(f"{len(skipped)} damaged images were skipped, such as: {min(skipped)}")
-    return 0
+                    return 128 + signal
+        print(f"done: {config.epochs} epochs, checkpoints and metrics in {run.folder}")
+        skipped = crew.union(training.feed.skipped)
+        if skipped:
+            print(f"{len(skipped)} damaged images were skipped, such as: {min(skipped)}")
+    signal = crew.largest(stop.signal or 0)
+    return 128 + signal if signal else 0
 
 
 def save(run, training, record=None):
     """Write a checkpoint, and an epoch's record if there is one; raises Unsaved."""
     try:
-        if record:
-            run.add(record)
-        run.save(training)
+        run.save(training, record)
     except OSError as error:
         raise Unsaved(f"cannot write to {run.folder}: {error.strerror}; {run.saved()}, unharmed") from None
 

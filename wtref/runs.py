@@ -4,12 +4,14 @@
     metrics.jsonl   a line per epoch (training.py says what is in it)
     last.npz        the newest checkpoint (checkpoints.py);  previous.npz, the one before it
     best.npz        the checkpoint of the epoch with the lowest test error
+    lock            held by the process that trains the run (locks.py)
 """
 
 import contextlib
 import json
 import platform
 import re
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -17,12 +19,13 @@ from pathlib import Path
 import numpy as np
 
 import wtref
-from wtref import checkpoints, fitting, stored
+from wtref import checkpoints, fitting, locks, stored
 from wtref.errors import InputError, Unsaved
 from wtref.files import replacing
+from wtref.folders import RUNS, free_folder, make_folder
 from wtref.text import printable
 
-RUNS = Path("runs")
+OWN = ("config", "metrics", "last", "previous", "best")  # the files of a run, without their endings
 
 
 class Run:
@@ -32,28 +35,56 @@ class Run:
         self.name, self.folder = name, RUNS / name
 
     @classmethod
-    def create(cls, config, data, device, name=None):
-        """A new folder for a run of config, on data described by the dict `data`, on a device of this name.
+    def create(cls, config, data, device, name=None, training=None):
+        """A new run, as `claim` and `begin` make it."""
+        run = cls.claim(config, name)
+        with run.held():
+            run.begin(config, data, device, training)
+        return run
+
+    @classmethod
+    def claim(cls, config, name=None):
+        """A run that may begin in an empty folder: a new one, unless it has a name.
 
         Raises InputError if the name is taken or no plain name.
         """
-        run = cls(name if name is not None else free_name(f"{config.model}-{config.rule}-{config.dataset}"))
-        if not re.fullmatch(r"\w[\w.-]*", run.name):
-            raise InputError(f"log name {run.name!r} is not a plain file name; use letters, digits, '.', '_' and '-'")
-        if run.folder.exists():
-            if run.name not in names():
-                raise InputError(f"{run.folder} exists, but holds no run; remove it, or choose another --log-name")
-            go_on = f"continue it with --resume {run.name}, or choose another --log-name"
-            raise InputError(f"a run named {run.name!r} exists in {run.folder}; {go_on}")
-        new_folder(run.folder)
+        if name is None:
+            return cls(free_folder(f"{config.model}-{config.rule}-{config.dataset}").name)
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise InputError(f"log name {name!r} is not a plain file name; use letters, digits, '.', '_' and '-'")
+        run = cls(name)
+        make_folder(run.folder)
+        run._check_empty()
+        return run
+
+    def begin(self, config, data, device, training=None):
+        """Make the folder, which this process holds, a run of config on data described by the dict `data`, on a device.
+
+        training: what it goes on from, if not from the first weights.
+        """
+        self._check_empty()  # once more: another process may have been here before
+        self._remove_leftovers()
         about = {"config": asdict(config), "data": data, "versions": {**versions(), "device": device}}
         try:
-            run._write_text("config.json", json.dumps(about, indent=2) + "\n")
+            if training:
+                self.save(training)
+            self._write_text("config.json", json.dumps(about, indent=2) + "\n")  # from now on it is a run
         except OSError as error:
-            run.folder.joinpath("config.json").unlink(missing_ok=True)
-            run.folder.rmdir()
-            raise Unsaved(f"cannot write to {run.folder}: {error.strerror}; no run was started") from None
-        return run
+            shutil.rmtree(self.folder)
+            raise Unsaved(f"cannot write to {self.folder}: {error.strerror}; no run was started") from None
+
+    def _check_empty(self):
+        """Raise InputError unless nothing is in the folder, or only what a process left that was killed as it made it."""
+        there = {path.name for path in self.folder.iterdir() if path.name != "lock"}
+        if "config.json" in there:
+            go_on = f"continue it with --resume {self.name}, or choose another --log-name"
+            raise InputError(f"a run named {self.name!r} exists in {self.folder}; {go_on}")
+        if there - {path.name for path in self._leftovers()}:
+            raise InputError(f"{self.folder} exists, but holds no run; remove it, or choose another --log-name")
+
+    def held(self):
+        """A context in which this process alone writes to the folder.  Raises InputError if another one does."""
+        return locks.held(self.folder / "lock", f"run {self.name!r}")
 
     @classmethod
     def find(cls, name):
@@ -72,22 +103,25 @@ class Run:
         """What the images are that the run was started with, as stored.Images."""
         return stored.read_images(self.folder / "config.json")
 
-    def add(self, record):
-        """Write down an epoch's record; the records of its own and of later epochs give way to it."""
-        records = [r for r in self.metrics() if r["epoch"] < record["epoch"]] + [record]
-        self._write_metrics(records)
+    def save(self, training, record=None):
+        """Replace the newest checkpoint; keep the one before, and the best; record: that of an epoch that has just ended.
 
-    def save(self, training):
-        """Replace the newest checkpoint; keep the one before, and the best."""
+        The checkpoint holds the record too, and metrics.jsonl follows it: `restore` writes what a kill in between left out.
+        """
         last = self.folder / "last.npz"
         if last.exists():
             checkpoints.keep_as(last, self.folder / "previous.npz")
         arrays, plain = training.state_on_host()
-        checkpoints.write(last, arrays, plain)
+        checkpoints.write(last, arrays, {**plain, "record": record})
         self._keep_best(plain, "last.npz")
+        if record:
+            self._write_metrics([r for r in self.metrics() if r["epoch"] < record["epoch"]] + [record])
 
     def restore(self, training):
-        """Bring a fresh Training to the newest checkpoint that is whole; False if there is none yet."""
+        """Bring a fresh Training to the newest checkpoint that is whole; False if none was saved yet.
+
+        Raises InputError if there was one and it is lost.
+        """
         damages = []
         for name in ("last.npz", "previous.npz"):
             try:
@@ -104,8 +138,11 @@ class Run:
                 print(f"wtref: {damage}; falling back to the checkpoint before it, {name}", file=sys.stderr)
             self._tidy(name, plain)
             return True
-        if damages:
-            raise InputError(f"{'; '.join(damages)}; no checkpoint before it is whole: restore one from a copy")
+        best = self.folder / "best.npz"
+        if damages or best.exists() or self.folder.joinpath("metrics.jsonl").exists():
+            lost = "; ".join(damages) or f"{self.folder} has metrics, but neither last.npz nor previous.npz"
+            copy = f"restore last.npz from a copy{f', or copy {best} there' if best.exists() else ''}"
+            raise InputError(f"{lost}; no checkpoint is left to go on from: {copy}, or start a new run")
         self._remove_leftovers()
         return False
 
@@ -130,11 +167,39 @@ class Run:
         except ValueError as error:
             raise InputError(f"{self.folder / name} does not fit the run's network: {error}") from None
 
+    def progress(self):
+        """The plain values of the newest checkpoint, which say how far the run is; None if it has not got to its first.
+
+        Raises InputError if the checkpoint is damaged, or lost.
+        """
+        path = self.folder / "last.npz"
+        try:
+            plain = checkpoints.read_plain(path)
+        except FileNotFoundError:
+            if self.folder.joinpath("metrics.jsonl").exists():
+                raise InputError(f"{self.folder} has metrics, but no last.npz") from None
+            return None
+        except checkpoints.Damaged as damage:
+            raise InputError(str(damage)) from None
+        with self._fitting(path.name):
+            fitting.check_plain(plain)
+        return plain
+
+    def finished(self):
+        """Has the last epoch been saved, in a checkpoint that can be read?"""
+        try:
+            progress = self.progress()
+        except InputError:
+            return False
+        return progress is not None and progress["epoch"] == self.config().epochs
+
     def saved(self):
         """In words: how far the newest checkpoint goes."""
         try:
-            _, plain = checkpoints.read(self.folder / "last.npz")
-        except (FileNotFoundError, checkpoints.Damaged):
+            plain = self.progress()
+        except InputError:
+            plain = None
+        if plain is None:
             return f"{self.folder} holds no checkpoint"
         return f"{self.folder} holds epoch {plain['epoch']} and {plain['position']} steps more"
 
@@ -152,18 +217,26 @@ class Run:
         return sorted(records, key=lambda record: record["epoch"])
 
     def _tidy(self, name, plain):
-        """Make the folder what it was when checkpoint `name` was written."""
+        """Make the folder what it was when checkpoint `name` had been saved."""
         if name != "last.npz":
             checkpoints.keep_as(self.folder / name, self.folder / "last.npz")
         self._keep_best(plain, name)
         self._remove_leftovers()
-        records = self.metrics()
-        if records and records[-1]["epoch"] > plain["epoch"]:
-            self._write_metrics([r for r in records if r["epoch"] <= plain["epoch"]])
+        there = self.metrics()
+        records = [r for r in there if r["epoch"] <= plain["epoch"]]
+        record = plain.get("record")
+        if record and record["epoch"] not in {r["epoch"] for r in records}:
+            records.append(record)
+        if records != there:
+            self._write_metrics(records)
 
     def _remove_leftovers(self):
-        for leftover in self.folder.glob(".*.tmp"):
+        for leftover in self._leftovers():
             leftover.unlink()
+
+    def _leftovers(self):
+        """What a process left that was killed as it wrote one of the run's files; figures and exports are not its own."""
+        return [path for path in self.folder.glob(".*.tmp") if path.name.split(".")[1] in OWN]
 
     def _keep_best(self, plain, name):
         """If checkpoint `name` is the end of the best epoch, it is best.npz too."""
@@ -209,26 +282,10 @@ def table():
 def _row(name):
     run, name = Run(name), printable(name)
     try:
-        config, records = run.config(), run.metrics()
+        config, progress = run.config(), run.progress()
     except InputError:
         return name, "-", "-", "-", "-", "-", "damaged"
-    best = f"{min(r['test_error'] for r in records):.2f} %" if records else "-"
-    begun = "unfinished" if run.folder.joinpath("last.npz").exists() else "not begun"
-    state = "done" if len(records) == config.epochs else begun
-    return name, config.rule, config.model, config.dataset, f"{len(records)}/{config.epochs}", best, state
-
-
-def new_folder(folder):
-    """Make a folder that must not exist yet.  Raises InputError where that cannot be."""
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from None
-
-
-def free_name(stem):
-    """stem-1, stem-2, ...: the first that no folder in runs/ has."""
-    number = 1
-    while (RUNS / f"{stem}-{number}").exists():
-        number += 1
-    return f"{stem}-{number}"
+    epoch, best = (progress["epoch"], progress["best"]) if progress else (0, None)
+    error = f"{best['test_error']:.2f} %" if best else "-"
+    state = "done" if epoch >= config.epochs else "unfinished" if progress else "not begun"
+    return name, config.rule, config.model, config.dataset, f"{epoch}/{config.epochs}", error, state

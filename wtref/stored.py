@@ -68,13 +68,14 @@ def read_metrics(path, kinds=RECORD):
     with _naming(path):
         lines = [_parsed(line) for line in _text(path).splitlines()]
         for line in lines:
-            check_entries(line, kinds)
-            _check_measured(line)
+            check_record(line, kinds)
         _check_layers(lines)
     return lines
 
 
-def _check_measured(line):
+def check_record(line, kinds=RECORD):
+    """Raise ValueError unless `line` is an epoch's record, with entries of the given types."""
+    check_entries(line, kinds)
     if line["epoch"] < 1 or not 0 <= line["test_error"] <= 100:
         raise ValueError(f"epoch {line['epoch']} with a test error of {line['test_error']} % cannot be")
     for kind in ("matrix_angles", "delta_angles"):

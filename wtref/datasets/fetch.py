@@ -5,7 +5,6 @@ only when its size and checksum are the published ones.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import stat
@@ -13,6 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from wtref import locks
 from wtref.datasets.cifar import find_cifar, load_cifar10, load_cifar100
 from wtref.datasets.digits import load_digits
 from wtref.datasets.idx import Missing, find_idx, load_fashion_mnist, load_mnist
@@ -139,12 +139,7 @@ def _locked(part):
     if os.path.lexists(part) and not _is_own_file(os.lstat(part)):
         raise InputError(f"{part}: a link, folder or device, not the part of a file that a download left; remove it")
     with open(part, "ab", opener=_following_no_link) as out:
-        try:
-            fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = os.path.samestat(os.fstat(out.fileno()), part.stat())
-        except (BlockingIOError, FileNotFoundError):
-            ours = False
-        if not ours:
+        if not locks.take(out, part):
             raise InputError(f"{part}: another process is downloading to it; wait for it to end")
         yield out
 

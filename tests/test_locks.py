@@ -1,0 +1,224 @@
+"""One process at a time writes to a run: others are told which one, and lose nothing."""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from wtref import checkpoints, folders, locks
+from wtref.cli import main
+from wtref.experiments import EXPERIMENTS, Experiment
+from wtref.runs import Run
+
+ROOT = Path(__file__).parents[1]
+NET = "--model mlp --hidden 3 --batch-size 800 --device cpu --kernels plain --threads 1".split()  # 2 steps an epoch
+TINY = ["train", *NET, "--epochs", "2", "--log-name", "mine"]
+EXPERIMENT = Experiment(
+    "a tiny one", {"model": "mlp", "dataset": "digits", "hidden": (3,), "epochs": 1, "batch_size": 800}, rules={"bp": {}}, seeds=1
+)
+FOLDER = Path("runs/mine")
+IN_USE = f"wtref: run 'mine' is in use by process %d on {socket.gethostname()}; wait for it or stop it\n"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def contents(folder=FOLDER):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_second_process_is_refused_and_a_killed_one_is_no_obstacle(capsys):
+    """A run is suspended: nobody goes on with it in the meantime.  Then it is killed, and its lock file stays behind."""
+    command = [sys.executable, ROOT / "run.py", "train", *NET, "--epochs", "100000", "--save-every", "1", "--log-name", "mine"]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        wait_until((FOLDER / "previous.npz").exists)
+        first.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, first.pid, os.WSTOPPED | os.WNOWAIT)
+        before = contents()
+        assert main(["train", "--resume", "mine"]) == 2
+        assert capsys.readouterr().err == IN_USE % first.pid
+        assert contents() == before
+    finally:
+        first.kill()
+        first.wait()
+    assert (FOLDER / "lock").exists()
+    with locks.held(FOLDER / "lock", "the run"):
+        assert str(os.getpid()) in (FOLDER / "lock").read_text()
+    assert not (FOLDER / "lock").exists()
+
+
+def test_whoever_would_write_is_refused(monkeypatch, capsys):
+    monkeypatch.setitem(EXPERIMENTS, "tiny", EXPERIMENT)
+    assert main(TINY) == 0
+    assert main(["reproduce", "tiny"]) == 0
+    Path("runs/tiny-bp-0/last.npz").unlink()
+    capsys.readouterr()
+    tiny = Run("tiny-bp-0")
+    with Run("mine").held(), tiny.held():
+        before = contents(), contents(tiny.folder)
+        assert main(["train", "--resume", "mine"]) == 2
+        assert capsys.readouterr() == ("", IN_USE % os.getpid())
+        assert main(["reproduce", "tiny"]) == 2
+        assert capsys.readouterr().err == (IN_USE % os.getpid()).replace("mine", "tiny-bp-0")
+        assert (contents(), contents(tiny.folder)) == before
+
+
+@pytest.mark.parametrize("command", ["train", "import", "reproduce"])
+def test_a_folder_that_another_process_is_just_making_is_not_to_be_removed(monkeypatch, capsys, command):
+    monkeypatch.setitem(EXPERIMENTS, "mine", EXPERIMENT)
+    name = "mine-bp-0" if command == "reproduce" else "mine"
+    flags = {"train": TINY, "import": ["import", "torch.pt", *NET, "--log-name", "mine"], "reproduce": ["reproduce", "mine"]}
+    assert main([*TINY[:-1], "other"]) == 0 and main(["export", "other"]) == 0
+    Path("runs/other/torch.pt").rename("torch.pt")
+    Run(name).folder.mkdir()
+    capsys.readouterr()
+    with Run(name).held():
+        assert main(flags[command]) == 2
+        assert capsys.readouterr().err == (IN_USE % os.getpid()).replace("mine", name)
+        assert os.listdir(Run(name).folder) == ["lock"]
+    assert main(flags[command]) == 0, "as soon as nobody is there, an empty folder is as good as none"
+
+
+def test_a_lock_is_let_go_at_the_end_and_readers_need_none(capsys):
+    assert main(TINY) == 0 and not (FOLDER / "lock").exists()
+    with Run("mine").held():
+        for command in (["runs"], ["eval", "mine"], ["figures", "mine"], ["export", "mine"]):
+            assert main(command) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_what_another_command_is_writing_is_not_tidied_away():
+    assert main(TINY) == 0
+    theirs, ours = FOLDER / ".torch.pt.12.tmp", FOLDER / ".last.npz.12.tmp"
+    theirs.touch(), ours.touch()
+    assert main(["train", "--resume", "mine"]) == 0
+    assert theirs.exists() and not ours.exists()
+
+
+def test_only_what_a_lock_file_should_say_is_printed(capsys):
+    Run("mine").folder.mkdir(parents=True)
+    with Run("mine").held():
+        (FOLDER / "lock").write_text("process 1 on \033]0;a\007")
+        assert main(TINY) == 2
+    assert capsys.readouterr().err == "wtref: run 'mine' is in use by another process; wait for it or stop it\n"
+
+
+def test_a_symbolic_link_in_place_of_the_lock_file_is_not_followed(capsys):
+    assert main(TINY) == 0
+    Path("treasure").write_text("gold")
+    (FOLDER / "lock").symlink_to(Path("treasure").absolute())
+    capsys.readouterr()
+    assert main(["train", "--resume", "mine"]) == 1
+    assert capsys.readouterr().err == f"wtref: cannot write to runs/mine: {os.strerror(errno.ELOOP)}\n"
+    assert Path("treasure").read_text() == "gold"
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(monkeypatch, capsys):
+    assert main(TINY) == 0
+    capsys.readouterr()
+    os_open = os.open
+
+    def read_only(path, flags, *mode):
+        if flags & os.O_CREAT:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return os_open(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", read_only)
+    assert main(["train", "--resume", "mine"]) == 1
+    assert capsys.readouterr() == ("", "wtref: cannot write to runs/mine: Read-only file system\n")
+
+
+def test_a_full_disk_leaves_the_holder_unnamed(monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with locks.held(Path("lock"), "it"):
+        assert Path("lock").exists()
+
+
+def test_a_lock_file_that_its_holder_removes_meanwhile_is_made_anew(monkeypatch):
+    """Between opening and locking it, the holder ends: what was opened has no name any more, and guards nothing."""
+    flock = fcntl.flock
+
+    def late(file, how):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        Path("lock").unlink()
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with locks.held(Path("lock"), "it"):
+        with pytest.raises(locks.InputError, match="it is in use"):
+            with locks.held(Path("lock"), "it"):
+                pass
+
+
+# --- where there are no locks -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_without_locks_a_run_goes_on_and_one_line_says_so(monkeypatch, capsys, number):
+    def flock(file, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert main(TINY) == 0
+    why = f"no lock can be had on runs/mine/lock ({os.strerror(number)})"
+    assert capsys.readouterr().err == f"wtref: {why}; let no other process write there meanwhile\n"
+    assert checkpoints.read(FOLDER / "last.npz")[1]["epoch"] == 2 and not (FOLDER / "lock").exists()
+
+
+def test_a_system_without_fcntl_has_no_locks(monkeypatch, capsys):
+    monkeypatch.setattr(locks, "fcntl", None)
+    with locks.held(Path("lock"), "it"), locks.held(Path("lock"), "it"):
+        pass
+    assert capsys.readouterr().err.count("no lock can be had on lock (not on this system)") == 2
+
+
+# --- names ------------------------------------------------------------------------------------------------
+
+
+def test_two_that_find_the_same_free_name_get_a_folder_each(monkeypatch):
+    for name in ("a-1", "a-2"):
+        (folders.RUNS / name).mkdir(parents=True)
+    offered = iter(["a-1", "a-2", "a-3"])  # as found before the others took the first two
+    monkeypatch.setattr(folders, "free_name", lambda stem: next(offered))
+    assert folders.free_folder("a") == folders.RUNS / "a-3" and (folders.RUNS / "a-3").is_dir()
+
+
+def test_where_runs_is_no_folder_is_one_line(capsys):
+    folders.RUNS.symlink_to("nowhere")
+    assert main(TINY[:-2]) == 2
+    assert capsys.readouterr().err == "wtref: cannot make the folder runs: File exists\n"
+
+
+def test_an_import_that_is_not_saved_is_no_run(monkeypatch, capsys):
+    """A run without its checkpoint would start from the first weights."""
+    assert main(TINY) == 0 and main(["export", "mine"]) == 0
+    capsys.readouterr()
+
+    def full(*args, **entries):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("numpy.savez", full)
+    assert main(["import", "runs/mine/torch.pt", *NET, "--log-name", "new"]) == 1
+    assert capsys.readouterr().err == "wtref: cannot write to runs/new: No space left on device; no run was started\n"
+    assert json.loads((FOLDER / "config.json").read_text()) and not Path("runs/new").exists()
