@@ -19,7 +19,7 @@ from wtref.datasets.folder import (
     AHEAD, MEAN, PIECE, STD, FolderFeed, decode_ahead, load_folder_into_memory
 )  # fmt: skip
 from wtref.datasets.listing import list_folder
-from wtref.datasets.memory import MemoryFeed, images_per_second
+from wtref.datasets.memory import MemoryFeed, images_per_second, training_order
 from wtref.datasets.reading import BadImage, read_image
 from wtref.errors import InputError
 
@@ -188,7 +188,7 @@ def test_going_on_in_mid_epoch_gives_the_same_batches(folder):
 def test_an_image_varies_with_seed_and_epoch_and_not_with_the_batch_size(folder):
     def view_of(index, seed, epoch, batch_size):
         feed = feed_of(folder, batch_size, seed, jitter=0.4)
-        order = np.random.default_rng((seed, 1, epoch)).permutation(feed.train_count)
+        [(_, order)] = training_order(seed, epoch, feed.train_count, feed.train_count)
         images = np.concatenate([images for images, _ in feed.train_batches(epoch)])
         return images[order.tolist().index(index)].tobytes()
 

@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from wtref import randomness
 from wtref.backend import array_module
 from wtref.kernels import primitives
 from wtref.kernels.plain import hadamard
@@ -27,9 +28,10 @@ class IndependentNoise:
         """The unit in which `window` counts, in rows: n of them."""
         return n
 
-    def draw(self, device, seed, rows, n, share=slice(None)):
-        """x (rows, n) of step `step` in layer `layer`, or a share of its rows, a slice; seed is (seed, layer, step)."""
-        return device.array(np.random.default_rng(seed).standard_normal((rows, n))[share])
+    def draw(self, device, moment, rows, n):
+        """x (rows, n); moment is (seed, layer, step)."""
+        seed, layer, step = moment
+        return device.array(randomness.generator(seed, randomness.NOISE, layer, step).standard_normal((rows, n)))
 
 
 class DecorrelatedNoise:
@@ -50,13 +52,13 @@ class DecorrelatedNoise:
         """P: the rows after which every input has been told apart from every other."""
         return power_of_two(n)
 
-    def draw(self, device, seed, rows, n):
-        """x (rows, n), slice `step` of layer `layer`, as Patterns; rows a power of two; seed is (seed, layer, step)."""
-        *layer, step = seed
+    def draw(self, device, moment, rows, n):
+        """x (rows, n), slice `step` of layer `layer`, as Patterns; rows a power of two; moment is (seed, layer, step)."""
+        seed, layer, step = moment
         slices = max(self.block(n) // rows, 1)
         block, index = divmod(step, slices)
-        column_signs = _signs((*layer, 0, block), n) * _slice_signs(slices, index, rows, n)
-        row_signs = _signs((*layer, 1, step), rows)
+        column_signs = _signs(n, seed, randomness.COLUMN_SIGNS, layer, block) * _slice_signs(slices, index, rows, n)
+        row_signs = _signs(rows, seed, randomness.ROW_SIGNS, layer, step)
         return Patterns(device.array(row_signs), device.array(column_signs), rows)
 
 
@@ -90,8 +92,8 @@ def power_of_two(n):
     return 1 << (n - 1).bit_length()
 
 
-def _signs(seed, n):
-    return 1.0 - 2.0 * np.random.default_rng(seed).integers(2, size=n)
+def _signs(n, *name):
+    return 1.0 - 2.0 * randomness.generator(*name).integers(2, size=n)
 
 
 def _slice_signs(slices, index, rows, n):

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from wtref import models
+from wtref import models, randomness
 from wtref.angles import delta_angles, matrix_angles
 from wtref.backend import to_host
 from wtref.errors import Diverged
@@ -22,22 +22,20 @@ class Training:
     """One network, learning one data set by one rule.
 
     The first weights, the feedback weights, the order of the images, their augmentation and the
-    mirror's noise each have a random stream of their own, all from config.seed.  Rules with the same
-    seed share the first weights and the images.
+    mirror's noise each have a random stream of their own, all from config.seed (randomness.py).
+    Rules with the same seed share the first weights and the images.
     """
 
     def __init__(self, config, device, feed):
         """config: Config; device: backend.Device; feed: where batches come from (datasets/memory.py)."""
         self.config, self.device, self.feed, self.crew = config, device, feed, device.crew
-        seeds = np.random.SeedSequence(config.seed).spawn(2)
-        weights_rng, self.feedback_rng = map(np.random.default_rng, seeds)
-
         self.network = models.build(config.model, feed.shape, feed.classes, config.model_options)
-        self.network.initialise(device, weights_rng)
+        self.network.initialise(device, randomness.generator(config.seed, randomness.WEIGHTS))
         if not config.sync_bn:
             for norm in self.network.norms:
                 norm.crew = ALONE
         self.rule = RULES[config.rule](**config.rule_options)
+        self.feedback_rng = randomness.generator(config.seed, randomness.FEEDBACK)
         for s in self.network.with_feedback:
             self.rule.connect(s, self.feedback_rng, feed.classes)
 

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wtref import randomness
 from wtref.datasets.augment import Normalise, central_view, random_view
 from wtref.datasets.base import Dataset
 from wtref.datasets.listing import list_folder
-from wtref.datasets.memory import VARIATION, training_order
+from wtref.datasets.memory import training_order
 from wtref.datasets.reading import BadImage, read_image
 from wtref.errors import InputError, check_choice
 from wtref.kernels import cores
@@ -80,7 +81,7 @@ class FolderFeed:
         return self._batches(self.test, _slices(share.start, share.stop, batch_size), self._central)
 
     def _varied(self, epoch, index):
-        rng = np.random.default_rng((self.seed, VARIATION, epoch, int(index)))
+        rng = randomness.generator(self.seed, randomness.VARIATION, epoch, int(index))
         return random_view(self.train.paths[index], self.shape[0], self.jitter, rng)
 
     def _central(self, index):

@@ -10,12 +10,9 @@ import hashlib
 import time
 from itertools import islice
 
-import numpy as np
-
+from wtref import randomness
 from wtref.backend import to_host
 from wtref.datasets.augment import Augmentation, Normalise
-
-ORDER, VARIATION = 1, 2  # after the run's seed: which of its random streams
 
 
 class MemoryFeed:
@@ -52,7 +49,7 @@ class MemoryFeed:
         for i, batch in training_order(self.seed, epoch, self.train_count, self.batch_size, first):
             share = self.device.crew.share(len(batch))
             mine = self.device.raw(batch[share])
-            rng = np.random.default_rng((self.seed, VARIATION, epoch, i))
+            rng = randomness.generator(self.seed, randomness.VARIATION, epoch, i)
             yield self.normalise(self.augmentation(images[mine], rng, len(batch), share)), labels[mine]
 
     def test_batches(self, batch_size=256):
@@ -66,7 +63,7 @@ class MemoryFeed:
 
 def training_order(seed, epoch, count, batch_size, first=0):
     """Yield (i, indices (n,)) for batch i of an epoch, from batch `first` on; each index once an epoch."""
-    order = np.random.default_rng((seed, ORDER, epoch)).permutation(count)
+    order = randomness.generator(seed, randomness.ORDER, epoch).permutation(count)
     for i in range(first, -(-count // batch_size)):
         yield i, order[i * batch_size : (i + 1) * batch_size]
 
