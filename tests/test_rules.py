@@ -378,17 +378,19 @@ PHIS = {
 def test_noise_through_an_activation_still_shows_W(name):
     """Stein: E[x phi(wx)] = E[phi'] w.  Divided by the mean phi', each column has w's own length,
     under the sampling error n E[phi^2] / (S E[phi']^2 |w|^2)."""
-    phi, slope = PHIS[name]
-    s = bare_synapses(64, 64)
-    S = mirror_average(s, 64 * 400, noise="independent", activation=name)
-    lengths = np.linalg.norm(s.W, axis=1)
-    power = [gaussian_mean(lambda a: phi(a) ** 2, w) / gaussian_mean(slope, w) ** 2 for w in lengths]
-    assert tan2(s) == pytest.approx(64 * sum(power) / S / (lengths**2).sum(), rel=0.125)
-    along = (s.B.T * s.W).sum(axis=1) / lengths**2  # 1 on average
-    spread = np.sqrt(np.array(power) / S) / lengths
-    bias = 1 / 64  # 1 / M, as a ratio of averages has
-    assert along.mean() == pytest.approx(1, abs=5 * spread.mean() / 8 + bias)
-    assert np.abs(along - 1).max() < 5 * spread.max() + bias
+    (phi, slope), ratios = PHIS[name], []
+    for layer in range(1, 5):
+        s = bare_synapses(64, 64, layer)
+        S = mirror_average(s, 64 * 400, noise="independent", activation=name)
+        lengths = np.linalg.norm(s.W, axis=1)
+        power = [gaussian_mean(lambda a: phi(a) ** 2, w) / gaussian_mean(slope, w) ** 2 for w in lengths]
+        ratios.append(tan2(s) / (64 * sum(power) / S / (lengths**2).sum()))
+        along = (s.B.T * s.W).sum(axis=1) / lengths**2  # 1 on average
+        spread = np.sqrt(np.array(power) / S) / lengths
+        bias = 1 / 512  # 1 / M, as a ratio of averages has
+        assert along.mean() == pytest.approx(1, abs=5 * spread.mean() / 8 + bias)
+        assert np.abs(along - 1).max() < 5 * spread.max() + bias
+    assert np.mean(ratios) == pytest.approx(1, rel=0.125)
 
 
 def test_a_cell_silent_through_a_whole_step_does_no_harm():
@@ -451,7 +453,7 @@ def test_the_initial_stretch_of_independent_noise(n_in, layers):
 @pytest.mark.parametrize("window", [0.1, 1])
 def test_a_memory_shorter_than_a_step_remembers_that_step(window):
     """M = 64 rows but S = 33 or fewer: B is the last step's own product, not -a times the one before."""
-    s, rule = bare_synapses(33), WeightMirror("independent", window=window)
+    s, rule = bare_synapses(33), WeightMirror("independent", window=window, rows=64)
     for step in range(4):
         rule.mirror(s)
         y = rule.noise.draw(CPU, (0, s.layer, step), 64, 33)
@@ -530,6 +532,28 @@ def test_the_steady_state_of_decorrelated_noise(window):
     assert found[0] == pytest.approx(1 / (3 * window**3), rel=0.1)
     assert found.max() == pytest.approx(1 / window**2, rel=0.2)
     assert found.mean() == pytest.approx(2 / (3 * window**2), rel=0.15)
+
+
+@pytest.mark.parametrize("noise, rows, drawn", [
+    ("independent", None, 512), ("independent", 512, 512), ("independent", 1, 1), ("independent", 4096, 4096),
+    ("decorrelated", None, 64), ("decorrelated", 512, 64), ("decorrelated", 64, 64), ("decorrelated", 16, 16),
+])  # fmt: skip
+@pytest.mark.parametrize("n_in", [33, 64])
+def test_a_step_draws_the_rows_that_were_asked_for(noise, rows, drawn, n_in, monkeypatch):
+    """A block of decorrelated noise has 64 rows for these inputs, and no more can be asked of it."""
+    s, rule = bare_synapses(n_in), WeightMirror(noise, rows=rows, window=10)
+    shapes, draw = [], rule.noise.draw
+
+    def recorded(*arguments):
+        x = draw(*arguments)
+        shapes.append(laid_out(x).shape)
+        return x
+
+    monkeypatch.setattr(rule.noise, "draw", recorded)
+    rule.before_training(s)
+    S = 10 * (n_in if noise == "independent" else 64)
+    assert shapes == [(drawn, n_in)] * math.ceil(S / drawn / 2)
+    assert rule.rate(s, math.inf) == pytest.approx(min(2 * drawn / (S + drawn), 1))
 
 
 @pytest.mark.parametrize("noise", ["decorrelated", "independent"])

@@ -69,7 +69,7 @@ class Config:
     mirror_window: float | None = _option(None, "WM: noise rows that B remembers, per input cell; default: one whole block of "
                                           "decorrelated noise, 6 of slices, 100 of independent noise")  # fmt: skip
     mirror_rows: int | None = _option(None, "WM: noise rows per mirror step, a power of two; default: a whole block of "
-                                      "decorrelated noise, 512 of independent noise")  # fmt: skip
+                                      "decorrelated noise, which is also the most, or 512 of independent noise")  # fmt: skip
     mirror_every: int = _option(1, "WM: training steps between mirror steps")
     mirror_bound: str = _option("decay", "WM: matched decay, or synaptic scaling", BOUNDS)
     mirror_activation: str | None = _option(None, "WM: activation that the noise passes through", ACTIVATIONS)

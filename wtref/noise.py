@@ -1,7 +1,7 @@
 """The zero-mean noise that a layer fires in mirror mode: rows x (M, n) with E[x^T x] = M I.
 
 Both kinds are functions of (seed, layer, step) alone: they carry no state from step to step and
-come out the same on every device.  `rows` is M where nobody asks for another, and at most the power of two from n up.
+come out the same on every device.  `rows` is M where nobody asks for another.
 """
 
 import math
@@ -28,6 +28,10 @@ class IndependentNoise:
         """The unit in which `window` counts, in rows: n of them."""
         return n
 
+    def batch(self, rows, n):
+        """M where that many rows are asked for."""
+        return rows
+
     def draw(self, device, moment, rows, n):
         """x (rows, n); moment is (seed, layer, step)."""
         seed, layer, step = moment
@@ -51,6 +55,10 @@ class DecorrelatedNoise:
     def block(self, n):
         """P: the rows after which every input has been told apart from every other."""
         return power_of_two(n)
+
+    def batch(self, rows, n):
+        """M where that many rows are asked for: a block at most."""
+        return min(rows, self.block(n))
 
     def draw(self, device, moment, rows, n):
         """x (rows, n), slice `step` of layer `layer`, as Patterns; rows a power of two; moment is (seed, layer, step)."""

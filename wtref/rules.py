@@ -143,7 +143,7 @@ class WeightMirror(Rule):
     ----------
     noise : "decorrelated" or "independent" (noise.py)
     window : S in rows per input cell; None: one step where that shows W^T exactly, else the noise's own default
-    rows : M, rows of noise per step, a power of two; a narrow layer makes do with fewer; None: the noise's own default
+    rows : M, rows of noise per step, a power of two, of decorrelated noise a block at most; None: the noise's own default
     every : one step of mirror mode after every so many training steps
     bound : "decay" (matched), or "scaling": each B is scaled back to the norm it was drawn with
     activation : None, or the phi ("relu", "sigmoid", "tanh") that noise also passes on its way up;
@@ -183,7 +183,7 @@ class WeightMirror(Rule):
 
     def batch(self, s):
         """M for this layer."""
-        return min(self.rows, power_of_two(s.n_in))
+        return self.noise.batch(self.rows, s.n_in)
 
     def memory(self, s):
         """S for this layer, in rows."""

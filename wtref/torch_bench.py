@@ -129,7 +129,7 @@ class Feedback(nn.Module):
         """One step of rules.WeightMirror with matched decay.
 
         The noise is independent signs, which PyTorch draws faster than normal numbers; B's memory is
-        as long as IndependentNoise asks for.
+        as long as IndependentNoise asks for.  A step draws no more rows than wtref's, a block at most.
         """
         W, B = _matrix(self.layer.weight), _matrix(self.B)
         n = W.shape[1]
