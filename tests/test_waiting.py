@@ -117,9 +117,12 @@ import os, pickle, signal, sys, time
 import numpy as np
 from mpi4py import MPI
 from wtref.errors import Unanswered
+from wtref.parallel.opening import forget_shared_memory
 from wtref.parallel.talk import Talk
 comm = MPI.COMM_WORLD
 talk = Talk(comm)
+comm.Barrier()
+forget_shared_memory()
 things = [None, {}, "ä" * 1000, np.arange(5), 2**70]
 assert talk.everyones(things[comm.rank])[0] is None
 for rank, thing in enumerate(talk.everyones(things[comm.rank])):
