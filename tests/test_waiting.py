@@ -70,6 +70,17 @@ def test_a_stopped_process_is_named_when_the_limit_is_over(here, rank):
     assert checkpoints.read(Path("runs/mine/last.npz"))[1]["position"] == 3
 
 
+def test_an_error_of_one_process_does_not_wait_without_end_for_the_others_to_see_it(here):
+    text = STRUCK.replace("talk.GRACE, talk.MOMENT = 1, 0.3", "talk.LIMIT = 1.2")
+    text = text.replace("class Struck", "cli.datasets.open_feed = lambda *_: os.kill(os.getpid(), number)\nclass Struck")
+    text = text.replace("from wtref import cli, training", "from wtref import cli, datasets, training").replace("cli.datasets", "datasets")
+    one, other = (mpiexec(1, program(text), 1, "SIGSTOP", *SMALL, "--lr", lr) for lr in ("-1", "1"))
+    done = run([*one, ":", *other[1:]], seconds=60)
+    (line,) = said(done.stderr)
+    assert re.fullmatch(rf"wtref: rank 1 \(process \d+ on .+\) has not answered for 0.02 min \(--wait-limit\); {WHOLE}", line)
+    assert done.returncode == 1 and "Traceback" not in done.stderr and nothing_left(here) and not Path("runs").exists()
+
+
 def test_who_is_asked_to_stop_does_not_wait_for_a_stopped_process_much_longer(here):
     command = mpiexec(3, program(STRUCK), 1, "SIGSTOP", *SMALL, "--epochs", "900", "--save-every", "1", "--log-name", "mine")
     started = start(command)

@@ -221,6 +221,10 @@ class MpiCrew(Crew):
                 self.meet({}, str(error))
             except InputError as shared:
                 error = shared
+            except Unanswered as unanswered:
+                error, code = unanswered, 1
+            except KeyboardInterrupt:  # the others need not say the same
+                pass
         if getattr(error, "shared", False) or isinstance(error, Diverged):  # all processes know the sum of losses
             return super().end(error, code) if self.rank == 0 else code
         if error is not None:

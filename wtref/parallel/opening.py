@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 
-LIMIT = 600  # seconds
+LIMIT = 600  # seconds, the time that PyTorch, too, waits for NCCL
 
 
 @contextlib.contextmanager

@@ -12,8 +12,8 @@ import numpy as np
 from mpi4py import MPI
 
 from wtref.errors import Unanswered
+from wtref.parallel.opening import LIMIT
 
-LIMIT = 600  # seconds that processes wait for one another, until a run says how long
 LOOKS = 100  # at a message that is not there yet, before the process takes naps
 NAP = 2e-5  # seconds
 LONGEST_NAP = 0.1  # seconds that count as waited; in more than these all processes may have been suspended, as by Slurm
