@@ -1,7 +1,10 @@
 """`reproduce`: resumable, and a report that holds what the runs' metrics say."""
 
+import itertools
 import json
+import os
 import re
+import signal
 from pathlib import Path
 from statistics import mean
 
@@ -10,6 +13,7 @@ import pytest
 from wtref.cli import main
 from wtref.config import Config
 from wtref.experiments import EXPERIMENTS, Experiment
+from wtref.parallel import Crew
 from wtref.runs import Run
 from wtref.training import Training
 
@@ -76,6 +80,80 @@ def test_an_interrupted_experiment_does_what_is_left(monkeypatch, capsys):
     assert 10**6 - left[0] <= 4 * 2 * 12 - 12, "the first run's first epoch at least was not done again"
     monkeypatch.setattr(Training, "train_step", None)
     assert main(["reproduce", "tiny"]) == 0, "nothing is left to do, and nothing is done"
+
+
+MOMENTS = {  # of the first of two runs, with 24 steps: what is called then, and how often before
+    "in its last step": (Training, "train_step", 24),
+    "as it is evaluated": (Training, "evaluate", 2),
+    "as it is saved": (Run, "save", 2),
+    "as it says that it is done": (Crew, "union", 1),
+}
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_signal_at_the_end_of_a_run_stops_the_experiment(monkeypatch, capsys, moment, number, code):
+    owner, name, call = MOMENTS[moment]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, at_call(getattr(owner, name), call, lambda: os.kill(os.getpid(), number)))
+        assert main(["reproduce", "tiny", "--seeds", "1"]) == code
+    again = "do what is left with: python run.py reproduce tiny --seeds 1"
+    assert capsys.readouterr().err == f"wtref: stopped at run 1 of 2; {again}\n"
+    assert Run("tiny-bp-0").finished() and not Run("tiny-kp-0").folder.exists()
+    assert main(["reproduce", "tiny", "--seeds", "1"]) == 0
+    assert "finished already: runs/tiny-bp-0" in capsys.readouterr().out and Run("tiny-kp-0").finished()
+
+
+def at_call(original, call, what):
+    """The function, which does `what` first in the call-th of its calls."""
+    count = itertools.count(1)
+
+    def watched(*args, **kwargs):
+        if next(count) == call:
+            what()
+        return original(*args, **kwargs)
+
+    return watched
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed():
+    raise Killed
+
+
+@pytest.mark.parametrize("name, epochs", [("_write_metrics", 2), ("_keep_best", 2), ("save", 1)])
+def test_a_run_is_as_far_as_its_checkpoint_says(monkeypatch, capsys, name, epochs):
+    """It is killed as its last epoch ends: before its checkpoint is saved, or between that and its record."""
+    assert main(["reproduce", "tiny", "--seeds", "1"]) == 0
+    wanted = errors(seeds=[0])
+    monkeypatch.chdir(Path("runs"))  # a fresh place
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Run, name, at_call(getattr(Run, name), 2, killed))
+        main(["reproduce", "tiny", "--seeds", "1"])
+    run = Run("tiny-bp-0")
+    assert len(run.metrics()) == 1 and run.progress()["epoch"] == epochs and not run.finished()
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    assert f" {epochs}/2 " in capsys.readouterr().out
+    assert main(["reproduce", "tiny", "--seeds", "1"]) == 0
+    assert errors(seeds=[0]) == wanted and run.finished()
+
+
+def test_metrics_without_their_checkpoint_are_no_finished_run(capsys):
+    """As a run was left that was killed between the two when metrics were written first."""
+    assert main(["reproduce", "tiny", "--seeds", "1"]) == 0
+    wanted, run = errors(seeds=[0]), Run("tiny-bp-0")
+    (run.folder / "previous.npz").replace(run.folder / "last.npz")
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    assert re.search(r"tiny-bp-0 .* 1/2 .* unfinished$", capsys.readouterr().out, re.MULTILINE)
+    assert main(["reproduce", "tiny", "--seeds", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "goes on after epoch 1\n" in out and "finished already: runs/tiny-bp-0" not in out
+    assert errors(seeds=[0]) == wanted and run.finished()
 
 
 def test_fewer_epochs_are_runs_of_their_own():

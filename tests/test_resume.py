@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -149,6 +150,9 @@ def test_killed_at_each_point_of_every_save():
         assert code in (0, -signal.SIGKILL)
         if code == 0:
             break
+        if Path("runs", name, "last.npz").exists():
+            saved = Run(name).progress()["epoch"]
+            assert len(Run(name).metrics()) in (saved, saved - 1)
         assert train(*go_on(name, flags)[1:]) == 0
         assert outcome(name) == outcome("whole") and not leftovers(name)
     assert call > 50
@@ -330,7 +334,7 @@ def test_no_whole_checkpoint_is_one_line_and_nothing_is_overwritten(stopped, cap
     assert train("--resume", "mine") == 2
     out, err = capsys.readouterr()
     assert err.startswith("wtref: ") and err.count("\n") == 1 and out == ""
-    assert "last.npz is damaged" in err and "previous.npz is damaged" in err
+    assert "last.npz is damaged" in err and "previous.npz is damaged" in err and err.endswith(ADVICE)
     assert contents(stopped) == before
 
 
@@ -350,6 +354,65 @@ def test_no_flipped_bit_goes_unnoticed_or_raises_something_else(tmp_path):
         else:
             assert plain == {"epoch": 3} and all(np.array_equal(again[k], arrays[k]) for k in arrays | again)
     assert noticed > 200
+
+
+# --- where it goes on -------------------------------------------------------------------------------------
+
+
+def said(capsys):
+    """What a resumed run says behind its folder."""
+    return capsys.readouterr().out.partition("run: runs/mine\n")[2].splitlines()[0]
+
+
+def test_a_resumed_run_says_where_it_goes_on(stopped, capsys):
+    assert train("--resume", "mine") == 0
+    assert said(capsys) == "goes on after epoch 1, step 2 of 4"
+    assert train("--resume", "mine") == 0
+    assert said(capsys) == "goes on after epoch 3"
+
+
+def test_a_run_without_a_checkpoint_says_that_it_starts_anew(monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save", lambda *args: die_in_python())
+        with pytest.raises(Died):
+            train("--log-name", "mine", *SMALL)
+    assert os.listdir("runs/mine") == ["config.json"]
+    capsys.readouterr()
+    assert train("--resume", "mine") == 0
+    assert said(capsys) == "no checkpoint was saved before: the run starts at epoch 1"
+
+
+class Died(BaseException):
+    pass
+
+
+def die_in_python():
+    raise Died
+
+
+ADVICE = "restore last.npz from a copy, or copy runs/mine/best.npz there, or start a new run\n"
+
+
+def test_a_run_whose_checkpoints_are_lost_does_not_start_anew(stopped, capsys):
+    for name in ("last.npz", "previous.npz"):
+        (stopped / name).unlink()
+    before = contents(stopped)
+    assert train("--resume", "mine") == 2
+    out, err = capsys.readouterr()
+    lost = "runs/mine has metrics, but neither last.npz nor previous.npz; no checkpoint is left to go on from"
+    assert (out, err) == ("", f"wtref: {lost}: {ADVICE}")
+    assert contents(stopped) == before
+    shutil.copy(stopped / "best.npz", stopped / "last.npz")
+    assert train("--resume", "mine") == 0, "the advice helps"
+    assert said(capsys) == "goes on after epoch 1" and outcome("mine") == outcome("whole")
+
+
+def test_metrics_that_are_lost_are_missed(stopped, capsys):
+    (stopped / "metrics.jsonl").unlink()
+    assert train("--resume", "mine") == 0
+    err = capsys.readouterr().err
+    assert err == "wtref: runs/mine/metrics.jsonl lacks 1 of 1 epochs, which are not to be had again\n"
+    assert [record["epoch"] for record in Run("mine").metrics()] == [2, 3]
 
 
 # --- another run, other data ------------------------------------------------------------------------------

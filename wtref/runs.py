@@ -186,12 +186,13 @@ class Run:
         return plain
 
     def finished(self):
-        """Has the last epoch been saved, in a checkpoint that can be read?"""
+        """Has the last epoch been saved, its checkpoint and its record?"""
         try:
-            progress = self.progress()
+            progress, records = self.progress(), self.metrics()
         except InputError:
             return False
-        return progress is not None and progress["epoch"] == self.config().epochs
+        epochs = self.config().epochs
+        return progress is not None and progress["epoch"] == epochs in [record["epoch"] for record in records]
 
     def saved(self):
         """In words: how far the newest checkpoint goes."""
@@ -222,13 +223,19 @@ class Run:
             checkpoints.keep_as(self.folder / name, self.folder / "last.npz")
         self._keep_best(plain, name)
         self._remove_leftovers()
+        self._complete_metrics(plain)
+
+    def _complete_metrics(self, plain):
+        """Bring metrics.jsonl to the epoch of the checkpoint with these plain values."""
         there = self.metrics()
-        records = [r for r in there if r["epoch"] <= plain["epoch"]]
-        record = plain.get("record")
-        if record and record["epoch"] not in {r["epoch"] for r in records}:
-            records.append(record)
-        if records != there:
-            self._write_metrics(records)
+        records = {r["epoch"]: r for r in there if r["epoch"] <= plain["epoch"]}
+        if record := plain.get("record"):
+            records.setdefault(record["epoch"], record)
+        if list(records.values()) != there:
+            self._write_metrics(records.values())
+        if missing := plain["epoch"] - len(records):
+            path = self.folder / "metrics.jsonl"
+            print(f"wtref: {path} lacks {missing} of {plain['epoch']} epochs, which are not to be had again", file=sys.stderr)
 
     def _remove_leftovers(self):
         for leftover in self._leftovers():
