@@ -10,6 +10,7 @@ from statistics import mean
 
 import pytest
 
+from wtref import report
 from wtref.cli import main
 from wtref.config import Config
 from wtref.experiments import EXPERIMENTS, Experiment
@@ -54,9 +55,19 @@ def test_table_and_report_say_what_the_runs_found(capsys):
     page = Path("runs/reproduce-tiny/report.html").read_text()
     assert page.count('src="data:image/png;base64,') == 3 and not re.search(r'(src|href)="(?!data:)', page)
     assert f"{kp:.2f} ±" in page and "reproduce tiny --threads 1" in page and "nobody" in page
+    assert "bp: {&quot;lr&quot;: 0.1}\nkp: {&quot;lr&quot;: 0.2}" in page
     lines = [json.loads(line) for line in Path("runs/reproduce-tiny/metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 2 * 2 * TINY.recipe["epochs"]
     assert Run("tiny-kp-1").config().lr == 0.2 and Run("tiny-bp-1").config().lr == Config.lr
+
+
+def test_the_configuration_shows_what_differs_by_rule():
+    experiment = EXPERIMENTS["mnist-mlp"]
+    configs = [Config(**experiment.recipe, **own, rule=rule, seed=seed) for rule, own in experiment.rules.items() for seed in (0, 1)]
+    shared, own = report.recipes(configs)
+    assert own == {"bp": {"lr": 0.2}, "wm": {"lr": 0.05}, "kp": {"lr": 0.3}, "ss": {"lr": 0.2}, "fa": {"lr": 0.2}}
+    assert shared["hidden"] == (500,) and not {"lr", "rule", "seed", "data_dir"} & shared.keys()
+    assert report.recipes(configs[:2]) == ({**shared, "lr": 0.2}, {})
 
 
 def test_an_interrupted_experiment_does_what_is_left(monkeypatch, capsys):

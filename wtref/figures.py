@@ -12,7 +12,8 @@ COLOURS = {  # Okabe and Ito: told apart by colour-blind readers too; one colour
 }  # fmt: skip
 
 OTHERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # runs by name, in order
-TICKS = (0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100)
+TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100)
+ONE_EPOCH = (0, 2)  # the limits of an axis of epochs that has but one
 LABELS = {"usf": "uSF", "frsf": "frSF", "brsf": "brSF"}
 
 
@@ -101,29 +102,51 @@ def _draw_errors(lines, colours):
     for curve, colour in colours.items():
         epochs, values = _by_epoch(lines, curve, lambda line: line["test_error"])
         centre = [mean(v) for v in values]
-        axes.fill_between(epochs, [min(v) for v in values], [max(v) for v in values],
-                          color=colour, alpha=0.15, linewidth=0)  # fmt: skip
-        axes.plot(epochs, centre, color=colour, linewidth=1.8, marker="o" if len(epochs) == 1 else None)
+        band = [min(v) for v in values], [max(v) for v in values]
+        if len(epochs) > 1:
+            axes.fill_between(epochs, *band, color=colour, alpha=0.15, linewidth=0)
+        else:  # a band would have no width
+            axes.vlines(epochs, *band, color=colour, alpha=0.4, linewidth=4)
+        axes.plot(epochs, centre, color=colour, linewidth=1.8, marker=_marker(epochs))
         ends[curve] = centre[-1]
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    ticks = [tick for tick in TICKS if low <= tick <= high]
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
-    axes.set(xlabel="epoch", ylabel="test error (%)", xlim=(min(1, last - 1), last))
-    _label_ends(axes, {curve: (end, f"{label(curve)} {end:.1f} %") for curve, end in ends.items()}, colours)
+    axes.set(xlabel="epoch", xlim=(1, last) if last > 1 else ONE_EPOCH)
+    _scale_errors(axes, [line["test_error"] for line in lines])
+    _label_ends(axes, {curve: (end, f"{label(curve)} {end:{'.1f' if end >= 1 else '.2g'}} %") for curve, end in ends.items()}, colours)
     return figure
 
 
+def _scale_errors(axes, errors):
+    """A logarithmic axis between two ticks that hold all errors; zero, where there is one, has its place below."""
+    smallest = min(filter(None, errors), default=1)
+    low = max((tick for tick in TICKS[:-1] if tick <= smallest), default=TICKS[0])
+    high = min((tick for tick in TICKS if tick > low and tick >= max(errors)), default=TICKS[-1])
+    ticks = [tick for tick in TICKS if low <= tick <= high]
+    if min(errors) > 0:
+        axes.set_yscale("log")
+        axes.set(ylabel="test error (%)", ylim=(min(low, smallest) / 1.03, high * 1.03))
+    else:
+        axes.set_yscale("symlog", linthresh=low, linscale=0.3)
+        axes.set(ylabel=f"test error (%), linear below {low:g}", ylim=(-0.1 * low, high * 1.03))
+        ticks.insert(0, 0)
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+
+
+def _marker(epochs):
+    """A line through a single point would not be seen."""
+    return "o" if len(epochs) == 1 else None
+
+
 def _draw_depth(lines, colours):
-    """Angles at the last epoch, a point per layer, mean over seeds; the first layer on the left."""
+    """Angles at each curve's last epoch, a point per layer, mean over seeds; the first layer on the left."""
     figure, (row,) = _figure(1, 2, (9, 3.8))
-    last, depths = max(line["epoch"] for line in lines), _depths(lines)
+    depths = _depths(lines)
     for axes, kind in zip(row, ("matrix", "delta")):
         ends = {}
         for curve, colour in colours.items():
+            last = max(line["epoch"] for line in lines if line["curve"] == curve)
             mine = [line[f"{kind}_angles"] for line in lines if line["curve"] == curve and line["epoch"] == last]
-            if not mine or not mine[0]:
+            if not mine[0]:
                 continue
             values = [mean(angles[name] for angles in mine) for name in mine[0]]
             axes.plot([depths[name] for name in mine[0]], values, color=colour, linewidth=1.4, marker="o", markersize=3)
@@ -148,7 +171,7 @@ def _draw_angles(lines, colours):
             for name in names:
                 epochs, values = _by_epoch(mine, curve, lambda line: line[f"{kind}_angles"][name])
                 colour = colour_of((depths[name] - 1) / max(len(depths) - 1, 1))
-                axes.plot(epochs, [mean(v) for v in values], color=colour, linewidth=1.2)
+                axes.plot(epochs, [mean(v) for v in values], color=colour, linewidth=1.2, marker=_marker(epochs), markersize=4)
             if not names:
                 axes.text(0.5, 0.5, "no such matrix", transform=axes.transAxes, ha="center", color="grey")
             axes.set(ylim=(-3, 100), yticks=range(0, 101, 20))
@@ -158,6 +181,8 @@ def _draw_angles(lines, colours):
         axes.set_title(label(curve), color=colours[curve], fontweight="bold")
     for axes in grid[-1]:
         axes.set_xlabel("epoch")
+    if max(line["epoch"] for line in lines) == 1:
+        grid[0, 0].set_xlim(ONE_EPOCH)  # of all, which share it
     bar = figure.colorbar(ScalarMappable(cmap=colour_of), ax=grid, ticks=[0, 1], fraction=0.03, pad=0.02)
     bar.ax.set_yticklabels(["first", "last"])
     bar.set_label("layer", labelpad=-16)
