@@ -1,6 +1,7 @@
 """What each command of the command line does, one function each; cli.py reads their arguments."""
 
 import shlex
+import sys
 from dataclasses import replace
 
 from wtref import audit as auditing
@@ -100,7 +101,7 @@ def export(args, given):
 
     trained = Trained(Run.find(args.name), args.checkpoint, args.device)
     path = trained.run.folder / "torch.pt"
-    torch_state.export(trained.network, path)
+    torch_state.export(trained.network, trained.config, trained.images, path)
     print(f"PyTorch state_dict of wtref.torch_networks.build({trained.config.model!r}, ...): {path}")
 
 
@@ -108,10 +109,13 @@ def import_(args, given):
     """Start a run from a PyTorch state_dict; evaluate it, or train it on with --resume."""
     from wtref import torch_state
 
-    config = Config(**given)
+    file = torch_state.read(args.file)
+    config = torch_state.config_of(file, given)
     training = running.prepared(config)
-    torch_state.load(training, args.file)
+    torch_state.load(training, file)
     run = Run.create(config, training.feed.about(), training.device.name, args.log_name, training)
+    for remark in torch_state.remarks(file, training):
+        print(f"wtref: {remark}", file=sys.stderr)
     print(f"run: {run.folder}")
 
 
