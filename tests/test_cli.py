@@ -427,10 +427,11 @@ def test_a_switch_has_two_positions(flag):
 def test_training_prints_an_epoch_a_line_and_where_it_went(capsys):
     assert main([*MLP, "--epochs", "3", "--rule", "kp", "--log-name", "mine"]) == 0
     out, err = capsys.readouterr()
-    head, run, *epochs, done = out.splitlines()
+    head, data, run, *epochs, done = out.splitlines()
     where, compute, threads = head.rsplit(", ", 2)
     assert where == f"mlp, {64 * 8 + 80} weights, by kp on digits; cpu, float32"
     assert (compute, threads) == tuple(kernels.use().rsplit(", ", 1))
+    assert data == "data: 1,437 training and 360 test images of 10 classes"
     assert run == "run: runs/mine" and "runs/mine" in done and err == ""
     for number, (line, record) in enumerate(zip(epochs, Run("mine").metrics(), strict=True), start=1):
         assert line.startswith(f"epoch {number}/3  loss {record['train_loss']:.4f}  ")

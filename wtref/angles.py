@@ -55,3 +55,8 @@ def delta_angles(network, error):
         s.B, s.direct = B, direct
     network.backward(error)
     return {s.name: angle(s.delta, w, s.crew) for s, w in zip(network.synapses, wanted)}
+
+
+def measured(angles):
+    """Those of the angles that are numbers: the delta angles of a batch without images are NaN."""
+    return [angle for angle in angles if not math.isnan(angle)]

@@ -50,10 +50,11 @@ def evaluate(args, given):
     """Test a run's network on test images, its own data set's or another's."""
     trained = Trained(Run.find(args.name), args.checkpoint, args.device)
     feed = trained.open_feed(replace(trained.config, **given))
-    loss, error = trained.evaluate(feed)
+    loss, error, count = trained.evaluate(feed)
     print(f"{args.name}: {args.checkpoint} checkpoint, after {trained.epoch} epochs and {trained.position} steps")
-    tested = f"{feed.test_count} test images of {given.get('dataset', trained.config.dataset)}"
+    tested = f"{count} test images of {given.get('dataset', trained.config.dataset)}"
     print(f"{tested}: error {error:.2f} %, loss {loss:.4f} nats")
+    running.say_skipped(feed.skipped)
 
 
 def predict(args, given):

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from statistics import mean, stdev
 
 from wtref import datasets, figures
+from wtref.angles import measured
 from wtref.errors import Diverged, Unsaved, check_choice
 from wtref.files import write_lines, write_text
 from wtref.folders import free_folder
@@ -33,10 +34,11 @@ def run(config, rules, seeds, jobs=None):
         check_choice("rule", rule, RULES)
     configs = [replace(config, rule=rule, seed=seed) for seed in range(seeds) for rule in dict.fromkeys(rules)]
     jobs = _jobs(config, jobs, len(configs))
-    _open(configs[0])  # a data set, device or shape that cannot be is found here, before any work
+    feed = _open(configs[0]).feed  # a data set, device or shape that cannot be is found here, before any work
     folder = free_folder(f"compare-{config.dataset}")
     write_text(folder / "compare.json", json.dumps(asdict(config), indent=2))
-    print(f"{config.model} on {config.dataset}, {config.epochs} epochs: {', '.join(rules)} x {seeds} seeds", flush=True)
+    print(f"{config.model} on {config.dataset}, {config.epochs} epochs: {', '.join(rules)} x {seeds} seeds")
+    print(datasets.in_words(feed), flush=True)
     lines, code = _run_all(configs, jobs, folder)
     if not lines:
         return code
@@ -69,10 +71,11 @@ def table(lines, rules):
         spread = stdev(accuracy) if len(accuracy) > 1 else 0.0
         matrix = [angle for line in last for angle in line["matrix_angles"].values()]
         by_layer = [mean(line["matrix_angles"][name] for line in last) for name in last[0]["matrix_angles"]]
-        delta = mean(angle for line in last for angle in line["delta_angles"].values())
+        delta = measured(angle for line in last for angle in line["delta_angles"].values())
+        delta = f"{mean(delta):15.1f}" if delta else f"{'-':>15}"
         seconds = sum(line["seconds"] for line in mine) / len(last)
         angles = f"{mean(matrix):11.1f} {max(by_layer):15.1f}" if matrix else f"{'-':>11} {'-':>15}"
-        rows.append(f"{rule:<6} {mean(accuracy):6.2f} ± {spread:4.2f} {angles} {delta:15.1f} {seconds:12.1f}")
+        rows.append(f"{rule:<6} {mean(accuracy):6.2f} ± {spread:4.2f} {angles} {delta} {seconds:12.1f}")
     return "\n".join(rows)
 
 

@@ -3,8 +3,10 @@
 import contextlib
 import sys
 from dataclasses import fields, replace
+from statistics import mean
 
 from wtref import datasets, source
+from wtref.angles import measured
 from wtref.config import Config
 from wtref.errors import Diverged, InputError, Unsaved
 from wtref.parallel import ALONE
@@ -43,6 +45,7 @@ def train(config, run=None, name=None, crew=ALONE):
         weights = sum(s.W.size for s in training.network.synapses)
         where = ", ".join(filter(None, (training.device.name, config.dtype, training.device.kernels)))
         print(f"{config.model}, {weights:,} weights, by {config.rule} on {config.dataset}; {where}")
+        print(datasets.in_words(training.feed))
         lines = f"run: {run.folder}", crew.processes(), resumed and _place(training)
         print(*filter(None, lines), sep="\n", flush=True)
         return _train_and_save(training, run)
@@ -117,11 +120,15 @@ def _train_and_save(training, run):
                     print(_farewell(training, run), file=sys.stderr)
                     return 128 + signal
         print(f"done: {config.epochs} epochs, checkpoints and metrics in {run.folder}")
-        skipped = crew.union(training.feed.skipped)
-        if skipped:
-            print(f"{len(skipped)} damaged images were skipped, such as: {min(skipped)}")
+        say_skipped(crew.union(set(training.feed.skipped)))
     signal = crew.largest(stop.signal or 0)
     return 128 + signal if signal else 0
+
+
+def say_skipped(skipped):
+    """Say how many images were skipped, if any.  skipped: a line about each."""
+    if skipped:
+        print(f"images that cannot be read and were skipped: {len(skipped):,}, such as: {min(skipped)}")
 
 
 def save(run, training, record=None):
@@ -152,9 +159,9 @@ def _farewell(training, run):
 
 def _epoch_line(record, epochs):
     angles = " ".join(
-        f"{kind} angle {sum(values.values()) / len(values):.1f}°"
-        for kind, values in (("matrix", record["matrix_angles"]), ("delta", record["delta_angles"]))
-        if values
+        f"{kind} angle {mean(angles):.1f}°"
+        for kind in ("matrix", "delta")
+        if (angles := measured(record[f"{kind}_angles"].values()))
     )
     return (
         f"epoch {record['epoch']}/{epochs}  loss {record['train_loss']:.4f}  train error {record['train_error']:.2f} %  "

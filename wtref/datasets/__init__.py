@@ -59,6 +59,12 @@ def open_feed(config, device):
     return MemoryFeed(data, device, config.batch_size, config.seed, augmentation)
 
 
+def in_words(feed):
+    """Lines that say how much a feed holds, and what of an image folder it left out."""
+    images = f"{feed.train_count:,} training and {feed.test_count:,} test images"
+    return "\n".join((f"data: {images} of {feed.classes:,} classes", *feed.left_out))
+
+
 def _folder(name, data_dir):
     if data_dir is None and name.endswith("folder"):
         raise InputError(f"--dataset {name} needs --data-dir: the folder that holds train/ and val/ or test/")

@@ -38,8 +38,8 @@ class FolderFeed:
     Training: RandomResizedCrop, flip and, with jitter > 0, colour jitter, drawn for each image from
     (seed, epoch, index) alone.  Evaluation: shorter side to 256/224 of image_size, centre crop.
 
-    bad_images: "error" stops at a damaged image; "skip" leaves it out of its batch, which is that much
-    smaller, and notes it in `skipped`, a set of lines.
+    bad_images: "error" stops at an image that cannot be read; "skip" leaves it out of its batch, which is that much
+    smaller and may be empty, and notes it in `skipped`, a set of lines.
 
     Attributes: shape (H, W, C), classes, class_names, train_count, test_count, steps (per epoch), left_out (lines).
     Raises InputError for a folder in another layout, and while iterating for images that cannot be read.
@@ -78,7 +78,8 @@ class FolderFeed:
     def test_batches(self, batch_size=256):
         """Yield (images (n, H, W, C) normalised, labels (n,)), each test image once, in one of the crew's processes."""
         share = self.device.crew.share(self.test_count)
-        return self._batches(self.test, _slices(share.start, share.stop, batch_size), self._central)
+        batches = self._batches(self.test, _slices(share.start, share.stop, batch_size), self._central)
+        return ((images, labels) for images, labels in batches if len(labels))
 
     def _varied(self, epoch, index):
         rng = randomness.generator(self.seed, randomness.VARIATION, epoch, int(index))
@@ -93,8 +94,6 @@ class FolderFeed:
                 if bad:
                     kept = _judge(bad, len(indices), self.bad_images, self.skipped)
                     indices, images = indices[kept], images[kept]
-                if bad and not len(indices) and self.device.crew.size == 1:
-                    raise InputError(f"all {len(bad)} images of a batch are damaged; {bad[0]}")
                 yield self.normalise(self.device.raw(images)), self.device.raw(files.labels[indices])
 
 
