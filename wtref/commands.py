@@ -13,6 +13,7 @@ from wtref import reproduce as reproducing
 from wtref.backend import open_device
 from wtref.config import Config
 from wtref.datasets import fetch
+from wtref.effects import check_effects
 from wtref.errors import InputError, check_choice
 from wtref.folders import free_folder
 from wtref.models import MODELS
@@ -25,6 +26,7 @@ from wtref.trained import Trained
 def compare(args, given):
     """The same network under several rules and seeds, as a table and pictures."""
     config = Config(**{**comparing.DEFAULTS, **given})
+    check_effects(config, args.rules, vars(args))
     return comparing.run(config, args.rules, args.seeds, args.jobs)
 
 
@@ -35,6 +37,7 @@ def train(args, given):
         raise InputError(f"--resume goes on under the run's own name, {args.resume}; {extra}")
     run = Run.find(args.resume) if args.resume is not None else None
     config = running.resumed_config(run, given) if run else Config(**given)
+    check_effects(config, (config.rule,), vars(args))
     if config.tensorboard:
         check_installed()
     return running.train(config, run, args.log_name, args.crew)
@@ -112,6 +115,7 @@ def import_(args, given):
 
     file = torch_state.read(args.file)
     config = torch_state.config_of(file, given)
+    check_effects(config, (config.rule,), vars(args))
     training = running.prepared(config)
     torch_state.load(training, file)
     run = Run.create(config, training.feed.about(), training.device.name, args.log_name, training)
@@ -199,6 +203,7 @@ def constants(args, given):
     """Do the weight mirror's default constants hold on every network?  Exits 1 where they do not."""
     for model in args.models:
         check_choice("model", model, MODELS)
+    check_effects(Config(**given), ("wm",), vars(args))
     held = True
     print(studying.HEADER)
     for finding in studying.study(args.models, args.steps, **given):
@@ -211,6 +216,7 @@ def constants(args, given):
 
 def decay(args, given):
     """How Kolen-Pollack's weight decay sets the time to alignment, and what it costs in accuracy."""
+    check_effects(Config(**given), ("bp", "kp"), vars(args))
     print(decays.HEADER)
     for row in decays.study(args.seeds, **given):
         print(decays.line(row), flush=True)

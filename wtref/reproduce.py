@@ -8,6 +8,7 @@ import sys
 
 from wtref import report, running, runs
 from wtref.config import Config
+from wtref.effects import check_effects
 from wtref.errors import choose
 from wtref.experiments import EXPERIMENTS
 from wtref.parallel import ALONE
@@ -34,6 +35,8 @@ def reproduce(name, rules=None, seeds=None, epochs=None, command="", where=None,
         for seed in range(seeds)
         for rule in rules
     }
+    for config in configs.values():
+        check_effects(config, (config.rule,), where or {})
     for done, (run_name, config) in enumerate(configs.items(), start=1):
         print(f"[{done}/{len(configs)}] {run_name}", flush=True)
         code = _finish(run_name, config, crew)
