@@ -15,7 +15,7 @@ import pytest
 from test_backend import fake_cupy
 
 from wtref import __version__, backend, compare, datasets, kernels
-from wtref.cli import main
+from wtref.cli import NOT_COMPARED, main
 from wtref.config import Config
 from wtref.datasets import DATA_DIR, DATASETS
 from wtref.models import ALIASES, MODELS
@@ -446,11 +446,11 @@ def squeezed(text):
 
 @pytest.mark.parametrize("command", ["train", "compare"])
 def test_help_names_and_explains_every_field(capsys, command):
-    with pytest.raises(SystemExit) as ended:
-        main([command, "--help"])
+    assert main([command, "--help"]) == 0
     out = capsys.readouterr().out
-    assert ended.value.code == 0
     for spec in fields(Config):
+        if command == "compare" and spec.name in NOT_COMPARED:
+            continue
         flag = "--" + spec.name.replace("_", "-")
         if command == "compare" and spec.name in ("rule", "seed"):
             flag += "s"
@@ -462,18 +462,16 @@ def test_help_names_and_explains_every_field(capsys, command):
 
 @pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS)])
 def test_help_of_every_command(capsys, command):
-    with pytest.raises(SystemExit) as ended:
-        main([*command, "--help"])
+    assert main([*command, "--help"]) == 0
     out, err = capsys.readouterr()
-    assert (ended.value.code, err) == (0, "")
+    assert err == ""
     assert out.startswith(f"usage: {' '.join(['run.py', *command])}")
     assert command or all(re.search(rf"^ +{name} +\w", out, re.MULTILINE) for name in COMMANDS)
 
 
 def test_version(capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["--version"])
-    assert ended.value.code == 0 and capsys.readouterr().out == f"wtref {__version__}\n"
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"wtref {__version__}\n"
 
 
 def test_compare_s_runs_are_train_s_runs(capsys):

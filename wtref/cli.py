@@ -20,7 +20,9 @@ from wtref.streams import Unheard, guarded
 from wtref.values import check_limits
 
 WHERE = ("dataset", *(spec.name for spec in fields(Config) if spec.metadata["changeable"]))  # data may lie in another form
-NOT_COMPARED = ("save_every", "tensorboard", "sync_bn", "bucket_mib", "bucket_dtype", "check_copies")  # no effect in `compare`
+NOT_COMPARED = (  # without effect in `compare`, which saves no checkpoints and is for one process
+    "save_every", "tensorboard", "sync_bn", "bucket_mib", "bucket_dtype", "wait_limit", "check_copies",
+)  # fmt: skip
 TOGETHER = (commands.train, commands.reproduce)  # what several processes can do together
 DESCRIPTION = """\
 Deep learning without weight transport (Akrout et al., NeurIPS 2019), written by hand.
