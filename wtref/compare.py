@@ -36,7 +36,11 @@ def run(config, rules, seeds, jobs=None):
     jobs = _jobs(config, jobs, len(configs))
     feed = _open(configs[0]).feed  # a data set, device or shape that cannot be is found here, before any work
     folder = free_folder(f"compare-{config.dataset}")
-    write_text(folder / "compare.json", json.dumps(asdict(config), indent=2))
+    try:
+        write_text(folder / "compare.json", json.dumps(asdict(config), indent=2))
+    except Unsaved:
+        folder.rmdir()
+        raise
     print(f"{config.model} on {config.dataset}, {config.epochs} epochs: {', '.join(rules)} x {seeds} seeds")
     print(datasets.in_words(feed), flush=True)
     lines, code = _run_all(configs, jobs, folder)
