@@ -106,8 +106,8 @@ def _run_all(configs, jobs, folder):
         _complain(f"interrupted; {_held(configs, finished, folder)}")
     except BrokenProcessPool:
         code = 1
-        killed = "a worker process was killed, as the system does when memory runs out (fewer --jobs need less)"
-        _complain(f"{killed}; {_held(configs, finished, folder)}")
+        ended = "a worker process ended before its run, as it does where memory runs out (fewer --jobs need less)"
+        _complain(f"{ended}; {_held(configs, finished, folder)}")
     return _lines(configs, finished), code
 
 
