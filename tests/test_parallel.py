@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from launching import MPIEXEC, ROOT, SMALL, mpiexec, nothing_left, run
 from PIL import Image
 
 from wtref import checkpoints
+from wtref.runs import Run
 
 PROGRAM = ROOT / "tests" / "crew_program.py"
 TIMES = ("seconds", "images_per_second", "waiting_ms_per_step", "processes")
@@ -158,6 +160,15 @@ def test_a_run_goes_on_with_another_number_of_processes(here):
     assert_same_run("whole", "parts")
     about = json.loads(Path("runs/parts/config.json").read_text())
     assert "processes" not in about["config"]
+
+
+def test_a_run_of_several_processes_is_held_by_the_first(here):
+    train(2, "--epochs", "1", "--log-name", "mine")
+    in_use = f"run 'mine' is in use by process {os.getpid()} on {socket.gethostname()}; wait for it or stop it"
+    with Run("mine").held():
+        assert fails(mpiexec(2, ROOT / "run.py", "train", "--resume", "mine"), 2) == [f"wtref: rank 0: {in_use}"]
+    assert "goes on after epoch 1" in run(mpiexec(2, ROOT / "run.py", "train", "--resume", "mine")).stdout
+    assert not Path("runs/mine/lock").exists()
 
 
 def test_waiting_is_in_the_metrics_of_several_processes_alone(here):
