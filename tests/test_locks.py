@@ -78,6 +78,9 @@ def test_whoever_would_write_is_refused(monkeypatch, capsys):
         assert capsys.readouterr() == ("", IN_USE % os.getpid())
         assert main(["reproduce", "tiny"]) == 2
         assert capsys.readouterr().err == (IN_USE % os.getpid()).replace("mine", "tiny-bp-0")
+        monkeypatch.setattr("wtref.runs.names", list)  # as found just before the other process began
+        assert main(["reproduce", "tiny"]) == 2
+        assert capsys.readouterr().err == (IN_USE % os.getpid()).replace("mine", "tiny-bp-0")
         assert (contents(), contents(tiny.folder)) == before
 
 
