@@ -369,15 +369,18 @@ def test_each_rank_opens_its_share_of_an_image_folder_and_all_open_all(here):
     assert ours["test_loss"] == pytest.approx(theirs["test_loss"], rel=1e-3)
 
 
-def test_damaged_images_are_skipped_as_by_one_process(here):
+@pytest.mark.parametrize("batch_size", [1, 2])  # 1: all processes agree that there is nothing to learn from
+def test_damaged_images_are_skipped_as_by_one_process(here, batch_size):
     folder(here / "data", count=4)
     for name in ("train/a/1.png", "val/b/0.png"):
         (here / "data" / name).write_bytes(b"no image")
-    flags = [*FOLDER, "--data-dir", "data", "--epochs", "2", "--bad-images", "skip", "--dtype", "float64", "--batch-size", "2"]
+    (here / "data/train/b/9.png").symlink_to("gone.png")
+    flags = [*FOLDER, "--data-dir", "data", "--epochs", "2", "--bad-images", "skip", "--dtype", "float64"]
     for processes in (1, 3):
-        done = run(mpiexec(processes, ROOT / "run.py", *flags, "--log-name", f"by{processes}"))
+        log = f"by{processes}"
+        done = run(mpiexec(processes, ROOT / "run.py", *flags, "--batch-size", str(batch_size), "--log-name", log))
         assert done.returncode == 0, done.stderr
-        assert "2 damaged images were skipped" in done.stdout
+        assert "images that cannot be read and were skipped: 3, such as" in done.stdout
     assert_same_run("by1", "by3")
 
 

@@ -173,6 +173,16 @@ def test_train_and_eval_say_how_many_images_they_saw(capsys, dataset):
     assert skipped.startswith(f"images that cannot be read and were skipped: {count}, such as: set/")
 
 
+def test_compare_says_what_its_data_hold_and_how_many_images_were_skipped(capsys):
+    damage("train/ant/2.png", "val/bee/0.png")
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in {**BASE, "model": "mlp", "epochs": 1}.items()]
+    assert main(["compare", *flags, "--rules", "bp", "kp", "--seeds=1", "--jobs=1", "--device=cpu"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[1] == "data: 10 training and 6 test images of 2 classes"
+    skipped = "images that cannot be read and were skipped: 2, such as: set/train/ant/2.png is no image or a damaged one"
+    assert [line.startswith(skipped) for line in out].count(True) == 1
+
+
 @pytest.mark.parametrize("split, line", [("train", "training"), ("val", "test")])
 def test_nothing_left_is_one_line(capsys, split, line):
     damage(*(f"{split}/{name}/{k}.png" for name in CLASSES for k in range(5 if split == "train" else 3)))

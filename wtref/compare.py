@@ -15,6 +15,7 @@ from wtref.folders import free_folder
 from wtref.jobs import completed
 from wtref.kernels import cores
 from wtref.rules import RULES
+from wtref.running import say_skipped
 from wtref.signals import exit_code
 from wtref.training import Training
 
@@ -34,7 +35,7 @@ def run(config, rules, seeds, jobs=None):
         check_choice("rule", rule, RULES)
     configs = [replace(config, rule=rule, seed=seed) for seed in range(seeds) for rule in dict.fromkeys(rules)]
     jobs = _jobs(config, jobs, len(configs))
-    feed = _open(configs[0]).feed  # a data set, device or shape that cannot be is found here, before any work
+    held = datasets.in_words(_open(configs[0]).feed)  # a data set, device or shape that cannot be is found here, before any work
     folder = free_folder(f"compare-{config.dataset}")
     try:
         write_text(folder / "compare.json", json.dumps(asdict(config), indent=2))
@@ -42,7 +43,7 @@ def run(config, rules, seeds, jobs=None):
         folder.rmdir()
         raise
     print(f"{config.model} on {config.dataset}, {config.epochs} epochs: {', '.join(rules)} x {seeds} seeds")
-    print(datasets.in_words(feed), flush=True)
+    print(held, flush=True)
     lines, code = _run_all(configs, jobs, folder)
     if not lines:
         return code
@@ -89,16 +90,17 @@ def _run_all(configs, jobs, folder):
     Each run is saved as soon as it is finished.  A run that fails does not stop the others.
     """
     configs = [replace(config, threads=config.threads or max(cores() // jobs, 1)) for config in configs]
-    finished, code = {}, 0
+    finished, skipped, code = {}, set(), 0
     try:
         with contextlib.closing(completed(_train, configs, jobs)) as outcomes:
             for config, outcome in outcomes:
                 try:
-                    finished[config] = outcome.result()
+                    finished[config], unread = outcome.result()
                 except (Diverged, MemoryError) as error:
                     code = 1
                     _complain(f"{_reason(error)} ({config.rule}, seed {config.seed})")
                     continue
+                skipped |= unread
                 _keep(folder, _lines(configs, finished))
                 print(f"{_progress(finished, configs)} {_summary(config, finished[config])}", flush=True)
     except KeyboardInterrupt as interrupt:
@@ -108,11 +110,14 @@ def _run_all(configs, jobs, folder):
         code = 1
         ended = "a worker process ended before its run, as it does where memory runs out (fewer --jobs need less)"
         _complain(f"{ended}; {_held(configs, finished, folder)}")
+    say_skipped(skipped)
     return _lines(configs, finished), code
 
 
 def _train(config):
-    return [record for record in _open(config).steps() if record]
+    """(the records of all epochs, a set of lines about images that were skipped)"""
+    training = _open(config)
+    return [record for record in training.steps() if record], set(training.feed.skipped)
 
 
 def _lines(configs, finished):
