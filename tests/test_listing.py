@@ -43,13 +43,13 @@ def test_what_is_left_out_is_counted_and_named(tmp_path):
     assert (names, train.paths, test.paths) == (CLASSES, whole[1].paths, whole[2].paths)
 
 
-@pytest.mark.parametrize("dataset", ["folder", "small-folder"])
+@pytest.mark.parametrize("dataset", ["folder --image-size 8", "small-folder"])
 def test_a_run_begins_with_its_counts_and_what_was_left_out(tmp_path, monkeypatch, capsys, dataset):
     monkeypatch.chdir(tmp_path)
     write_folder(Path("set"), size=(20, 20))
     add(Path("set"), "val/ant/more/x.png", "train/notes.txt")
-    flags = "--model mlp --hidden 2 --image-size 8 --epochs 1 --device cpu --data-dir set --log-name mine".split()
-    assert main(["train", *flags, "--dataset", dataset]) == 0
+    flags = "--model mlp --hidden 2 --epochs 1 --device cpu --data-dir set --log-name mine".split()
+    assert main(["train", *flags, "--dataset", *dataset.split()]) == 0
     assert capsys.readouterr().out.splitlines()[1:4] == [
         "data: 21 training and 9 test images of 3 classes",
         "left out in set/train: files outside of class folders (1), such as notes.txt",
