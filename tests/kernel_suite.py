@@ -235,7 +235,16 @@ class KernelSuite:
         largest, winner = self.fast.max_pool(windows, (2, 1), (1, 1), (0, 0))
         np.testing.assert_array_equal(largest.ravel(), [np.nan, np.nan, -2])
         assert winner.ravel().tolist() == [0, 1, 1]
-        assert np.isnan(self.fast.moments(a[:, None])[0]).all()
+        assert np.isnan(self.fast.moments(a[:, None])).all()
+        delta, y = (x.ravel() for x in np.meshgrid(a, a))
+        by_channel = [x[:, None] for x in (delta, y)]
+        with np.errstate(invalid="ignore"):
+            back, through = delta * (y > 0), delta * (y > 0) + 0 * y
+        np.testing.assert_array_equal(self.fast.relu_back(delta, y), back)
+        np.testing.assert_array_equal(self.fast.norm_back(*by_channel, zero, one, zero, zero, zero)[:, 0], through)
+        assert np.isnan(self.fast.norm_sums(by_channel[0][y < 0], by_channel[1][y < 0], zero, one, zero)).all()
+        errors = self.fast.max_pool_back(np.full((3, 1, 1, 1), np.nan, dtype), winner, (2, 1), (1, 1), (0, 0), (2, 1))
+        np.testing.assert_array_equal(errors.reshape(3, 2), [[np.nan, 0], [0, np.nan], [0, np.nan]])
 
     def test_what_does_not_fit_is_refused(self):
         draw, same = normal(0, np.float32), [(3, 3), (1, 1), (1, 1)]

@@ -10,7 +10,12 @@ import numpy as np
 from wtref.kernels import plain
 from wtref.kernels.building import library, same_cores
 
+_address, _buffer = ctypes.addressof, ctypes.c_char.from_buffer
 REALS = {np.dtype(np.float32): ("float", ctypes.c_float), np.dtype(np.float64): ("double", ctypes.c_double)}
+
+WINNER = np.dtype(np.int32)  # max_pool's places
+LARGEST = 1 << 20  # kernel, stride or padding: far more than any has, far less than C's integers hold
+OPTIONAL = {("norm_sums", "beta"), ("norm_back", "beta"), ("norm_forward", "plus")}  # operands that may be None
 
 
 class Geometry(ctypes.Structure):
@@ -23,10 +28,23 @@ class Geometry(ctypes.Structure):
 
     @classmethod
     @functools.cache
-    def of(cls, images, c_out, kernel, stride, padding):
-        """images: the shape (N, H, W, C_in) of what the kernel slides over."""
-        size = plain.output_size(images[1:3], kernel, stride, padding)
+    def of(cls, function, images, c_out, kernel, stride, padding):
+        """function: which asks;  images: the shape (N, H, W, C_in) of what the kernel slides over."""
+        pairs = (1, kernel), (1, stride), (0, padding)
+        fits = len(images) == 4 and all(len(pair) == 2 and low <= min(pair) <= max(pair) <= LARGEST for low, pair in pairs)
+        size = plain.output_size(images[1:3], kernel, stride, padding) if fits else (0, 0)
+        if min(size) < 1:
+            raise ValueError(f"{function}: kernel {kernel}, stride {stride} and padding {padding} do not fit images {images}")
         return cls(*images, *size, c_out, *kernel, *stride, *padding)
+
+    def below(self):
+        return self.n, self.h, self.w, self.c_in
+
+    def above(self):
+        return self.n, self.out_h, self.out_w, self.c_out
+
+    def taps(self):
+        return self.k_h * self.k_w
 
 
 class Compiled:
@@ -42,42 +60,46 @@ class Compiled:
         self.shelf = Shelf()
 
     def product(self, a, b):
-        _check(a.shape[1] == len(b), a, b)
-        m, n, k = len(a), b.shape[1], len(b)
-        return self._new((m, n), "product", a, *_strides(a), b, *_strides(b), m, n, k)
+        m, n, k = len(a), b.shape[-1], len(b)
+        left, right = _matrix("product", "a", a, (m, k), a.dtype), _matrix("product", "b", b, (k, n), a.dtype)
+        return self._new((m, n), "product", *left, *right, m, n, k)
 
     def convolve(self, y, W, kernel, stride, padding, normed=False):
-        g = Geometry.of(y.shape, len(W), kernel, stride, padding)
-        _check(W.shape[1] == g.k_h * g.k_w * g.c_in, y, W)
-        return self._new((g.n, g.out_h, g.out_w, g.c_out), "convolve", g, _flat(y), W, *_strides(W))
+        g = Geometry.of("convolve", y.shape, len(W), kernel, stride, padding)
+        matrix = _matrix("convolve", "W", W, (g.c_out, g.taps() * g.c_in), y.dtype)
+        return self._new(g.above(), "convolve", g, _packed(y), *matrix)
 
     def convolve_outer(self, delta, y, kernel, stride, padding):
-        g = Geometry.of(y.shape, delta.shape[3], kernel, stride, padding)
-        _check(delta.shape == (g.n, g.out_h, g.out_w, g.c_out), delta, y)
-        return self._new((g.c_out, g.k_h * g.k_w * g.c_in), "convolve_outer", g, _flat(delta), _flat(y))
+        g = Geometry.of("convolve_outer", y.shape, delta.shape[-1], kernel, stride, padding)
+        (error,) = _arrays("convolve_outer", g.above(), y.dtype, delta=delta)
+        return self._new((g.c_out, g.taps() * g.c_in), "convolve_outer", g, error, _packed(y))
 
     def convolve_back(self, delta, B, kernel, stride, padding, size):
-        images = (len(delta), *size, len(B) // (kernel[0] * kernel[1]))
-        g = Geometry.of(images, delta.shape[3], kernel, stride, padding)
-        _check(delta.shape == (g.n, g.out_h, g.out_w, B.shape[1]), delta, B)
-        return self._new(images, "convolve_back", g, _flat(delta), B, *_strides(B))
+        images = (len(delta), *size, len(B) // max(math.prod(kernel), 1))
+        g = Geometry.of("convolve_back", images, delta.shape[-1], kernel, stride, padding)
+        (error,) = _arrays("convolve_back", g.above(), delta.dtype, delta=delta)
+        matrix = _matrix("convolve_back", "B", B, (g.taps() * g.c_in, g.c_out), delta.dtype)
+        return self._new(images, "convolve_back", g, error, *matrix)
 
     def max_pool(self, y, kernel, stride, padding):
-        g = Geometry.of(y.shape, y.shape[3], kernel, stride, padding)
-        winner = np.empty((g.n, g.out_h, g.out_w, g.c_out), np.int32)
-        return self._new(winner.shape, "max_pool", g, _flat(y), _place(winner)), winner
+        g = Geometry.of("max_pool", y.shape, y.shape[-1], kernel, stride, padding)
+        winner = np.empty(g.above(), WINNER)
+        return self._new(g.above(), "max_pool", g, _packed(y), _place(winner)), winner
 
     def max_pool_back(self, delta, winner, kernel, stride, padding, size):
-        g = Geometry.of((len(delta), *size, delta.shape[3]), delta.shape[3], kernel, stride, padding)
-        _check(delta.shape == winner.shape == (g.n, g.out_h, g.out_w, g.c_out), delta, winner)
-        return self._new((g.n, *size, g.c_in), "max_pool_back", g, _flat(delta), _place(winner))
+        g = Geometry.of("max_pool_back", (len(delta), *size, delta.shape[-1]), delta.shape[-1], kernel, stride, padding)
+        winner = winner if winner.dtype.kind not in "iu" else winner.astype(WINNER, copy=False)  # plain.py's are wider
+        (error,) = _arrays("max_pool_back", g.above(), delta.dtype, delta=delta)
+        (places,) = _arrays("max_pool_back", g.above(), WINNER, winner=winner)
+        return self._new(g.below(), "max_pool_back", g, error, _place(places))
 
     def moments(self, x):
-        return self._new((2, x.shape[-1]), "moments", _flat(x), *_rows(x))
+        return self._new((2, x.shape[-1]), "moments", _packed(x), *_rows(x))
 
     def norm_sums(self, delta, x, mean, scale, beta=None):
-        _check(delta.shape == x.shape, delta, x)
-        return self._new((2, x.shape[-1]), "norm_sums", _flat(delta), _flat(x), mean, scale, beta, *_rows(x))
+        large = _arrays("norm_sums", x.shape, x.dtype, delta=delta, x=x)
+        small = _arrays("norm_sums", x.shape[-1:], x.dtype, mean=mean, scale=scale, beta=beta)
+        return self._new((2, x.shape[-1]), "norm_sums", *large, *small, *_rows(x))
 
     biased, total, average = map(staticmethod, (plain.biased, plain.total, plain.average))
     norm_scale = staticmethod(plain.norm_scale)
@@ -89,57 +111,66 @@ class Compiled:
         return plain.norm_gradients(*arguments, norm_sums=self.norm_sums)
 
     def norm_forward(self, x, mean, scale, beta, rectify=False, plus=None):
-        _check(plus is None or plus.shape == x.shape, x, plus)
-        return self._new(x.shape, "norm_forward", _flat(x), mean, scale, beta, _flat(plus), rectify, *_rows(x))
+        x, plus = _arrays("norm_forward", x.shape, x.dtype, x=x, plus=plus)
+        small = _arrays("norm_forward", x.shape[-1:], x.dtype, mean=mean, scale=scale, beta=beta)
+        return self._new(x.shape, "norm_forward", x, *small, plus, rectify, *_rows(x))
 
     def norm_back(self, delta, x, mean, scale, slope, shift, beta=None):
-        _check(delta.shape == x.shape, delta, x)
-        return self._new(x.shape, "norm_back", _flat(delta), _flat(x), mean, scale, slope, shift, beta, *_rows(x))
+        large = _arrays("norm_back", x.shape, x.dtype, delta=delta, x=x)
+        small = _arrays("norm_back", x.shape[-1:], x.dtype, mean=mean, scale=scale, slope=slope, shift=shift, beta=beta)
+        return self._new(x.shape, "norm_back", *large, *small, *_rows(x))
 
     def relu(self, a):
-        return self._new(a.shape, "relu", _flat(a), a.size)
+        return self._new(a.shape, "relu", _packed(a), a.size)
 
     def relu_back(self, delta, y):
-        _check(delta.shape == y.shape, delta, y)
-        return self._new(y.shape, "relu_back", _flat(delta), _flat(y), y.size)
+        return self._new(y.shape, "relu_back", *_arrays("relu_back", y.shape, y.dtype, delta=delta, y=y), y.size)
 
     def add(self, a, b, rectify=False):
-        _check(a.shape == b.shape, a, b)
-        return self._new(a.shape, "add", _flat(a), _flat(b), rectify, a.size)
+        return self._new(a.shape, "add", *_arrays("add", a.shape, a.dtype, a=a, b=b), rectify, a.size)
 
     def hadamard_product(self, v, before, after, order):
-        _check(v.shape[1:] == before.shape, v, before)
-        return self._new((len(v), len(after)), "hadamard_product", _flat(v), before, after, *v.shape, len(after), order)
+        if order < 1 or order & (order - 1):
+            raise ValueError(f"hadamard_product: order must be a power of two, found {order}")
+        (m, n), k = (len(v), len(before)), len(after)
+        (v,) = _arrays("hadamard_product", (m, n), v.dtype, v=v)
+        (before,) = _arrays("hadamard_product", (n,), v.dtype, before=before)
+        (after,) = _arrays("hadamard_product", (k,), v.dtype, after=after)
+        return self._new((m, k), "hadamard_product", v, before, after, m, n, k, order)
 
     def descend(self, w, v, gradient, lr, momentum, decay, nesterov):
-        _check(w.shape == v.shape == gradient.shape, w, v, gradient)
         if w.ndim == 2 and not w.flags.c_contiguous:  # B lies in memory as its transpose does
             w, v, gradient = w.T, v.T, gradient.T
-        if not (w.flags.c_contiguous and v.flags.c_contiguous):
+        _, packed = _arrays("descend", w.shape, w.dtype, v=v, gradient=gradient)
+        if not (w.flags.carray and v.flags.carray):
             return plain.descend(w, v, gradient, lr, momentum, decay, nesterov)
-        self._call("descend", w, v, _flat(gradient), w.size, float(lr), float(momentum), float(decay), nesterov)
+        self._call("descend", w, v, packed, w.size, float(lr), float(momentum), float(decay), nesterov)
 
     def _new(self, shape, name, *arguments):
         """A new array of the shape, filled by the C function of that name, whose last argument it is.
 
         Zeros where there is nothing to add up: a process's share of a batch may be empty.
         """
-        dtype, words, empty = _words(name, arguments)
+        dtype, words, empty = _words(arguments)
         if empty:
             return np.zeros(shape, dtype)
         out = self.shelf.empty(shape, dtype)
-        self._function(dtype, name, (*arguments, out))(*words, _place(out))
+        words.append(_place(out))
+        self._function(dtype, name, words)(*words)
         return out
 
     def _call(self, name, *arguments):
-        dtype, words, _ = _words(name, arguments)
-        self._function(dtype, name, arguments)(*words)
+        dtype, words, _ = _words(arguments)
+        self._function(dtype, name, words)(*words)
 
-    def _function(self, dtype, name, arguments):
+    def _function(self, dtype, name, words):
         """The C function for numbers of the dtype, which knows the types of its arguments from the first it is given."""
-        function = getattr(self.libraries[dtype], name)
+        try:
+            function = getattr(self.libraries[dtype], name)
+        except KeyError:
+            raise ValueError(f"{name}: arrays must be of float32 or float64, found {dtype}") from None
         if function.argtypes is None:
-            function.argtypes, function.restype = [_c_type(x, dtype) for x in arguments], None
+            function.argtypes, function.restype = [_c_type(word, dtype) for word in words], None
         return function
 
 
@@ -177,49 +208,63 @@ class Shelf:
             blocks.append(block)
 
 
-def _check(fits, *arrays):
-    """C believes what it is told: shapes that do not fit must not get there."""
-    if not fits:
-        raise ValueError(f"shapes do not fit: {', '.join(str(x.shape) for x in arrays)}")
+def _arrays(function, shape, dtype, **operands):
+    """The operands as C reads them.  C believes what it is told: what does not fit must not get there."""
+    for name, x in operands.items():
+        if not isinstance(x, np.ndarray) or x.shape != shape or x.dtype != dtype:
+            if x is not None or (function, name) not in OPTIONAL:
+                raise _misfit(function, name, x, shape, dtype)
+        elif not x.flags.carray:
+            operands[name] = _packed(x)
+    return operands.values()
 
 
-def _words(name, arguments):
+def _matrix(function, name, x, shape, dtype):
+    """A matrix where it lies, and its strides in elements."""
+    if not isinstance(x, np.ndarray) or x.shape != shape or x.dtype != dtype:
+        raise _misfit(function, name, x, shape, dtype)
+    size, (row, column) = x.itemsize, x.strides
+    if row % size or column % size or not x.flags.aligned:
+        x, row, column = x.copy("C"), shape[1] * size, size
+    return x, row // size, column // size
+
+
+def _packed(x):
+    """x, or a copy, with all its numbers in a row."""
+    return x if x.flags.carray else np.require(x, requirements="CA")
+
+
+def _misfit(function, name, x, shape, dtype):
+    found = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
+    return ValueError(f"{function}: {name} must be an array {dtype} {shape}, found {found}")
+
+
+def _words(arguments):
     """What a C function is called with: (the dtype of all arrays, the arguments with addresses for arrays, is one empty?)"""
     dtype, words, empty = None, [], False
     for x in arguments:
         if isinstance(x, np.ndarray):
             dtype = x.dtype if dtype is None else dtype
             empty = empty or x.size == 0
-            if x.dtype != dtype:  # C would not notice
-                raise ValueError(f"{name}: {x.dtype} beside {dtype}")
             x = _place(x)
         words.append(x)
     return dtype, words, empty
 
 
-def _c_type(x, dtype):
+def _c_type(word, dtype):
     """All but geometries and real numbers is an address, none, or an integer as wide as one."""
-    return {float: REALS[dtype][1], Geometry: ctypes.POINTER(Geometry)}.get(type(x), ctypes.c_void_p)
+    return {float: REALS[dtype][1], Geometry: ctypes.POINTER(Geometry)}.get(type(word), ctypes.c_void_p)
 
 
 def _place(x):
     """The address of x's first number."""
     try:
         packed = x if x.flags.c_contiguous else x.T
-        return ctypes.addressof(ctypes.c_char.from_buffer(packed))  # takes a third of the time, but not every array
+        return _address(_buffer(packed))  # takes a third of the time, but not every array
     except (TypeError, ValueError, BufferError):
         return x.__array_interface__["data"][0]
 
 
-def _flat(x):
-    return None if x is None else np.ascontiguousarray(x)
-
-
 def _rows(x):
     """How many rows of channels, and how many channels."""
-    return x.size // x.shape[-1], x.shape[-1]
-
-
-def _strides(matrix):
-    """In elements."""
-    return [stride // matrix.itemsize for stride in matrix.strides]
+    return x.size // max(x.shape[-1], 1), x.shape[-1]

@@ -48,8 +48,8 @@ def max_pool(y, kernel, stride, padding):
 
 def max_pool_back(delta, winner, kernel, stride, padding, size):
     """delta (N, H', W', C) to the places that won: (N, H, W, C), size = (H, W)."""
-    places = array_module(delta).arange(math.prod(kernel))[:, None]
-    won = (winner[:, :, :, None] == places) * delta[:, :, :, None]
+    xp = array_module(delta)
+    won = xp.where(winner[:, :, :, None] == xp.arange(math.prod(kernel))[:, None], delta[:, :, :, None], 0)
     return scatter(won.reshape(*delta.shape[:3], *kernel, delta.shape[3]), size, stride, padding)
 
 
@@ -131,7 +131,7 @@ def relu(a):
 
 
 def relu_back(delta, y):
-    """delta where y > 0, else 0."""
+    """delta where y > 0, else 0; there NaN stays NaN, and infinity becomes NaN."""
     return delta * (y > 0)
 
 

@@ -30,7 +30,7 @@ INLINE void put(REAL *p, vec v, long count, int past_caches) {
 }
 
 INLINE vec rectified(vec x, long wanted) { return wanted ? (vec)((lanes)x & ~(x < 0)) : x; }  /* NaN stays NaN */
-INLINE vec where_positive(vec y, vec x) { return (vec)((lanes)x & (y > 0)); }
+INLINE vec where_positive(vec y, vec x) { return x * (vec)((lanes)((vec){} + 1) & (y > 0)); }  /* and here */
 
 /* totals[j] = the sum of parts[0][j] to parts[number - 1][j] */
 static void add_up(const double *parts, long number, long count, double *totals) {
@@ -98,8 +98,8 @@ void moments(const REAL *x, long rows, long c, REAL *found) {
         one += d, two += d * d;
     })
     for (long j = 0; j < c; j++) {
-        double shift = totals[j] / rows;
-        mean[j] = x[j] + shift, variance[j] = MAX(totals[c + j] / rows - shift * shift, 0);
+        double shift = totals[j] / rows, rest = totals[c + j] / rows - shift * shift;
+        mean[j] = x[j] + shift, variance[j] = rest < 0 ? 0 : rest;
     }
     free(totals);
 }

@@ -34,12 +34,12 @@ template <int N, class T> struct __align__(N * sizeof(T) < 16 ? N * sizeof(T) : 
 
 template <class... T> __device__ bool aligned(const T *... x) { return (((size_t) x % 16 == 0) && ...); }
 
-/* delta where y(0), y(1), ... > 0, else 0.  */
+/* delta where y(0), y(1), ... > 0, else 0; NaN stays NaN.  */
 template <int N, class F> __device__ neighbours<N, STORED> opened(neighbours<N, STORED> delta, F y)
 {
     #pragma unroll
     for (int j = 0; j < N; j++)
-        delta.x[j] = y(j) > 0 ? delta[j] : STORED(0);
+        delta.x[j] = (REAL) delta[j] * (y(j) > 0);
     return delta;
 }
 
