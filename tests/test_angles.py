@@ -1,13 +1,15 @@
 """Angles worked out by hand, and delta angles against PyTorch's autograd."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from helpers import CPU
 
 from wtref import models
-from wtref.angles import angle, delta_angles, matrix_angles
+from wtref.angles import angle, delta_angles, matrix_angles, mean_angle
+from wtref.backend import Device
 from wtref.losses import softmax_cross_entropy
 from wtref.rules import RULES
 
@@ -61,6 +63,51 @@ def test_an_angle_does_not_depend_on_memory_order_or_precision():
     assert isinstance(found, float) and found == pytest.approx(angle(u, v), abs=1e-4)
 
 
+def exact_angle(u, v):
+    """From sums that are exact."""
+    u, v = ([Fraction(float(x)) for x in vector] for vector in (u, v))
+    dot, uu, vv = (sum(a * b for a, b in zip(*pair)) for pair in ((u, v), (u, u), (v, v)))
+    cos2 = dot * dot / (uu * vv)
+    return math.degrees(math.atan2(math.sqrt(1 - cos2), math.sqrt(cos2) * (1 if dot > 0 else -1)))
+
+
+@pytest.mark.parametrize("dtype, exponents, room", [
+    (np.float64, (-300, -200, -150, 0, 150, 200, 300), 1e-13), (np.float32, (-37, -30, -20, 0, 15, 18, 38), 2e-5),
+])  # fmt: skip
+def test_angles_of_vectors_of_any_size(dtype, exponents, room):
+    """Whose squares, or whose length, the dtype does not hold; of all such vectors the angle is that of exact numbers."""
+    rng = np.random.default_rng(0)
+    pairs = [(np.array([3, 4]), np.array([-4, 3])), *rng.uniform(-1, 1, (3, 2, 7))]
+    for p in exponents:
+        for q in exponents:
+            for u, v in pairs:
+                u, v = u / abs(u).max() * 10.0**p, v / abs(v).max() * 10.0**q
+                u, v = u.astype(dtype), (v * np.where(np.arange(len(v)) % 2, 1.0, 1e-4)).astype(dtype)
+                assert angle(u, v) == pytest.approx(exact_angle(u, v), abs=room)
+                assert angle(u, u) == 0 and angle(u, -u) == 180
+
+
+def test_angles_of_many_equal_numbers_in_float32():
+    """The sum of their squares is beyond float32."""
+    u = np.full(3 * 2**16, 1e18, np.float32)
+    v = u.copy()
+    v[: 2**16] *= -1
+    assert angle(u, v) == pytest.approx(math.degrees(math.acos(1 / 3)), abs=1e-4)
+
+
+@pytest.mark.parametrize("bad", [0.0, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.filterwarnings("error")
+def test_what_has_no_direction_has_no_angle(bad, dtype):
+    u, v = np.ones(3, dtype), np.array([0, bad, 0], dtype)
+    assert math.isnan(angle(u, v)) and math.isnan(angle(v, u)) and math.isnan(angle(v, v))
+
+
+def test_the_mean_of_the_angles_that_could_be_measured():
+    assert mean_angle([10.0, math.nan, 40.0]) == 25
+    assert math.isnan(mean_angle([math.nan, math.nan])) and math.isnan(mean_angle([]))
+
+
 # --- networks ----------------------------------------------------------------------------------------------
 
 
@@ -86,6 +133,22 @@ def test_backprop_has_no_angles(model):
     assert set(delta_angles(network, error).values()) == {0}
     assert set(matrix_angles(network)) == {s.name for s in network.with_feedback}
     assert set(matrix_angles(network).values()) == {0}
+
+
+@pytest.mark.parametrize("depth, fades_out", [(40, False), (100, True)])
+def test_backprop_has_no_angle_where_its_errors_are_tiny(depth, fades_out):
+    """Through sigmoids they fade by a factor of 4 and more a layer: beyond float32's squares, at last beyond float32."""
+    network, rule = models.build("mlp", (1, 2, 2), 3, models.Options(activation="sigmoid", hidden=(8,) * depth)), RULES["bp"]()
+    rng = np.random.default_rng(0)
+    network.initialise(Device("cpu", np, np.float32), rng)
+    for s in network.with_feedback:
+        rule.connect(s, rng, 3)
+    logits = network.forward(rng.standard_normal((5, 1, 2, 2)).astype(np.float32))
+    _, error = softmax_cross_entropy(logits, np.arange(5) % 3)
+    angles = delta_angles(network, error)
+    silent = [s.name for s in network.synapses if not s.delta.any()]
+    assert len(angles) == depth and [name for name, found in angles.items() if math.isnan(found)] == silent
+    assert sum(found == 0 for found in angles.values()) == depth - len(silent) and bool(silent) == fades_out
 
 
 @pytest.mark.parametrize("rule", [name for name in RULES if name != "bp"])

@@ -1,6 +1,7 @@
 """The main job shows what the paper shows; its table and pictures say what the metrics say."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,14 @@ def test_table_has_mean_and_standard_deviation_over_seeds():
     _, kp, dfa = compare.table(lines, ["kp", "dfa"]).splitlines()
     assert kp.split() == ["kp", "97.00", "±", "1.41", "10.0", "20.0", "20.0", "2.0"]
     assert dfa.split() == ["dfa", "95.00", "±", "0.00", "-", "-", "90.0", "2.0"]
+
+
+def test_the_table_leaves_out_angles_that_could_not_be_measured():
+    lines = [line_of("kp", 0, 2.0, 10.0), line_of("kp", 1, 4.0, math.nan), line_of("fa", 0, 5.0, math.nan)]
+    lines[2]["matrix_angles"] = {"conv": math.nan, "output": math.nan}
+    _, kp, fa = compare.table(lines, ["kp", "fa"]).splitlines()
+    assert kp.split()[3:7] == ["1.41", "3.3", "10.0", "10.0"]  # matrix: of 10, 0 and 0
+    assert fa.split()[3:7] == ["0.00", "-", "-", "-"]
 
 
 def test_labels_at_line_ends_keep_order_and_distance():

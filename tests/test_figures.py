@@ -1,5 +1,6 @@
 """Pictures show every number they are made of, zeros and single epochs too."""
 
+import math
 import random
 
 import numpy as np
@@ -86,6 +87,19 @@ def test_the_spread_of_a_single_epoch_is_drawn():
     (axes,) = drawn([line("kp", 1, error, seed) for seed, error in enumerate((20.0, 30.0))])
     (bar,) = axes.collections
     assert [list(point) for point in bar.get_segments()[0]] == [[1, 20], [1, 30]]
+
+
+def test_a_layer_without_an_angle_leaves_a_gap():
+    """Where only one seed has an angle, that is the mean; where none has, nothing is drawn."""
+    lines = [line("fa", epoch, 5.0, seed, 20.0) for epoch in (1, 2) for seed in (0, 1)]
+    lines[0]["matrix_angles"] = {"hidden": math.nan, "output": math.nan}
+    lines[1]["matrix_angles"] = {"hidden": math.nan, "output": 50.0}
+    lines[2]["matrix_angles"] = lines[3]["matrix_angles"] = {"hidden": 40.0, "output": math.nan}
+    matrix, *_ = drawn(lines, figures._draw_angles)
+    found = [curve.get_ydata().tolist() for curve in matrix.lines]
+    assert np.array_equal(found, [[math.nan, 40.0], [50.0, math.nan]], equal_nan=True)
+    matrix, delta = drawn(lines, figures._draw_depth)[:2]
+    assert [text.get_text() for text in matrix.texts] == ["FA 40°"] and [text.get_text() for text in delta.texts] == ["FA 30°"]
 
 
 def test_depth_shows_runs_of_unlike_lengths():

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import re
 import signal
@@ -59,6 +60,13 @@ def test_table_and_report_say_what_the_runs_found(capsys):
     lines = [json.loads(line) for line in Path("runs/reproduce-tiny/metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 2 * 2 * TINY.recipe["epochs"]
     assert Run("tiny-kp-1").config().lr == 0.2 and Run("tiny-bp-1").config().lr == Config.lr
+
+
+def test_the_report_leaves_out_angles_that_could_not_be_measured():
+    line = {"rule": "fa", "epoch": 1, "test_error": 5.0, "matrix_angles": {"a": math.nan, "b": math.nan}}
+    line |= {"delta_angles": {"a": math.nan, "b": 20.0}}
+    other = line | {"delta_angles": {"a": 30.0, "b": 40.0}}
+    assert report.rows([line, other], {}) == [("FA", "5.00 ± 0.00", "2", "–", "–", "30.0", "30.0", "–")]
 
 
 def test_the_configuration_shows_what_differs_by_rule():

@@ -569,6 +569,17 @@ def test_scaling_keeps_B_s_norm_and_aligns_it(noise):
     assert angle(s.B, s.W.T) < (0.1 if noise == "decorrelated" else 11)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e25])
+def test_scaling_of_numbers_whose_squares_float32_does_not_hold(size):
+    s, single = bare_synapses(60), Device("cpu", np, np.float32)
+    s.initialise(single, np.random.default_rng(0))
+    s.W *= np.float32(size)
+    s.B = np.zeros((60, 20), np.float32)
+    WeightMirror(bound="scaling").mirror(s)
+    assert np.linalg.norm(s.B) == pytest.approx(s.std * math.sqrt(s.B.size), rel=1e-5)
+    assert angle(s.B, s.W.T) < 1e-3
+
+
 def test_mirroring_every_third_step():
     """Mirror mode comes after steps 3, 6, 9, ...; engaged mode leaves B alone."""
     s, rule = bare_synapses(8), WeightMirror(every=3)

@@ -7,7 +7,9 @@ delta angle    between the delta_l that arrive through the B's, all the way down
 
 import math
 
-from wtref.backend import array_module, to_host
+import numpy as np
+
+from wtref.backend import to_host
 from wtref.parallel import ALONE
 
 
@@ -16,18 +18,26 @@ def angle(u, v, crew=ALONE):
 
     crew: the processes of whose arrays, laid end to end, the angle is wanted.
 
+    NaN where there is no angle: an array of zeros has no direction, nor has one with NaN or infinity in it.
+
     2 atan2(|u' - v'|, |u' + v'|) on unit vectors: exact for small angles too, where acos is not.
-    An array of zeros, as a dead layer sends, is unrelated to everything.
     """
     u, v = (x.astype("float32") if x.dtype.kind == "V" else x for x in (u, v))  # sums of bfloat16 would be no more
 
-    def norm(x):
-        return crew.norm(float(to_host(array_module(x).linalg.norm(x))))
+    def largest(x):
+        found = float(to_host(abs(x).max())) if x.size else 0.0
+        return crew.largest(math.inf if math.isnan(found) else found)
 
-    lengths = norm(u), norm(v)
-    if 0 in lengths:
-        return 90.0
-    u, v = u / lengths[0], v / lengths[1]
+    def norm(x):  # squares neither overflow nor, where they count, vanish
+        scale = largest(x)
+        squares = (x / scale) ** 2 if scale else x
+        return scale * math.sqrt(crew.total(to_host(squares.sum(dtype=np.float64)))[0])
+
+    scales = largest(u), largest(v)
+    if not all(0 < scale < math.inf for scale in scales):
+        return math.nan
+    u, v = u / scales[0], v / scales[1]
+    u, v = u / norm(u), v / norm(v)
     return math.degrees(2 * math.atan2(norm(u - v), norm(u + v)))
 
 
@@ -44,7 +54,7 @@ def delta_angles(network, error):
     """{layer: degrees between delta_l through the B's and through the W^T's}, output layer left out.
 
     Call it after the forward pass and `rule.before_backward`: error (N, classes) is the delta at
-    the output.  It runs the backward pass twice, last with the rule's own B.
+    the output.  It runs the backward pass twice, last with the rule's own B.  NaN where a delta is all zero.
     """
     own = [(s.B, s.direct) for s in network.with_feedback]
     for s in network.with_feedback:
@@ -58,5 +68,11 @@ def delta_angles(network, error):
 
 
 def measured(angles):
-    """Those of the angles that are numbers: the delta angles of a batch without images are NaN."""
+    """Those of the angles that could be measured."""
     return [angle for angle in angles if not math.isnan(angle)]
+
+
+def mean_angle(angles):
+    """The mean of those that could be measured; NaN where none could."""
+    known = measured(angles)
+    return sum(known) / len(known) if known else math.nan

@@ -67,7 +67,7 @@ def watch(config, steps):
         if not math.isfinite(loss):
             return Finding(config, loss=loss)
         for kind, angles in (("matrix", matrix_angles(training.network)), ("delta", training.delta_angles)):
-            worst[kind] = max([worst[kind], *((angle, name) for name, angle in angles.items())])
+            worst[kind] = max([worst[kind], *((angle, name) for name, angle in angles.items() if not math.isnan(angle))])
     return Finding(config, *worst["matrix"], *worst["delta"], mirroring / whole if whole else math.nan, loss)
 
 

@@ -47,7 +47,7 @@ def follow(config):
     training = Training(config, device, datasets.open_feed(config, device))
     first = math.inf
     for step, record in enumerate(training.steps(), start=1):
-        if first == math.inf and max(matrix_angles(training.network).values()) < ALIGNED:
+        if first == math.inf and all(angle < ALIGNED for angle in matrix_angles(training.network).values()):
             first = step
     return training, record["test_error"], first
 

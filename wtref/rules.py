@@ -215,6 +215,7 @@ def _decay(s, delta_B, lambda_B):
 
 def _scale(s, delta_B, lambda_B):
     s.B += delta_B
+    s.B /= abs(s.B).max()  # no square overflows or vanishes
     s.B *= s.std * math.sqrt(s.B.size) / s.device.xp.linalg.norm(s.B)
 
 

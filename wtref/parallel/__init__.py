@@ -2,8 +2,7 @@
 
 A `Crew` is the processes that train one network together.  A process started alone is a crew of one,
 whose sums are its own and which waits for nobody; mpi.py has the crew that MPI started, buckets.py the gradients'
-way from one to the other, nccl.py how device arrays travel, talk.py how long processes wait for one another, opening.py
-how long for MPI's start, witness.py who names a process that was killed.
+way from one to the other, nccl.py how device arrays travel, witness.py who names a process that was killed.
 
 Every method that sums, gathers or waits must be called by all processes alike: same calls, same order.
 """
@@ -74,10 +73,6 @@ class Crew:
     def total(self, *numbers):
         """The sums of plain numbers, as floats."""
         return list(map(float, numbers))
-
-    def norm(self, length):
-        """The length of a vector of which each process has a part, from the length of that."""
-        return length
 
     def largest(self, number):
         """The largest of all processes' numbers."""

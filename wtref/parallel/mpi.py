@@ -60,6 +60,8 @@ class MpiCrew(Crew):
 
     def assemble(self, images):
         self.images = int(self.total(images)[0])
+        if not self.images:
+            raise _shared(InputError("all images of a batch are damaged; remove them from the folder"))
         return self.images
 
     def norm_statistics(self, kernels, y, *others):
@@ -115,9 +117,6 @@ class MpiCrew(Crew):
     def total(self, *numbers):
         with self._waiting():
             return self.host_sums.sum(np.array(numbers, np.float64)).tolist()
-
-    def norm(self, length):
-        return math.sqrt(self.total(length * length)[0])
 
     def largest(self, number):
         largest = np.array([number], np.float64)
