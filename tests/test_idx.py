@@ -91,6 +91,31 @@ def test_of_a_file_that_is_there_twice_the_zipped_one_counts(folder):
     assert len(idx.load_mnist(folder.parent).train_images) == TRAIN
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_the_other_published_names(zipped, folder):
+    right = idx.load_mnist(folder.parent)
+    for name, array in arrays().items():
+        for path in (folder / name, folder / f"{name}.gz"):
+            path.unlink(missing_ok=True)
+        write(folder, name.replace("-idx", ".idx"), idx_bytes(array), zipped)
+    found = idx.load_mnist(folder.parent)
+    assert (found.train_images == right.train_images).all() and (found.test_labels == right.test_labels).all()
+
+
+@pytest.mark.parametrize("where", ["raw", "MNIST", "mnist-original"])
+def test_a_folder_that_holds_the_files_themselves(where, folder):
+    right = idx.load_mnist(folder.parent)
+    assert (idx.load_mnist(folder).train_images == right.train_images).all()
+    assert (idx.load_mnist(folder.rename(folder.parent / where)).train_images == right.train_images).all()
+
+
+def test_a_folder_called_as_the_other_set_is_not_taken(folder):
+    refused(lambda: idx.load_fashion_mnist(folder), "fashion-mnist", str(folder / "fashion-mnist"))
+    folder = folder.rename(folder.parent / "FashionMNIST")
+    refused(lambda: idx.load_mnist(folder), "mnist", str(folder / "mnist"))
+    assert len(idx.load_fashion_mnist(folder).train_labels) == TRAIN
+
+
 # --- what is missing or wrong -----------------------------------------------------------------------------
 
 

@@ -3,13 +3,14 @@
 An IDX file is two zero bytes, the type of its values (8: unsigned byte), the number of its dimensions, each
 dimension as a big-endian 32-bit number, and the values, the last dimension running fastest
 (http://yann.lecun.com/exdb/mnist/).  Each set is looked for in a folder of its own, DATA_DIR/mnist/ or
-DATA_DIR/fashion-mnist/; of a file that is there twice the .gz counts, whose checksum guards it.
+DATA_DIR/fashion-mnist/, and then in DATA_DIR itself; of a file that is there twice the .gz counts, whose checksum guards it.
 """
 
 import contextlib
 import gzip
 import math
 import os
+import re
 import tarfile
 import zlib
 from pathlib import Path
@@ -46,13 +47,29 @@ def find_idx(name, data_dir):
 
     Raises Missing, naming all that were looked for and not found.
     """
-    folder = Path(data_dir) / name
     names = [f"{part}-{kind}-ubyte" for part in COUNTS for kind in ("images-idx3", "labels-idx1")]
-    found = [_first_file(folder / f"{file}.gz", folder / file) for file in names]
+    folders = [Path(data_dir) / name]
+    if not _is_of_another(name, Path(data_dir)):
+        folders.append(Path(data_dir))
+    finds = {folder: [_find_file(folder, file) for file in names] for folder in folders}
+    folder, found = next(((folder, found) for folder, found in finds.items() if any(found)), (folders[0], [None] * 4))
     absent = [f"{file}.gz" for file, path in zip(names, found, strict=True) if path is None]
     if absent:
         raise Missing(f"{name}: {folder} lacks {', '.join(absent)} (or without .gz); {fetch_hint(name)}")
     return found
+
+
+def _is_of_another(name, folder):
+    """Is the folder, by its name, that of the other set, whose files have the same names?"""
+    fashion = "fashion" in folder.resolve().name.lower()
+    return fashion if name == "mnist" else not fashion and "mnist" in folder.resolve().name.lower()
+
+
+def _find_file(folder, name):
+    """The path of a file, which is published as train-images-idx3-ubyte and as train-images.idx3-ubyte, or None."""
+    dotted = name.replace("-idx", ".idx")
+    paths = [folder / file for file in (f"{name}.gz", name, f"{dotted}.gz", dotted)]
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def read_idx(path, shape):
@@ -94,10 +111,6 @@ def _load(name, data_dir):
         check_labels(labels, parts[-1], CLASSES)
     check_classes(name, parts[1], CLASSES)
     return Dataset(name, CLASSES, *parts)
-
-
-def _first_file(*paths):
-    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 # --- for every reader of data files -----------------------------------------------------------------------
@@ -151,7 +164,7 @@ def tar_files(path, folder, limits):
     seen = set()
     with opened(path) as stream:
         for _ in range(MEMBERS):
-            header = read_up_to(stream, tarfile.BLOCKSIZE)
+            header = _after_attributes(read_up_to(stream, tarfile.BLOCKSIZE), stream, path)
             if not any(header):
                 break
             file, size = _check_member(header, path, folder)
@@ -176,12 +189,28 @@ def tar_files(path, folder, limits):
         raise InputError(f"{path}: lacks {', '.join(absent)}")
 
 
-def _check_member(header, path, folder):
-    """(name, size) of a file, from its header in a tar archive; the folder itself is ""."""
+def _after_attributes(header, stream, path):
+    """The header itself or, if it begins attributes of the next file, such as Python writes for times, that file's header."""
+    if header[156:157] != tarfile.XHDTYPE:
+        return header
+    size = _read_header(header, path).size
+    if not 0 <= size <= SMALL:
+        raise InputError(f"{path}: attributes of a file claim {size:,} bytes, right would be up to {SMALL:,}")
+    if re.search(rb" (path|linkpath|size|GNU\.[^=]*)=", read_up_to(stream, size + -size % tarfile.BLOCKSIZE)):
+        raise InputError(f"{path}: attributes of a file change its name or size")
+    return read_up_to(stream, tarfile.BLOCKSIZE)
+
+
+def _read_header(header, path):
     try:
-        info = tarfile.TarInfo.frombuf(bytes(header), "utf-8", "surrogateescape")
+        return tarfile.TarInfo.frombuf(bytes(header), "utf-8", "surrogateescape")
     except tarfile.TarError as error:
         raise InputError(f"{path}: damaged, no file starts where one should ({error})") from None
+
+
+def _check_member(header, path, folder):
+    """(name, size) of a file, from its header in a tar archive; the folder itself is ""."""
+    info = _read_header(header, path)
     within, _, file = info.name.partition("/")
     if within != folder or "/" in file or file in (".", ".."):
         raise InputError(f"{path}: {info.name!r} lies outside of {folder}/")

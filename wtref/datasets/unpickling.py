@@ -1,0 +1,218 @@
+"""Pickles of arrays, lists and dictionaries, read without running anything in them."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from wtref.errors import InputError
+
+# The names that a pickle may ask for, in all versions of NumPy, and what a Made is called after them.
+RECONSTRUCT, FROM_BUFFER, SCALAR, ARRAY, DTYPE, ENCODE = "reconstruct", "from buffer", "scalar", "array", "dtype", "encode"
+NAMES = {"numpy.ndarray": ARRAY, "numpy.dtype": DTYPE, "_codecs.encode": ENCODE}
+for core in ("numpy.core", "numpy._core"):
+    NAMES |= {f"{core}.multiarray._reconstruct": RECONSTRUCT, f"{core}.multiarray.scalar": SCALAR}
+    NAMES |= {f"{core}.numeric._frombuffer": FROM_BUFFER}
+DTYPES = {"|u1", "|i1"} | {f"{order}{kind}{size}" for order in "<>" for kind in "iu" for size in "248"}
+SHORT = 4096  # bytes of a text; a longer one must stand for bytes, as others may take four times their size in memory
+LATIN = "\xff".encode()[0]  # the largest byte, in UTF-8, of a text that stands for bytes
+
+
+@dataclass
+class Made:
+    """What a pickle would have called, with what; nothing is called."""
+
+    name: str
+    arguments: object
+    state: object = None
+
+
+def as_integers(found):
+    """An array (N,) of integers, from a pickled list of them or an array; None if it is neither."""
+    if type(found) is not list:
+        return as_array(found)
+    values = [value if type(value) is int else as_array(value) for value in found]
+    if any(type(value) is not int and (value is None or value.shape != ()) for value in values):
+        return None
+    return np.array(values, np.int64)
+
+
+def as_array(made):
+    """The array of integers that a Made stands for, in the memory of the pickle; None if it stands for none."""
+    match made:
+        case Made("reconstruct", (Made("array"), *_), (_, shape, dtype, fortran, values)):
+            order = "F" if fortran else "C"
+        case Made("from buffer", (values, dtype, shape, "C" | "F" as order)):
+            pass
+        case Made("scalar", (dtype, values)):
+            shape, order = (), "C"
+        case _:
+            return None
+    dtype = _as_dtype(dtype)
+    if dtype is None or type(values) not in (bytes, memoryview) or type(shape) is not tuple:
+        return None
+    if not all(type(n) is int and n > 0 for n in shape) or len(values) != math.prod(shape) * dtype.itemsize:
+        return None
+    return np.frombuffer(values, dtype).reshape(shape, order=order)
+
+
+def _as_dtype(made):
+    match made:
+        case Made("dtype", (bytes() | str() as kind, *_), (_, bytes() | str() as order, *_)):
+            name = _as_text(order) + _as_text(kind)
+            return np.dtype(name) if name in DTYPES else None
+    return None
+
+
+def _as_text(text):
+    return text if type(text) is str else text.decode("latin-1")
+
+
+class Unpickler:
+    """Reads pickles of protocols 2 to 5, as Python 2 and 3 write them; there is nothing it could run.
+
+    It knows the opcodes that arrays, numbers, texts, lists and dictionaries are made of and no more (pickletools
+    describes them all).  Calls of NAMES become records, but for that of encode, which turns text into bytes; any other
+    name is refused.  Long strings stay where they are in `data`, and the number of steps, hence of objects, is limited.
+    """
+
+    def __init__(self, data, where, steps):
+        self.data, self.where, self.steps = memoryview(data), where, steps
+        self.at, self.stack, self.marks, self.memo = 0, [], [], {}
+        self.room = len(data)  # bytes that texts may be encoded to
+
+    def load(self):
+        """The pickled object, with Made and memoryviews in it.  Raises InputError."""
+        try:
+            for _ in range(self.steps):
+                code = bytes(self.take(1))
+                if code == b".":
+                    return self.finish()
+                if code not in OPCODES:
+                    self.refuse(f"its opcode {code!r} at byte {self.at - 1:,} has no place in CIFAR")
+                OPCODES[code](self)
+        except (LookupError, TypeError, UnicodeError):
+            self.refuse(f"damaged before byte {self.at:,}")
+        self.refuse(f"takes more than {self.steps:,} steps")
+
+    def refuse(self, reason):
+        raise InputError(f"{self.where}: {reason}; not read, a pickle may be harmful")
+
+    def finish(self):
+        if self.at < len(self.data):
+            self.refuse(f"goes on after its end at byte {self.at:,}")
+        return self.stack.pop()
+
+    def take(self, size):
+        """The next bytes, as a view."""
+        start, self.at = self.at, self.at + size
+        if size < 0 or self.at > len(self.data):
+            self.refuse("cut off, or a string in it claims a wrong length")
+        return self.data[start : self.at]
+
+    def number(self, size, signed=False):
+        return int.from_bytes(self.take(size), "little", signed=signed)
+
+    def push(self, value):
+        self.stack.append(value)
+
+    def push_text(self, size):
+        text = self.take(size)
+        if size > SHORT and np.frombuffer(text, np.uint8).max() > LATIN:
+            self.refuse("has a long text")
+        self.push(str(text, "utf-8"))
+
+    def pop_marked(self):
+        """What was pushed since the last mark."""
+        start = self.marks.pop()
+        values, self.stack[start:] = self.stack[start:], []
+        return values
+
+    def pop_last(self, count):
+        values, self.stack[-count:] = self.stack[-count:], []
+        return tuple(values)
+
+    def protocol(self):
+        if not 2 <= self.number(1) <= 5:
+            self.refuse("not of pickle protocols 2 to 5")
+
+    def line(self):
+        text, end, _ = bytes(self.data[self.at : self.at + 40]).partition(b"\n")
+        if not end:
+            self.refuse("mentions a name that is too long")
+        self.take(len(text) + 1)
+        return text.decode("latin-1")
+
+    def name(self, module, name):
+        if type(module) is not str or type(name) is not str:
+            self.refuse("asks for what is no name")
+        if f"{module}.{name}" not in NAMES:
+            self.refuse(f"asks for {f'{module}.{name}'[:80]!r}")
+        self.push(Made(NAMES[f"{module}.{name}"], None))
+
+    def call(self):
+        arguments, made = self.stack.pop(), self.stack.pop()
+        if type(made) is not Made or made.arguments is not None:
+            self.refuse("calls what is no name")
+        self.push(self.encoded(*arguments) if made.name == ENCODE else Made(made.name, arguments))
+
+    def encoded(self, text, encoding):
+        """The bytes as which Python 3 writes a text in protocol 2."""
+        self.room -= len(text)
+        if encoding != "latin1" or self.room < 0:
+            self.refuse("encodes what is no string of bytes")
+        return str.encode(text, "latin-1")
+
+    def build(self):
+        state, made = self.stack.pop(), self.stack[-1]
+        if type(made) is not Made:
+            self.refuse("sets the state of what is no array")
+        made.state = state
+
+    def set_items(self, pairs):
+        for at in range(0, len(pairs), 2):
+            if type(pairs[at]) not in (bytes, str):
+                self.refuse("has a key that is no string")
+            dict.__setitem__(self.stack[-1], pairs[at], pairs[at + 1])
+
+
+OPCODES = {
+    b"\x80": Unpickler.protocol,
+    b"\x95": lambda self: self.take(8),  # the size of a frame, of use to readers of streams
+    b"N": lambda self: self.push(None),
+    b"\x88": lambda self: self.push(True),
+    b"\x89": lambda self: self.push(False),
+    b"K": lambda self: self.push(self.number(1)),
+    b"M": lambda self: self.push(self.number(2)),
+    b"J": lambda self: self.push(self.number(4, signed=True)),
+    b"U": lambda self: self.push(bytes(self.take(self.number(1)))),
+    b"T": lambda self: self.push(self.take(self.number(4, signed=True))),
+    b"C": lambda self: self.push(bytes(self.take(self.number(1)))),
+    b"B": lambda self: self.push(self.take(self.number(4))),
+    b"\x8e": lambda self: self.push(self.take(self.number(8))),
+    b"\x96": lambda self: self.push(self.take(self.number(8))),
+    b"\x8c": lambda self: self.push_text(self.number(1)),
+    b"X": lambda self: self.push_text(self.number(4)),
+    b"\x8d": lambda self: self.push_text(self.number(8)),
+    b"}": lambda self: self.push({}),
+    b"]": lambda self: self.push([]),
+    b")": lambda self: self.push(()),
+    b"\x85": lambda self: self.push(self.pop_last(1)),
+    b"\x86": lambda self: self.push(self.pop_last(2)),
+    b"\x87": lambda self: self.push(self.pop_last(3)),
+    b"(": lambda self: self.marks.append(len(self.stack)),
+    b"t": lambda self: self.push(tuple(self.pop_marked())),
+    b"a": lambda self: list.append(self.stack[-2], self.stack.pop()),
+    b"e": lambda self: (values := self.pop_marked(), list.extend(self.stack[-1], values)),
+    b"s": lambda self: self.set_items(self.pop_last(2)),
+    b"u": lambda self: self.set_items(self.pop_marked()),
+    b"q": lambda self: self.memo.update({self.number(1): self.stack[-1]}),
+    b"r": lambda self: self.memo.update({self.number(4): self.stack[-1]}),
+    b"\x94": lambda self: self.memo.update({len(self.memo): self.stack[-1]}),
+    b"h": lambda self: self.push(self.memo[self.number(1)]),
+    b"j": lambda self: self.push(self.memo[self.number(4)]),
+    b"c": lambda self: self.name(self.line(), self.line()),
+    b"\x93": lambda self: self.name(*self.pop_last(2)),
+    b"R": Unpickler.call,
+    b"b": Unpickler.build,
+}
