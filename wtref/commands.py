@@ -7,7 +7,7 @@ from wtref import audit as auditing
 from wtref import bench as benching
 from wtref import compare as comparing
 from wtref import constants as studying
-from wtref import datasets, decays, figures, gpu_report, predicting, running, runs, scaling
+from wtref import datasets, decays, figures, gpu_report, predicting, running, runs, scaling, stored
 from wtref import reproduce as reproducing
 from wtref.backend import open_device
 from wtref.config import Config
@@ -76,7 +76,7 @@ def draw(args, given):
     if args.names[0].endswith(".jsonl"):
         if len(args.names) > 1:
             raise InputError(f"figures draws one metrics file at a time, found {len(args.names)} names")
-        lines = [{**line, "curve": line["rule"]} for line in runs.metrics_file(args.names[0])]
+        lines = [{**line, "curve": line["rule"]} for line in stored.read_results(args.names[0])]
         folder = free_folder("figures")
     else:
         lines, folder = _lines_of([Run.find(name) for name in args.names])

@@ -5,6 +5,7 @@ All raise ValueError where it does not; the message says what was found and what
 
 import numpy as np
 
+from wtref.rules import KolenPollack
 from wtref.stored import check_record
 from wtref.values import check_entries
 
@@ -35,7 +36,7 @@ def check_training(arrays, plain, training):
     wanted = training.network.arrays()
     check_arrays(_learned(arrays), wanted)
     begun = plain["epoch"] or plain["position"]
-    check_arrays(_velocities(arrays), _moving(wanted, arrays) if begun else {})
+    check_arrays(_velocities(arrays), _moving(wanted, training.rule) if begun else {})
 
 
 def check_plain(plain):
@@ -74,9 +75,7 @@ def _velocities(arrays):
     return {name.removeprefix("velocity."): v for name, v in arrays.items() if name.startswith("velocity.")}
 
 
-def _moving(wanted, arrays):
-    """Those of the arrays wanted that have a velocity once training has begun: of the B's all or none."""
-    moving = {name: array for name, array in wanted.items() if not name.endswith(RUNNING)}
-    if any(name.endswith(".B") for name in _velocities(arrays)):
-        return moving
-    return {name: array for name, array in moving.items() if not name.endswith(".B")}
+def _moving(wanted, rule):
+    """Those of the arrays wanted that have a velocity once training has begun."""
+    still = RUNNING if isinstance(rule, KolenPollack) else (*RUNNING, ".B")
+    return {name: array for name, array in wanted.items() if not name.endswith(still)}

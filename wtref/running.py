@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from wtref import datasets, source
 from wtref.angles import mean_angle, measured
 from wtref.config import Config
-from wtref.errors import Diverged, InputError, Unsaved
+from wtref.errors import Diverged, InputError
 from wtref.parallel import ALONE
 from wtref.runs import Run, versions
 from wtref.signals import stop_requests
@@ -127,10 +127,8 @@ def _train_and_save(training, run):
 
 def save(run, training, record=None):
     """Write a checkpoint, and an epoch's record if there is one; raises Unsaved."""
-    try:
+    with run.writing():
         run.save(training, record)
-    except OSError as error:
-        raise Unsaved(f"cannot write to {run.folder}: {error.strerror}; {run.saved()}, unharmed") from None
 
 
 def _explained(steps, run):

@@ -14,7 +14,6 @@ import re
 import shutil
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 
@@ -136,14 +135,16 @@ class Run:
             training.restore(arrays, plain)
             for damage in damages:
                 print(f"wtref: {damage}; falling back to the checkpoint before it, {name}", file=sys.stderr)
-            self._tidy(name, plain)
+            with self.writing():
+                self._tidy(name, plain)
             return True
         best = self.folder / "best.npz"
         if damages or best.exists() or self.folder.joinpath("metrics.jsonl").exists():
             lost = "; ".join(damages) or f"{self.folder} has metrics, but neither last.npz nor previous.npz"
             copy = f"restore last.npz from a copy{f', or copy {best} there' if best.exists() else ''}"
             raise InputError(f"{lost}; no checkpoint is left to go on from: {copy}, or start a new run")
-        self._remove_leftovers()
+        with self.writing():
+            self._remove_leftovers()
         return False
 
     def load(self, network, device, which):
@@ -166,6 +167,14 @@ class Run:
             yield
         except ValueError as error:
             raise InputError(f"{self.folder / name} does not fit the run's network: {error}") from None
+
+    @contextlib.contextmanager
+    def writing(self):
+        """Let what keeps the folder from being written to raise Unsaved, which says what is still whole."""
+        try:
+            yield
+        except OSError as error:
+            raise Unsaved(f"cannot write to {self.folder}: {error.strerror or error}; {self.saved()}, unharmed") from None
 
     def progress(self):
         """The plain values of the newest checkpoint, which say how far the run is; None if it has not got to its first.
@@ -263,17 +272,6 @@ def versions():
     return {"wtref": wtref.__version__, "numpy": np.__version__, "python": platform.python_version()}
 
 
-def metrics_file(path):
-    """The lines of a metrics.jsonl that compare or reproduce wrote: rule, seed, epoch and what was measured."""
-    try:
-        lines = stored.read_metrics(Path(path), stored.MEASURED | {"rule": str, "seed": int})
-    except FileNotFoundError:
-        raise InputError(f"no file {path}; give a metrics.jsonl of compare or reproduce, or names of runs") from None
-    if not lines:
-        raise InputError(f"{path} is empty; give a metrics.jsonl of compare or reproduce, or names of runs")
-    return lines
-
-
 def names():
     """All runs in runs/, in alphabetical order."""
     return sorted(path.parent.name for path in RUNS.glob("*/config.json"))
@@ -289,7 +287,7 @@ def table():
 def _row(name):
     run, name = Run(name), printable(name)
     try:
-        config, progress = run.config(), run.progress()
+        config, progress, _ = run.config(), run.progress(), run.metrics()
     except InputError:
         return name, "-", "-", "-", "-", "-", "damaged"
     epoch, best = (progress["epoch"], progress["best"]) if progress else (0, None)

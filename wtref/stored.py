@@ -7,11 +7,12 @@ import contextlib
 import json
 import stat
 from dataclasses import fields
+from pathlib import Path
 from typing import NamedTuple
 
 from wtref.config import Config
 from wtref.errors import InputError
-from wtref.values import check_entries
+from wtref.values import LIMITS, check_entries
 
 MEASURED = {"epoch": int, "test_error": float, "matrix_angles": dict[str, float], "delta_angles": dict[str, float]}
 RECORD = MEASURED | dict.fromkeys(("lr", "train_loss", "train_error", "test_loss", "seconds", "images_per_second"), float)
@@ -33,8 +34,8 @@ class Images(NamedTuple):
         about = _tuples(about)
         check_entries(about, cls.__annotations__)
         images = cls(*(about[name] for name in cls._fields))
-        if len(images.shape) != 3 or min(images.shape) < 1:
-            raise ValueError(f"shape must be three sizes of at least 1, found {images.shape}")
+        if len(images.shape) != 3 or not all(1 <= size <= 10_000 for size in images.shape):
+            raise ValueError(f"shape must be three sizes from 1 to 10,000, found {images.shape}")
         for name, low in (("mean", 0), ("std", 1e-9)):
             statistic = getattr(images, name)
             if len(statistic) != images.shape[2] or not all(low <= number <= 255 for number in statistic):
@@ -73,10 +74,21 @@ def read_metrics(path, kinds=RECORD):
     return lines
 
 
+def read_results(path):
+    """The lines of a metrics.jsonl of compare or reproduce: rule, seed, epoch and what was measured.  Raises InputError."""
+    try:
+        lines = read_metrics(Path(path), MEASURED | {"rule": str, "seed": int})
+    except FileNotFoundError:
+        raise InputError(f"no file {path}; give a metrics.jsonl of compare or reproduce, or names of runs") from None
+    if not lines:
+        raise InputError(f"{path} is empty; give a metrics.jsonl of compare or reproduce, or names of runs")
+    return lines
+
+
 def check_record(line, kinds=RECORD):
     """Raise ValueError unless `line` is an epoch's record, with entries of the given types."""
     check_entries(line, kinds)
-    if line["epoch"] < 1 or not 0 <= line["test_error"] <= 100:
+    if LIMITS["epochs"].misfit(line["epoch"]) or not 0 <= line["test_error"] <= 100:
         raise ValueError(f"epoch {line['epoch']} with a test error of {line['test_error']} % cannot be")
     for kind in ("matrix_angles", "delta_angles"):
         for layer, angle in line[kind].items():

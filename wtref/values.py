@@ -111,7 +111,9 @@ def fits(value, kind):
         return isinstance(value, str) and "\0" not in value  # which no name of a file can hold
     if isinstance(value, bool):
         return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
+    if kind is float and isinstance(value, int):
+        return abs(value) < 2**1000  # which a float can hold
+    return isinstance(value, kind)
 
 
 def in_words(kind):
