@@ -56,16 +56,18 @@ def test_without_zeros_the_axis_is_logarithmic():
     assert list(axes.get_yticks()) == [10, 15, 20, 30, 40]
 
 
-def test_every_error_lies_between_two_ticks():
+def test_every_error_lies_between_two_ticks_whose_labels_do_not_overlap():
     numbers = random.Random(0)
     sets = [[0.0], [100.0], [0.0, 100.0], [0.005], [0.012, 0.013], [97.5, 97.6], [10.0], [70.0, 100.0]]
-    sets += [[100 * numbers.random() ** numbers.choice([1, 3, 9]) for _ in range(3)] for _ in range(20)]
+    sets += [[max(0.002, 100 * numbers.random() ** numbers.choice([1, 3, 9])) for _ in range(3)] for _ in range(20)]
     for errors in sets:
         (axes,) = drawn([line("kp", epoch, error) for epoch, error in enumerate(errors, start=1)])
         pyplot.close(axes.figure)
         low, high = axes.get_ylim()
         ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
         assert low < min(errors) and max(errors) < high and len(ticks) >= 2, errors
+        boxes = [text.get_window_extent() for text in axes.get_yticklabels()]
+        assert all(below.y1 < above.y0 for below, above in zip(boxes, boxes[1:])), errors
 
 
 def test_a_picture_of_zeros_alone_is_not_empty(tmp_path):

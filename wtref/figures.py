@@ -13,7 +13,8 @@ COLOURS = {  # Okabe and Ito: told apart by colour-blind readers too; one colour
 }  # fmt: skip
 
 OTHERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # runs by name, in order
-TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100)
+COARSE_TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+TICKS = tuple(sorted((*COARSE_TICKS, 0.3, 3, 7, 15, 30, 40, 70)))
 ONE_EPOCH = (0, 2)  # the limits of an axis of epochs that has but one
 LABELS = {"usf": "uSF", "frsf": "frSF", "brsf": "brSF"}
 
@@ -119,9 +120,10 @@ def _draw_errors(lines, colours):
 def _scale_errors(axes, errors):
     """A logarithmic axis between two ticks that hold all errors; zero, where there is one, has its place below."""
     smallest = min(filter(None, errors), default=1)
-    low = max((tick for tick in TICKS[:-1] if tick <= smallest), default=TICKS[0])
-    high = min((tick for tick in TICKS if tick > low and tick >= max(errors)), default=TICKS[-1])
-    ticks = [tick for tick in TICKS if low <= tick <= high]
+    choice = TICKS if max(errors) < 50 * smallest else COARSE_TICKS
+    low = max((tick for tick in choice[:-1] if tick <= smallest), default=choice[0])
+    high = min((tick for tick in choice if tick > low and tick >= max(errors)), default=choice[-1])
+    ticks = [tick for tick in choice if low <= tick <= high]
     if min(errors) > 0:
         axes.set_yscale("log")
         axes.set(ylabel="test error (%)", ylim=(min(low, smallest) / 1.03, high * 1.03))
