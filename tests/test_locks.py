@@ -131,6 +131,18 @@ def test_a_symbolic_link_in_place_of_the_lock_file_is_not_followed(capsys):
     assert Path("treasure").read_text() == "gold"
 
 
+@pytest.mark.parametrize("plant", [os.mkfifo, lambda path: os.link("treasure", path)], ids=["fifo", "hard link"])
+def test_what_is_no_lock_file_is_not_written_to(capsys, plant):
+    assert main(TINY) == 0
+    Path("treasure").write_text("gold")
+    plant(FOLDER / "lock")
+    capsys.readouterr()
+    assert main(["train", "--resume", "mine"]) == 2
+    why = "is a link or no regular file, where a lock file should be; remove it"
+    assert capsys.readouterr().err == f"wtref: runs/mine/lock {why}\n"
+    assert Path("treasure").read_text() == "gold" and (FOLDER / "lock").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(monkeypatch, capsys):
     assert main(TINY) == 0
     capsys.readouterr()

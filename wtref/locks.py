@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import socket
+import stat
 import sys
 
 from wtref.errors import InputError, Unsaved
@@ -58,6 +59,10 @@ def _opened(path, what):
             file = open(path, "r+b", buffering=0, opener=_creating)
         except OSError as error:
             raise Unsaved(f"cannot write to {path.parent}: {error.strerror}") from None
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            file.close()
+            raise InputError(f"{path} is a link or no regular file, where a lock file should be; remove it")
         if take(file, path):
             return file
         with file:
