@@ -264,7 +264,7 @@ def test_extreme_shapes_neither_fail_nor_fill_the_memory(width, height, monkeypa
     assert np.prod(sizes[0]) <= 256 * 2560
     monkeypatch.setattr(reading, "read_file", lambda path: encode(image, "PNG"))
     for seed in range(20):
-        assert random_view("x.png", 32, 0.4, np.random.default_rng(seed)).shape == (32, 32, 3)
+        assert random_view("x.png", 32, True, 0.4, np.random.default_rng(seed)).shape == (32, 32, 3)
 
 
 def test_random_view_is_crop_resize_flip(tmp_path):
@@ -274,7 +274,7 @@ def test_random_view_is_crop_resize_flip(tmp_path):
         rng = np.random.default_rng(seed)
         box, flip = random_box(90, 70, rng), rng.random() < 0.5
         right = np.asarray(image.crop(box).resize((24, 24), BILINEAR))
-        found = random_view(path, 24, 0.0, np.random.default_rng(seed))
+        found = random_view(path, 24, True, 0.0, np.random.default_rng(seed))
         assert np.array_equal(found, right[:, ::-1] if flip else right)
         mirrored.add(flip)
     assert mirrored == {False, True}
@@ -283,7 +283,7 @@ def test_random_view_is_crop_resize_flip(tmp_path):
 def test_half_of_the_views_are_mirrored(tmp_path):
     path = tmp_path / "x.png"
     Image.fromarray(np.tile(np.arange(0, 250, 10, dtype=np.uint8), (25, 1))).save(path)
-    views = [random_view(path, 8, 0.0, np.random.default_rng((7, seed))) for seed in range(2000)]
+    views = [random_view(path, 8, True, 0.0, np.random.default_rng((7, seed))) for seed in range(2000)]
     rate = np.mean([view[0, 0, 0] > view[0, -1, 0] for view in views])
     assert abs(rate - 0.5) < 4 * 0.5 / math.sqrt(2000)
 
@@ -341,7 +341,7 @@ def test_a_jpeg_is_decoded_small_and_looks_the_same(tmp_path, monkeypatch):
     plain = to_rgb
     monkeypatch.setattr(augment, "to_rgb", lambda im, name: decoded.append(im.size) or plain(im, name))
     for seed in range(30):
-        found = random_view(path, 32, 0.0, np.random.default_rng(seed)).astype(int)
+        found = random_view(path, 32, True, 0.0, np.random.default_rng(seed)).astype(int)
         rng = np.random.default_rng(seed)
         box = random_box(803, 601, rng)
         right = np.asarray(image.crop(box).resize((32, 32), BILINEAR)).astype(int)
@@ -536,7 +536,7 @@ def test_ten_thousand_mutated_files_give_an_array_or_bad_image(monkeypatch):
         start = time.perf_counter()
         try:
             if k % 3:
-                view = random_view("name", 8, 0.4 * (k % 2), np.random.default_rng(k))
+                view = random_view("name", 8, True, 0.4 * (k % 2), np.random.default_rng(k))
             else:
                 view = central_view(read_image("name"), 8)
         except BadImage as error:

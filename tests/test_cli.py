@@ -16,7 +16,7 @@ import pytest
 from test_backend import fake_cupy
 
 from wtref import __version__, backend, compare, datasets, kernels
-from wtref.cli import main
+from wtref.cli import NOT_COMPARED, main
 from wtref.config import Config
 from wtref.datasets import DATA_DIR, DATASETS
 from wtref.models import ALIASES, MODELS
@@ -428,10 +428,11 @@ def test_a_switch_has_two_positions(flag):
 def test_training_prints_an_epoch_a_line_and_where_it_went(capsys):
     assert main([*MLP, "--epochs", "3", "--rule", "kp", "--log-name", "mine"]) == 0
     out, err = capsys.readouterr()
-    head, run, *epochs, done = out.splitlines()
+    head, data, run, *epochs, done = out.splitlines()
     where, compute, threads = head.rsplit(", ", 2)
     assert where == f"mlp, {64 * 8 + 80} weights, by kp on digits; cpu, float32"
     assert (compute, threads) == tuple(kernels.use().rsplit(", ", 1))
+    assert data == "data: 1,437 training and 360 test images of 10 classes"
     assert run == "run: runs/mine" and "runs/mine" in done and err == ""
     for number, (line, record) in enumerate(zip(epochs, Run("mine").metrics(), strict=True), start=1):
         assert line.startswith(f"epoch {number}/3  loss {record['train_loss']:.4f}  ")
@@ -458,11 +459,11 @@ def squeezed(text):
 
 @pytest.mark.parametrize("command", ["train", "compare"])
 def test_help_names_and_explains_every_field(capsys, command):
-    with pytest.raises(SystemExit) as ended:
-        main([command, "--help"])
+    assert main([command, "--help"]) == 0
     out = capsys.readouterr().out
-    assert ended.value.code == 0
     for spec in fields(Config):
+        if command == "compare" and spec.name in NOT_COMPARED:
+            continue
         flag = "--" + spec.name.replace("_", "-")
         if command == "compare" and spec.name in ("rule", "seed"):
             flag += "s"
@@ -474,18 +475,16 @@ def test_help_names_and_explains_every_field(capsys, command):
 
 @pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS)])
 def test_help_of_every_command(capsys, command):
-    with pytest.raises(SystemExit) as ended:
-        main([*command, "--help"])
+    assert main([*command, "--help"]) == 0
     out, err = capsys.readouterr()
-    assert (ended.value.code, err) == (0, "")
+    assert err == ""
     assert out.startswith(f"usage: {' '.join(['run.py', *command])}")
     assert command or all(re.search(rf"^ +{name} +\w", out, re.MULTILINE) for name in COMMANDS)
 
 
 def test_version(capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["--version"])
-    assert ended.value.code == 0 and capsys.readouterr().out == f"wtref {__version__}\n"
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"wtref {__version__}\n"
 
 
 def test_compare_s_runs_are_train_s_runs(capsys):

@@ -4,7 +4,7 @@ import os
 import pickle
 import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,11 @@ from wtref import checkpoints, datasets, runs
 from wtref.backend import open_device
 from wtref.cli import main
 from wtref.config import Config
+from wtref.datasets.synthetic import load_synthetic
 from wtref.models import Options
 from wtref.presets import PRESETS
 from wtref.runs import Run
+from wtref.stored import Images
 from wtref.training import Training
 
 MLP = "--model mlp --hidden 12 7 --batch-size 100 --epochs 3 --device cpu".split()
@@ -90,6 +92,12 @@ NETWORKS = {
 }
 
 
+def export_to(path, training):
+    from wtref import torch_state
+
+    torch_state.export(training.network, training.config, Images.of(training.feed.about()), path)
+
+
 def torch_logits(config, training, state):
     """The logits of PyTorch's network on all test images, from a state_dict alone."""
     import torch
@@ -117,21 +125,17 @@ def assert_same_logits(training, config, path):
 
 @pytest.mark.parametrize("config", NETWORKS.values(), ids=NETWORKS)
 def test_an_exported_network_is_pytorch_s_own(here, config):
-    from wtref import torch_state
-
     training = trained(config)
-    torch_state.export(training.network, here / "net.pt")
+    export_to(here / "net.pt", training)
     assert_same_logits(training, config, here / "net.pt")
 
 
 def test_an_exported_bottleneck_network_is_pytorch_s_own(here, monkeypatch):
     """resnet50, four channels wide."""
-    from wtref import torch_state
-
     monkeypatch.setattr(Config, "model_options", Options(width=4, stem="cifar"))
     config = Config(model="resnet50", batch_size=64, lr=0.01, device="cpu")
     training = trained(config, steps=2)
-    torch_state.export(training.network, here / "net.pt")
+    export_to(here / "net.pt", training)
     assert_same_logits(training, config, here / "net.pt")
 
 
@@ -140,10 +144,10 @@ def test_what_was_exported_comes_back_to_the_bit(here, config):
     from wtref import torch_state
 
     training = trained(config)
-    torch_state.export(training.network, here / "net.pt")
+    export_to(here / "net.pt", training)
     device = open_device("cpu", config.dtype)
     again = Training(config, device, datasets.open_feed(config, device))
-    torch_state.load(again, here / "net.pt")
+    torch_state.load(again, torch_state.read(here / "net.pt"))
     mine, theirs = training.network.arrays(), again.network.arrays()
     exported = [name for name in mine if not name.endswith(".B")]
     assert all(mine[name].tobytes() == theirs[name].tobytes() for name in exported)
@@ -199,11 +203,131 @@ def test_a_foreign_file_is_refused_and_never_run(here, refused, recwarn):
 
 def test_a_state_dict_of_other_shapes_is_refused(mine, said, refused):
     said("export", "mine", "--device", "cpu")
+    without_options(Path("runs/mine/torch.pt"))
     flags = "--model mlp --hidden 12 8 --device cpu".split()
     line = refused("import", "runs/mine/torch.pt", *flags)
     assert re.search(r"has shape \(.*\), this architecture \(", line)
     line = refused("import", "runs/mine/torch.pt", "--model", "resnet8", "--device", "cpu")
     assert "--model" in line
+
+
+def without_options(path):
+    """Let the state_dict in a file be as other programs write it."""
+    import torch
+
+    torch.save(dict(torch.load(path, weights_only=True)), path)
+
+
+RECIPES = [
+    f"--model {model} --norm {norm} --activation {activation}"
+    for model in ("mlp --hidden 9 5", "resnet8") for norm in ("before", "after", "none") for activation in ("relu", "tanh", "sigmoid")
+]  # fmt: skip
+RECIPES += ["--model mlp --hidden 6 --loss sigmoid", "--model lenet --dataset synthetic --activation tanh"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_an_import_takes_the_network_s_options_from_the_file(monkeypatch, said, refused, recipe):
+    """The imported run tests as the exported one did; flags that contradict the file are refused by name."""
+    small = load_synthetic(None, train=60, test=30), datasets.load("digits")
+    small = {data.name: replace(data, train_images=data.train_images[:60], train_labels=data.train_labels[:60]) for data in small}
+    for name, data in small.items():
+        monkeypatch.setitem(datasets.IN_MEMORY, name, lambda folder, data=data: data)
+    dataset = "--dataset synthetic" if "synthetic" in recipe else ""
+    said("train", *recipe.split(), "--epochs", 1, "--lr", "0.02", "--device", "cpu", "--log-name", "a")
+    said("export", "a", "--device", "cpu")
+    said("import", "runs/a/torch.pt", *dataset.split(), "--device", "cpu", "--log-name", "b")
+    results = [said("eval", name, "--device", "cpu").splitlines()[1] for name in "ab"]
+    assert results[0] == results[1]
+    old, new = (Run.find(name).config() for name in "ab")
+    for option in ("model", "norm", "activation", "hidden", "stem", "loss"):
+        assert getattr(new, option) == getattr(old, option)
+    other = {"relu": "tanh", "tanh": "sigmoid", "sigmoid": "relu"}[old.activation]
+    for flags in (["--activation", other], ["--model", "resnet20", "--activation", old.activation]):
+        name, right, wrong = flags[0][2:], getattr(old, flags[0][2:]), flags[1]
+        assert refused("import", "runs/a/torch.pt", *dataset.split(), *flags) == (
+            f"wtref: runs/a/torch.pt contradicts the flags: --{name} is {right}, not {wrong}; leave those flags out\n"
+        )
+
+
+def test_agreeing_flags_and_other_names_of_a_model_are_welcome(here, said):
+    config = Config(model="mlp", hidden=(4,), norm="after", activation="tanh", device="cpu")
+    export_to(here / "net.pt", trained(config))
+    said("import", "net.pt", *"--model mlp --hidden 4 --norm after --activation tanh --loss softmax --device cpu".split())
+    from wtref import torch_state
+
+    file = torch_state.StateFile("net.pt", {}, {"model": "res18", "activation": "relu"}, None)
+    assert torch_state.config_of(file, {"model": "resnet18"}).model == "resnet18"
+
+
+def test_a_file_without_options_says_what_was_assumed(mine, said, capsys):
+    said("export", "mine", "--device", "cpu")
+    without_options(Path("runs/mine/torch.pt"))
+    capsys.readouterr()
+    assert main(["import", "runs/mine/torch.pt", *MLP, "--log-name", "b"]) == 0
+    assert capsys.readouterr().err == (
+        "wtref: runs/mine/torch.pt does not say which network it is of; "
+        "assumed: model mlp, norm None, activation relu, hidden (12, 7), stem None, loss softmax\n"
+    )
+
+
+def test_an_import_onto_other_classes_is_refused_and_onto_other_statistics_remarked(monkeypatch, here, refused, capsys):
+    export_to(here / "net.pt", trained(Config(model="mlp", hidden=(4,), device="cpu")))
+    digits = datasets.load("digits")
+    monkeypatch.setitem(datasets.IN_MEMORY, "mnist", lambda folder: replace(digits, train_images=digits.train_images // 2))
+    monkeypatch.setitem(datasets.IN_MEMORY, "fashion-mnist", lambda folder: digits)
+    assert refused("import", "net.pt", "--dataset", "fashion-mnist", "--device", "cpu") == (
+        "wtref: class 0 of --dataset fashion-mnist is 'T-shirt', of net.pt '0'; classes must be the same, in the same order\n"
+    )
+    assert "images of 32x32x3" in refused("import", "net.pt", "--dataset", "synthetic", "--device", "cpu")
+    assert main("import net.pt --dataset mnist --device cpu".split()) == 0
+    said = "wtref: net.pt is of a network whose images had another mean and deviation than those of mnist\n"
+    assert capsys.readouterr().err == said
+
+
+def test_load_state_dict_takes_the_file_as_it_is(here):
+    import torch
+
+    from wtref import torch_networks
+
+    config = Config(model="resnet8", norm="after", activation="tanh", batch_size=64, device="cpu")
+    training = trained(config, steps=1)
+    export_to(here / "net.pt", training)
+    net = torch_networks.build("resnet8", training.feed.shape, 10, config.model_options)
+    net.load_state_dict(torch.load("net.pt", weights_only=True), strict=True)
+    file = torch.load("net.pt", weights_only=True)
+    assert file.wtref["options"]["activation"] == "tanh" and file.wtref["images"]["class_names"] == tuple("0123456789")
+
+
+def test_arrays_that_are_no_weights_are_refused(here, refused):
+    """Of each kind in turn, in the place of one weight: not finite, not real, not dense, of another shape."""
+    import torch
+
+    training = trained(Config(model="mlp", hidden=(4,), device="cpu"))
+    export_to(here / "net.pt", training)
+    whole = torch.load("net.pt", weights_only=True)
+    name, W = "output.weights.weight", whole["output.weights.weight"]
+    for wrong in (W * torch.nan, W * torch.inf, W.double() * 1e300, W + 0j, W.int(), W > 0, W.to_sparse(), W[:1, :1], W[0, 0],
+                  "text", None, 1.0):  # fmt: skip
+        torch.save({**whole, name: wrong}, "wrong.pt")
+        assert name in refused("import", "wrong.pt", "--model", "mlp", "--hidden", 4, "--device", "cpu")
+
+
+@pytest.mark.parametrize("change", [
+    {"options": {}}, {"images": None}, {"options": {"activation": 5}}, {"images": {"mean": (float("nan"),)}},
+    {"images": {"shape": (0, 8, 1)}}, {"options": {"hidden": (10**12,)}}, {"options": {"activation": "swish"}},
+    {"options": {"epochs": 1.5}},
+], ids=str)  # fmt: skip
+def test_options_that_cannot_be_are_one_line(here, capsys, change):
+    import torch
+
+    export_to(here / "net.pt", trained(Config(model="mlp", hidden=(4,), device="cpu")))
+    state = torch.load("net.pt", weights_only=True)
+    for key, value in change.items():
+        state.wtref[key] = {**state.wtref[key], **value} if value else value
+    torch.save(state, "net.pt")
+    harmless = "epochs" in str(change)  # of no interest in such a file
+    assert main("import net.pt --device cpu".split()) == (0 if harmless else 2)
+    assert capsys.readouterr().err.count("\n") == (0 if harmless else 1)
 
 
 # --- predict ----------------------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
 """Runs on file systems that have no hard links, or cannot flush a folder, end as elsewhere."""
 
+import contextlib
 import errno
+import itertools
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 from wtref import checkpoints
 from wtref.cli import main
 from wtref.files import replacing
+from wtref.runs import Run
 
 RUN = "train --model mlp --hidden 3 --batch-size 800 --epochs 3 --save-every 1 --device cpu --log-name mine".split()
 
@@ -48,6 +52,46 @@ def test_without_hard_links_checkpoints_are_copied(monkeypatch, number):
     assert (read["last"]["epoch"], read["last"]["position"]) == (3, 0)
     assert (read["previous"]["epoch"], read["previous"]["position"]) == (2, 1)
     assert read["best"]["epoch"] == read["last"]["best"]["epoch"]
+
+
+class Killed(BaseException):
+    pass
+
+
+def killing(monkeypatch, call):
+    """Die before the call-th of all file replacements."""
+    replace, count = os.replace, itertools.count(1)
+
+    def watched(*paths):
+        if next(count) == call:
+            raise Killed
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", watched)
+
+
+def outcome():
+    """The last and the best checkpoint's arrays and the metrics, without times."""
+    folder, times = Path("runs/mine"), ("seconds", "images_per_second")
+    arrays = [checkpoints.read(folder / f"{name}.npz")[0] for name in ("last", "best")]
+    records = [{k: v for k, v in record.items() if k not in times} for record in Run("mine").metrics()]
+    return [{name: array.tobytes() for name, array in each.items()} for each in arrays], records
+
+
+def test_killed_before_each_replacement_a_run_without_hard_links_ends_the_same(monkeypatch):
+    monkeypatch.setattr(os, "link", failing(errno.EPERM))
+    assert main(RUN) == 0
+    whole = outcome()
+    for call in itertools.count(1):
+        shutil.rmtree("runs")
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            killing(patch, call)
+            assert main(RUN) == 0
+            break
+        begun = Path("runs/mine/config.json").exists()
+        assert main(["train", "--resume", "mine"] if begun else RUN) == 0
+        assert outcome() == whole
+    assert call == 17, "config.json, six checkpoints, five made previous, one made best, three records"
 
 
 def test_a_copy_is_whole_or_not_there(monkeypatch, tmp_path):

@@ -90,6 +90,13 @@ def test_reproduce_shows_its_table_and_needs_no_run_again(monkeypatch, capsys, f
 
 
 @needs_proc
+def test_compare_starts_no_run_on_a_disk_that_is_full_already(full):
+    out, err = full("compare", *MLP, "--rules", "bp", "--seeds", "1")
+    assert (out, err) == ("", "wtref: cannot write runs/compare-digits-1/compare.json: No space left on device\n")
+    assert not os.listdir("runs")
+
+
+@needs_proc
 def test_bench_shows_its_rows(full):
     flags = ["--models", "mlp", "--rules", "bp", "--dataset", "digits", "--repeats", "1", "--device", "cpu"]
     out, err = full("bench", "--loader", *flags, "--json", "found.json")

@@ -88,6 +88,13 @@ def test_a_batch_of_another_size_runs_as_usual(running_sum):
     assert total[0] == 13 and [len(x) for x in python[WARM_UP + 1 :]] == [1]
 
 
+def test_a_batch_of_nothing_is_not_what_is_recorded(running_sum):
+    step, device, python, total = running_sum
+    for size in (0, 2, 2, 2, 0, 2, 2, 0):
+        step(np.ones(size))
+    assert total[0] == 10 and [len(x) for x in python] == [0, 2, 2, 2, 0, 2, 0]
+
+
 @pytest.mark.parametrize("error, invalid", [(RuntimeError, False), (RuntimeError, True), (MemoryError, False)])
 def test_what_cannot_be_recorded_runs_without_and_says_so_once(running_sum, capsys, error, invalid):
     """CuPy refuses cuBLAS itself; a wait for the device makes the capture invalid, and to end it an error too."""

@@ -55,7 +55,7 @@ def test_a_worker_that_is_killed_ends_the_comparison_and_nothing_finished_is_los
     os.kill(workers(comparing)[0], signal.SIGKILL)
     code, out, err = finish(comparing)
     assert code == 1
-    assert err.startswith("wtref: a worker process was killed, as the system does when memory runs out (fewer --jobs need less); ")
+    assert err.startswith("wtref: a worker process ended before its run, as it does where memory runs out (fewer --jobs need less); ")
     assert f"the finished runs are in {METRICS}; missing: " in err and err.count("\n") == 1
     told = {tuple(line.split(":")[0].split()[-3::2]) for line in out.splitlines() if " % right" in line}
     assert told and told == {(line["rule"], str(line["seed"])) for line in saved()}

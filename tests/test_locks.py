@@ -78,7 +78,23 @@ def test_whoever_would_write_is_refused(monkeypatch, capsys):
         assert capsys.readouterr() == ("", IN_USE % os.getpid())
         assert main(["reproduce", "tiny"]) == 2
         assert capsys.readouterr().err == (IN_USE % os.getpid()).replace("mine", "tiny-bp-0")
+        monkeypatch.setattr("wtref.runs.names", list)  # as found just before the other process began
+        assert main(["reproduce", "tiny"]) == 2
+        assert capsys.readouterr().err == (IN_USE % os.getpid()).replace("mine", "tiny-bp-0")
         assert (contents(), contents(tiny.folder)) == before
+
+
+def test_two_do_not_write_one_report_at_a_time(monkeypatch, capsys):
+    """They may have done other rules each; what the second found can still be read."""
+    monkeypatch.setitem(EXPERIMENTS, "tiny", EXPERIMENT)
+    folder = Path("runs/reproduce-tiny")
+    folder.mkdir(parents=True)
+    with locks.held(folder / "lock", "it"):
+        assert main(["reproduce", "tiny"]) == 2
+    out, err = capsys.readouterr()
+    assert "test error %" in out and not list(folder.iterdir())
+    assert err == (IN_USE % os.getpid()).replace("run 'mine'", "the report runs/reproduce-tiny")
+    assert main(["reproduce", "tiny"]) == 0 and (folder / "report.html").exists() and not (folder / "lock").exists()
 
 
 @pytest.mark.parametrize("command", ["train", "import", "reproduce"])

@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from launching import MPIEXEC, ROOT, SMALL, mpiexec, nothing_left, run
 from PIL import Image
 
 from wtref import checkpoints
+from wtref.runs import Run
 
 PROGRAM = ROOT / "tests" / "crew_program.py"
 TIMES = ("seconds", "images_per_second", "waiting_ms_per_step", "processes")
@@ -158,6 +160,15 @@ def test_a_run_goes_on_with_another_number_of_processes(here):
     assert_same_run("whole", "parts")
     about = json.loads(Path("runs/parts/config.json").read_text())
     assert "processes" not in about["config"]
+
+
+def test_a_run_of_several_processes_is_held_by_the_first(here):
+    train(2, "--epochs", "1", "--log-name", "mine")
+    in_use = f"run 'mine' is in use by process {os.getpid()} on {socket.gethostname()}; wait for it or stop it"
+    with Run("mine").held():
+        assert fails(mpiexec(2, ROOT / "run.py", "train", "--resume", "mine"), 2) == [f"wtref: rank 0: {in_use}"]
+    assert "goes on after epoch 1" in run(mpiexec(2, ROOT / "run.py", "train", "--resume", "mine")).stdout
+    assert not Path("runs/mine/lock").exists()
 
 
 def test_waiting_is_in_the_metrics_of_several_processes_alone(here):
@@ -358,15 +369,18 @@ def test_each_rank_opens_its_share_of_an_image_folder_and_all_open_all(here):
     assert ours["test_loss"] == pytest.approx(theirs["test_loss"], rel=1e-3)
 
 
-def test_damaged_images_are_skipped_as_by_one_process(here):
+@pytest.mark.parametrize("batch_size", [1, 2])  # 1: all processes agree that there is nothing to learn from
+def test_damaged_images_are_skipped_as_by_one_process(here, batch_size):
     folder(here / "data", count=4)
     for name in ("train/a/1.png", "val/b/0.png"):
         (here / "data" / name).write_bytes(b"no image")
-    flags = [*FOLDER, "--data-dir", "data", "--epochs", "2", "--bad-images", "skip", "--dtype", "float64", "--batch-size", "2"]
+    (here / "data/train/b/9.png").symlink_to("gone.png")
+    flags = [*FOLDER, "--data-dir", "data", "--epochs", "2", "--bad-images", "skip", "--dtype", "float64"]
     for processes in (1, 3):
-        done = run(mpiexec(processes, ROOT / "run.py", *flags, "--log-name", f"by{processes}"))
+        log = f"by{processes}"
+        done = run(mpiexec(processes, ROOT / "run.py", *flags, "--batch-size", str(batch_size), "--log-name", log))
         assert done.returncode == 0, done.stderr
-        assert "2 damaged images were skipped" in done.stdout
+        assert "images that cannot be read and were skipped: 3, such as" in done.stdout
     assert_same_run("by1", "by3")
 
 

@@ -59,7 +59,7 @@ def fed_by_evaluation(run):
     return dict(zip(paths, images))
 
 
-@pytest.mark.parametrize("dataset, sizes", [("folder", [(40, 30), (21, 64)]), ("small-folder", [(20, 20)])])
+@pytest.mark.parametrize("dataset, sizes", [("folder --image-size 16", [(40, 30), (21, 64)]), ("small-folder", [(20, 20)])])
 def test_predict_feeds_the_network_what_evaluation_does(dataset, sizes):
     for number, size in enumerate(sizes):
         odd_files(Path(f"set/val/odd{number}"), size)
@@ -67,7 +67,7 @@ def test_predict_feeds_the_network_what_evaluation_does(dataset, sizes):
     for split in ("train", "val"):
         Path(f"set/{split}/usual").mkdir()
         picture(7, *sizes[0]).save(f"set/{split}/usual/x.png")
-    assert main([*TRAIN, "--dataset", dataset, "--data-dir", "set", "--image-size", "16"]) == 0
+    assert main([*TRAIN, "--dataset", *dataset.split(), "--data-dir", "set"]) == 0
     run = Run.find("mine")
     predictor = Predictor(run, "last", "cpu")
     for path, image in fed_by_evaluation(run).items():

@@ -110,11 +110,11 @@ def test_interrupted_and_resumed_is_as_if_never_stopped(monkeypatch, flags):
     assert_same_outcome("whole", "halves")
 
 
-@pytest.mark.parametrize("rule", ["wm", "kp"])
+@pytest.mark.parametrize("rule", ["wm --mirror-window 0.5", "kp"])
 def test_a_residual_network_goes_on_as_if_never_stopped(monkeypatch, rule):
     data = load_synthetic(None, shape=(4, 4, 1), train=40, test=12)
     monkeypatch.setitem(datasets.IN_MEMORY, "digits", lambda folder: data)
-    flags = f"--model resnet8 --rule {rule} --epochs 2 --batch-size 16 --mirror-window 0.5".split()
+    flags = f"--model resnet8 --rule {rule} --epochs 2 --batch-size 16".split()
     assert train(*flags, "--log-name", "whole") == 0
     at_call(monkeypatch, Training, "train_step", 5, ctrl_c)
     assert train(*flags, "--log-name", "halves") == 130

@@ -157,7 +157,7 @@ MATRIX_ANGLE = {  # of the second hidden layer after four epochs, degrees
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_learns_the_digits(rule):
     run = training(data=DIGITS, rule=rule, hidden=(64, 32), epochs=4)
-    first_loss, first_error = run.evaluate(run.feed.test_batches())
+    first_loss, first_error, _ = run.evaluate(run.feed.test_batches())
     last = records(run)[-1]
     assert first_loss > 2 and first_error > 75
     assert last["train_loss"] < 0.3 and last["test_loss"] < 0.4
@@ -177,7 +177,7 @@ def test_every_activation_and_loss_learns(option):
 def test_a_residual_network_learns():
     data = load_synthetic(None, shape=(4, 4, 2), train=400, test=100)
     run = training(RESNET, data, rule="kp", epochs=3, batch_size=32)
-    start, _ = run.evaluate(run.feed.test_batches())
+    start, *_ = run.evaluate(run.feed.test_batches())
     last = records(run)[-1]
     assert last["train_loss"] < start / 4 and last["test_error"] < 25
 
@@ -197,14 +197,16 @@ def test_a_record_says_what_happened():
     run = training(rule="kp")
     losses = watch(run, lambda run, images, labels, measure, loss, logits: float(loss))
     wrong = watch(run, lambda run, images, labels, measure, loss, out: (out.argmax(axis=1) != labels).sum())
+    sizes = watch(run, lambda run, images, labels, measure, loss, out: len(labels))
     rates = watch(run, lambda run, *_: float(run.sgd.lr))
     for number, record in enumerate(epochs(run), start=1):
         assert record["epoch"] == number
-        assert record["train_loss"] == pytest.approx(np.mean(losses[-3:]), rel=1e-12)
+        assert record["train_images"] == 70
+        assert record["train_loss"] == pytest.approx(np.average(losses[-3:], weights=sizes[-3:]), rel=1e-12)
         assert record["train_error"] == pytest.approx(100 * sum(wrong[-3:]) / 70)
         assert np.float32(record["lr"]) == rates[-1]
         tested = run.evaluate(run.feed.test_batches())
-        assert (record["test_loss"], record["test_error"]) == tested
+        assert (record["test_loss"], record["test_error"], record["test_images"]) == tested
         assert list(record["matrix_angles"]) == ["hidden2", "output"]
         assert list(record["delta_angles"]) == ["hidden1", "hidden2"]
     assert number == 2 and len(losses) == 6
@@ -283,7 +285,7 @@ def test_evaluation_by_hand(norm, batch_size):
     p = np.exp(logits) / np.exp(logits).sum(axis=1)[:, None]
     loss = -np.log(p[np.arange(len(x)), SMALL.test_labels]).mean()
     right = sum(int(p[i].argmax() == SMALL.test_labels[i]) for i in range(len(x)))
-    found_loss, found_error = run.evaluate(run.feed.test_batches(batch_size))
+    found_loss, found_error, count = run.evaluate(run.feed.test_batches(batch_size))
     assert found_loss == pytest.approx(loss, rel=1e-11)
     assert found_error == pytest.approx(100 * (1 - right / len(x)))
 

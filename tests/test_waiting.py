@@ -70,6 +70,18 @@ def test_a_stopped_process_is_named_when_the_limit_is_over(here, rank):
     assert checkpoints.read(Path("runs/mine/last.npz"))[1]["position"] == 3
 
 
+def test_a_dead_process_is_named_where_its_launcher_does_not_end_the_others(here):
+    """As under srun: here the launcher sees a shell that outlives the process."""
+    flags = [*SMALL, "--epochs", "900", "--save-every", "1", "--log-name", "mine", "--wait-limit", "0.02"]
+    python = " ".join([sys.executable, program(STRUCK), "1", "SIGKILL", *flags])
+    done = run([MPIEXEC, "-n", "3", "sh", "-c", f"{python}; sleep 60"], seconds=50)
+    died, silent = said(done.stderr)
+    assert re.fullmatch(rf"wtref: rank 1 \(process \d+\) was killed, .*; {WHOLE}", died)
+    assert re.fullmatch(rf"wtref: rank 1 \(process \d+ on .+\) has not answered for 0.02 min \(--wait-limit\); {WHOLE}", silent)
+    assert done.returncode == 1 and "Traceback" not in done.stderr and nothing_left(here)
+    assert checkpoints.read(Path("runs/mine/last.npz"))[1]["position"] == 3
+
+
 def test_an_error_of_one_process_does_not_wait_without_end_for_the_others_to_see_it(here):
     text = STRUCK.replace("talk.GRACE, talk.MOMENT = 1, 0.3", "talk.LIMIT = 1.2")
     text = text.replace("class Struck", "cli.datasets.open_feed = lambda *_: os.kill(os.getpid(), number)\nclass Struck")
@@ -141,6 +153,10 @@ for rank, thing in enumerate(talk.everyones(things[comm.rank])):
 first = talk.from_first(lambda: things[comm.rank + 3])
 assert np.array_equal(first, np.arange(5)), first
 assert talk.waits == 6
+for _ in range(50):
+    talk.from_first(lambda: None)
+    comm.Barrier()
+assert comm.rank == 0 or talk.heard[0][0] > talk.waits - 5  # what rank 0 told was received, not piled up
 talk.limit = 1.2
 if comm.rank == 1:  # a late one is waited for
     time.sleep(0.4)

@@ -20,6 +20,9 @@ from wtref.streams import Unheard, guarded
 from wtref.values import check_limits
 
 WHERE = ("dataset", *(spec.name for spec in fields(Config) if spec.metadata["changeable"]))  # data may lie in another form
+NOT_COMPARED = (  # without effect in `compare`, which saves no checkpoints and is for one process
+    "save_every", "tensorboard", "sync_bn", "bucket_mib", "bucket_dtype", "wait_limit", "check_copies",
+)  # fmt: skip
 TOGETHER = (commands.train, commands.reproduce)  # what several processes can do together
 DESCRIPTION = """\
 Deep learning without weight transport (Akrout et al., NeurIPS 2019), written by hand.
@@ -110,7 +113,7 @@ def _add_training(command):
     sub.add_argument("--rules", nargs="+", default=["bp", "fa", "ss", "wm", "kp"], metavar="RULE", help=_list(RULES))
     sub.add_argument("--seeds", type=int, default=5, help="how many seeds, from 0 up (default 5)")
     sub.add_argument("--jobs", type=int, help="runs at a time (default: one per CPU core; 1 on a GPU)")
-    _add_config(sub, without=("rule", "seed"), **COMPARE_DEFAULTS)
+    _add_config(sub, without=("rule", "seed", *NOT_COMPARED), **COMPARE_DEFAULTS)
 
     sub = command("reproduce", commands.reproduce)
     sub.add_argument("name", metavar="NAME", help=_list(f"{name} ({e.about})" for name, e in EXPERIMENTS.items()))
@@ -206,7 +209,7 @@ def _add_config(sub, without=(), only=None, **defaults):
         text = spec.metadata["help"] + (f": {_list(spec.metadata['choices'])}" if spec.metadata["choices"] else "")
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
         text += "" if default is None else f" (default {shown})"
-        how = {"action": argparse.BooleanOptionalAction} if spec.type is bool else _value(spec)
+        how = _value(spec)
         group.add_argument(_flag(spec.name), default=argparse.SUPPRESS, help=text.replace("%", "%%"), **how)
 
 
@@ -218,8 +221,10 @@ def _add_run(sub):
 
 
 def _value(spec):
-    """How argparse reads a field: its number type, and several values for a tuple."""
+    """How argparse reads a field: its type, and several values for a tuple."""
     kinds = [kind for kind in get_args(spec.type) if kind not in (type(None), Ellipsis)] or [spec.type]
+    if kinds == [bool]:
+        return {"action": argparse.BooleanOptionalAction}
     many = {"nargs": "+"} if isinstance(spec.default, tuple) else {}
     return {"type": kinds[0], "metavar": kinds[0].__name__.upper().replace("STR", "NAME"), **many}
 

@@ -1,6 +1,7 @@
 """What each command of the command line does, one function each; cli.py reads their arguments."""
 
 import shlex
+import sys
 from dataclasses import replace
 
 from wtref import audit as auditing
@@ -12,6 +13,7 @@ from wtref import reproduce as reproducing
 from wtref.backend import open_device
 from wtref.config import Config
 from wtref.datasets import fetch
+from wtref.effects import check_effects
 from wtref.errors import InputError, check_choice
 from wtref.folders import free_folder
 from wtref.models import MODELS
@@ -24,6 +26,7 @@ from wtref.trained import Trained
 def compare(args, given):
     """The same network under several rules and seeds, as a table and pictures."""
     config = Config(**{**comparing.DEFAULTS, **given})
+    check_effects(config, args.rules, vars(args))
     return comparing.run(config, args.rules, args.seeds, args.jobs)
 
 
@@ -34,6 +37,7 @@ def train(args, given):
         raise InputError(f"--resume goes on under the run's own name, {args.resume}; {extra}")
     run = Run.find(args.resume) if args.resume is not None else None
     config = running.resumed_config(run, given) if run else Config(**given)
+    check_effects(config, (config.rule,), vars(args))
     if config.tensorboard:
         check_installed()
     return running.train(config, run, args.log_name, args.crew)
@@ -49,10 +53,11 @@ def evaluate(args, given):
     """Test a run's network on test images, its own data set's or another's."""
     trained = Trained(Run.find(args.name), args.checkpoint, args.device)
     feed = trained.open_feed(replace(trained.config, **given))
-    loss, error = trained.evaluate(feed)
+    loss, error, count = trained.evaluate(feed)
     print(f"{args.name}: {args.checkpoint} checkpoint, after {trained.epoch} epochs and {trained.position} steps")
-    tested = f"{feed.test_count} test images of {given.get('dataset', trained.config.dataset)}"
+    tested = f"{count} test images of {given.get('dataset', trained.config.dataset)}"
     print(f"{tested}: error {error:.2f} %, loss {loss:.4f} nats")
+    running.say_skipped(feed.skipped)
 
 
 def predict(args, given):
@@ -100,7 +105,7 @@ def export(args, given):
 
     trained = Trained(Run.find(args.name), args.checkpoint, args.device)
     path = trained.run.folder / "torch.pt"
-    torch_state.export(trained.network, path)
+    torch_state.export(trained.network, trained.config, trained.images, path)
     print(f"PyTorch state_dict of wtref.torch_networks.build({trained.config.model!r}, ...): {path}")
 
 
@@ -108,10 +113,14 @@ def import_(args, given):
     """Start a run from a PyTorch state_dict; evaluate it, or train it on with --resume."""
     from wtref import torch_state
 
-    config = Config(**given)
+    file = torch_state.read(args.file)
+    config = torch_state.config_of(file, given)
+    check_effects(config, (config.rule,), vars(args))
     training = running.prepared(config)
-    torch_state.load(training, args.file)
+    torch_state.load(training, file)
     run = Run.create(config, training.feed.about(), training.device.name, args.log_name, training)
+    for remark in torch_state.remarks(file, training):
+        print(f"wtref: {remark}", file=sys.stderr)
     print(f"run: {run.folder}")
 
 
@@ -194,6 +203,7 @@ def constants(args, given):
     """Do the weight mirror's default constants hold on every network?  Exits 1 where they do not."""
     for model in args.models:
         check_choice("model", model, MODELS)
+    check_effects(Config(**given), ("wm",), vars(args))
     held = True
     print(studying.HEADER)
     for finding in studying.study(args.models, args.steps, **given):
@@ -206,6 +216,7 @@ def constants(args, given):
 
 def decay(args, given):
     """How Kolen-Pollack's weight decay sets the time to alignment, and what it costs in accuracy."""
+    check_effects(Config(**given), ("bp", "kp"), vars(args))
     print(decays.HEADER)
     for row in decays.study(args.seeds, **given):
         print(decays.line(row), flush=True)

@@ -9,13 +9,18 @@ from dataclasses import asdict, replace
 from statistics import mean, stdev
 
 from wtref import datasets, figures
+<<<<<<< a500df6
+from wtref.angles import measured
+=======
 from wtref.angles import mean_angle, measured
+>>>>>>> 23dd2b6
 from wtref.errors import Diverged, Unsaved, check_choice
 from wtref.files import write_lines, write_text
 from wtref.folders import free_folder
 from wtref.jobs import completed
 from wtref.kernels import cores
 from wtref.rules import RULES
+from wtref.running import say_skipped
 from wtref.signals import exit_code
 from wtref.training import Training
 
@@ -35,10 +40,15 @@ def run(config, rules, seeds, jobs=None):
         check_choice("rule", rule, RULES)
     configs = [replace(config, rule=rule, seed=seed) for seed in range(seeds) for rule in dict.fromkeys(rules)]
     jobs = _jobs(config, jobs, len(configs))
-    _open(configs[0])  # a data set, device or shape that cannot be is found here, before any work
+    held = datasets.in_words(_open(configs[0]).feed)  # a data set, device or shape that cannot be is found here, before any work
     folder = free_folder(f"compare-{config.dataset}")
-    write_text(folder / "compare.json", json.dumps(asdict(config), indent=2))
-    print(f"{config.model} on {config.dataset}, {config.epochs} epochs: {', '.join(rules)} x {seeds} seeds", flush=True)
+    try:
+        write_text(folder / "compare.json", json.dumps(asdict(config), indent=2))
+    except Unsaved:
+        folder.rmdir()
+        raise
+    print(f"{config.model} on {config.dataset}, {config.epochs} epochs: {', '.join(rules)} x {seeds} seeds")
+    print(held, flush=True)
     lines, code = _run_all(configs, jobs, folder)
     if not lines:
         return code
@@ -69,12 +79,22 @@ def table(lines, rules):
         last = [line for line in mine if line["epoch"] == end]
         accuracy = [100 - line["test_error"] for line in last]
         spread = stdev(accuracy) if len(accuracy) > 1 else 0.0
+<<<<<<< a500df6
+        matrix = [angle for line in last for angle in line["matrix_angles"].values()]
+        by_layer = [mean(line["matrix_angles"][name] for line in last) for name in last[0]["matrix_angles"]]
+        delta = measured(angle for line in last for angle in line["delta_angles"].values())
+        delta = f"{mean(delta):15.1f}" if delta else f"{'-':>15}"
+        seconds = sum(line["seconds"] for line in mine) / len(last)
+        angles = f"{mean(matrix):11.1f} {max(by_layer):15.1f}" if matrix else f"{'-':>11} {'-':>15}"
+        rows.append(f"{rule:<6} {mean(accuracy):6.2f} ± {spread:4.2f} {angles} {delta} {seconds:12.1f}")
+=======
         matrix = mean_angle(angle for line in last for angle in line["matrix_angles"].values())
         by_layer = [mean_angle(line["matrix_angles"][name] for line in last) for name in last[0]["matrix_angles"]]
         delta = mean_angle(angle for line in last for angle in line["delta_angles"].values())
         seconds = sum(line["seconds"] for line in mine) / len(last)
         angles = f"{_cell(matrix):>11} {_cell(max(measured(by_layer), default=math.nan)):>15} {_cell(delta):>15}"
         rows.append(f"{rule:<6} {mean(accuracy):6.2f} ± {spread:4.2f} {angles} {seconds:12.1f}")
+>>>>>>> 23dd2b6
     return "\n".join(rows)
 
 
@@ -88,16 +108,17 @@ def _run_all(configs, jobs, folder):
     Each run is saved as soon as it is finished.  A run that fails does not stop the others.
     """
     configs = [replace(config, threads=config.threads or max(cores() // jobs, 1)) for config in configs]
-    finished, code = {}, 0
+    finished, skipped, code = {}, set(), 0
     try:
         with contextlib.closing(completed(_train, configs, jobs)) as outcomes:
             for config, outcome in outcomes:
                 try:
-                    finished[config] = outcome.result()
+                    finished[config], unread = outcome.result()
                 except (Diverged, MemoryError) as error:
                     code = 1
                     _complain(f"{_reason(error)} ({config.rule}, seed {config.seed})")
                     continue
+                skipped |= unread
                 _keep(folder, _lines(configs, finished))
                 print(f"{_progress(finished, configs)} {_summary(config, finished[config])}", flush=True)
     except KeyboardInterrupt as interrupt:
@@ -105,13 +126,16 @@ def _run_all(configs, jobs, folder):
         _complain(f"interrupted; {_held(configs, finished, folder)}")
     except BrokenProcessPool:
         code = 1
-        killed = "a worker process was killed, as the system does when memory runs out (fewer --jobs need less)"
-        _complain(f"{killed}; {_held(configs, finished, folder)}")
+        ended = "a worker process ended before its run, as it does where memory runs out (fewer --jobs need less)"
+        _complain(f"{ended}; {_held(configs, finished, folder)}")
+    say_skipped(skipped)
     return _lines(configs, finished), code
 
 
 def _train(config):
-    return [record for record in _open(config).steps() if record]
+    """(the records of all epochs, a set of lines about images that were skipped)"""
+    training = _open(config)
+    return [record for record in training.steps() if record], set(training.feed.skipped)
 
 
 def _lines(configs, finished):

@@ -45,7 +45,7 @@ class Config:
     hidden: tuple[int, ...] = _option((500,), "sizes of an mlp's hidden layers")
     stem: str | None = _option(None, "first layers of resnet18 and larger; default: by image size", STEMS)
     crop: int = _option(0, "augmentation: zeros around an image, in pixels, from which a random window is cut")
-    flip: bool = _option(False, "augmentation: mirror half of the images, left to right")
+    flip: bool | None = _option(None, "augmentation: mirror half of the images, left to right; default: only with --dataset folder")
     rotate: float = _option(0.0, "augmentation: largest random rotation, in degrees")
     jitter: float = _option(0.0, "image folders: largest change of brightness, contrast and saturation, 0.4 for 40 %")
     image_size: int = _option(224, "image folders: pixels on a side of what the network sees")

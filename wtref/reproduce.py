@@ -6,10 +6,12 @@ that were interrupted go on, so the same command, given again, does what is left
 
 import sys
 
-from wtref import report, running, runs
+from wtref import locks, report, running, runs
 from wtref.config import Config
+from wtref.effects import check_effects
 from wtref.errors import choose
 from wtref.experiments import EXPERIMENTS
+from wtref.folders import make_folder
 from wtref.parallel import ALONE
 from wtref.runs import Run
 
@@ -34,6 +36,8 @@ def reproduce(name, rules=None, seeds=None, epochs=None, command="", where=None,
         for seed in range(seeds)
         for rule in rules
     }
+    for config in configs.values():
+        check_effects(config, (config.rule,), where or {})
     for done, (run_name, config) in enumerate(configs.items(), start=1):
         print(f"[{done}/{len(configs)}] {run_name}", flush=True)
         code = _finish(run_name, config, crew)
@@ -43,11 +47,18 @@ def reproduce(name, rules=None, seeds=None, epochs=None, command="", where=None,
     lines = [line for run_name in configs for line in Run.find(run_name).lines()]
     about, folder = (experiment, list(configs.values()), lines), runs.RUNS / f"reproduce-{name}"
     try:
-        crew.first(lambda: report.write(folder, *about, command))
+        crew.first(lambda: _report(folder, *about, command))
     finally:  # what cannot be kept can still be read
         print(report.text(*about))
     print(f"report: {folder / 'report.html'}")
     return 0
+
+
+def _report(folder, *about):
+    """Write the report; another process may be writing that of other rules there."""
+    make_folder(folder)
+    with locks.held(folder / "lock", f"the report {folder}"):
+        report.write(folder, *about)
 
 
 def _finish(name, config, crew):

@@ -3,9 +3,14 @@
 import contextlib
 import sys
 from dataclasses import fields, replace
+from statistics import mean
 
 from wtref import datasets, source
+<<<<<<< a500df6
+from wtref.angles import measured
+=======
 from wtref.angles import mean_angle, measured
+>>>>>>> 23dd2b6
 from wtref.config import Config
 from wtref.errors import Diverged, InputError
 from wtref.parallel import ALONE
@@ -44,6 +49,7 @@ def train(config, run=None, name=None, crew=ALONE):
         weights = sum(s.W.size for s in training.network.synapses)
         where = ", ".join(filter(None, (training.device.name, config.dtype, training.device.kernels)))
         print(f"{config.model}, {weights:,} weights, by {config.rule} on {config.dataset}; {where}")
+        print(datasets.in_words(training.feed))
         lines = f"run: {run.folder}", crew.processes(), resumed and _place(training)
         print(*filter(None, lines), sep="\n", flush=True)
         return _train_and_save(training, run)
@@ -118,11 +124,15 @@ def _train_and_save(training, run):
                     print(_farewell(training, run), file=sys.stderr)
                     return 128 + signal
         print(f"done: {config.epochs} epochs, checkpoints and metrics in {run.folder}")
-        skipped = crew.union(training.feed.skipped)
-        if skipped:
-            print(f"{len(skipped)} damaged images were skipped, such as: {min(skipped)}")
+        say_skipped(crew.union(set(training.feed.skipped)))
     signal = crew.largest(stop.signal or 0)
     return 128 + signal if signal else 0
+
+
+def say_skipped(skipped):
+    """Say how many images were skipped, if any.  skipped: a line about each."""
+    if skipped:
+        print(f"images that cannot be read and were skipped: {len(skipped):,}, such as: {min(skipped)}")
 
 
 def save(run, training, record=None):
@@ -150,7 +160,15 @@ def _farewell(training, run):
 
 
 def _epoch_line(record, epochs):
+<<<<<<< a500df6
+    angles = " ".join(
+        f"{kind} angle {mean(angles):.1f}°"
+        for kind in ("matrix", "delta")
+        if (angles := measured(record[f"{kind}_angles"].values()))
+    )
+=======
     angles = " ".join(filter(None, (_angle_of_layers(kind, record[f"{kind}_angles"].values()) for kind in ("matrix", "delta"))))
+>>>>>>> 23dd2b6
     return (
         f"epoch {record['epoch']}/{epochs}  loss {record['train_loss']:.4f}  train error {record['train_error']:.2f} %  "
         f"test error {record['test_error']:.2f} %  {angles}  {record['images_per_second']:,.0f} images/s"

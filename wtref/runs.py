@@ -43,25 +43,20 @@ class Run:
 
     @classmethod
     def claim(cls, config, name=None):
-        """A run that may begin in an empty folder: a new one, unless it has a name.
-
-        Raises InputError if the name is taken or no plain name.
-        """
+        """A run that may `begin` in its folder: a new one, unless it has a name.  Raises InputError if that is no plain name."""
         if name is None:
             return cls(free_folder(f"{config.model}-{config.rule}-{config.dataset}").name)
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise InputError(f"log name {name!r} is not a plain file name; use letters, digits, '.', '_' and '-'")
-        run = cls(name)
-        make_folder(run.folder)
-        run._check_empty()
-        return run
+        make_folder(RUNS / name)
+        return cls(name)
 
     def begin(self, config, data, device, training=None):
         """Make the folder, which this process holds, a run of config on data described by the dict `data`, on a device.
 
-        training: what it goes on from, if not from the first weights.
+        training: what it goes on from, if not from the first weights.  Raises InputError if the folder is not empty.
         """
-        self._check_empty()  # once more: another process may have been here before
+        self._check_empty()
         self._remove_leftovers()
         about = {"config": asdict(config), "data": data, "versions": {**versions(), "device": device}}
         try:

@@ -41,7 +41,7 @@ class Trained:
         return feed
 
     def evaluate(self, feed):
-        """Mean loss in nats and error in percent over a feed's test images."""
+        """Mean loss in nats, error in percent and number of a feed's test images."""
         return evaluate(self.network, LOSSES[self.config.loss], feed.test_batches())
 
     def _normalise(self, levels):

@@ -8,7 +8,7 @@ import numpy as np
 from wtref import models, randomness
 from wtref.angles import delta_angles, matrix_angles
 from wtref.backend import to_host
-from wtref.errors import Diverged
+from wtref.errors import Diverged, InputError
 from wtref.graphs import Captured
 from wtref.losses import LOSSES
 from wtref.optim import SGD, Schedule, aligning_decay
@@ -98,6 +98,8 @@ class Training:
         """Engaged mode: forward, backward, learning.  The batch may be a share of what all processes learn from."""
         network, rule = self.network, self.rule
         total = self.crew.assemble(len(labels))
+        if not total:  # all images of the batch are bad; --bad-images skip
+            return self._nothing()
         logits = network.forward(images)  # (1)
         loss, error = self.loss(logits, labels, total)
         for s in network.with_feedback:
@@ -117,6 +119,11 @@ class Training:
             norm.learn(self.sgd)
         return loss, logits
 
+    def _nothing(self):
+        """The loss and the logits of a batch without images, from which nothing is learned or measured."""
+        self.delta_angles = {s.name: np.nan for s in self.network.synapses[:-1]}
+        return self.device.array(0.0), self.device.array(np.zeros((0, self.feed.classes)))
+
     def _replayed(self):
         """`engaged`; on a GPU, where every step does the same, as a CUDA graph."""
         same = not self.rule.draws_each_batch and self.crew.size == 1
@@ -125,7 +132,7 @@ class Training:
         return Captured(self.device.xp, self.engaged)
 
     def evaluate(self, batches):
-        """Mean loss in nats and error in percent over (images, labels) batches on the device."""
+        """Mean loss in nats, error in percent and number of images over (images, labels) batches on the device."""
         return evaluate(self.network, self.loss, batches, self.crew)
 
     def state(self):
@@ -169,20 +176,24 @@ class Training:
 
     def _start_epoch(self):
         self.position, self.seconds, self.waited = 0, 0.0, 0.0  # waited: for other processes
-        self.loss_sum, self.wrong, self.seen = 0.0, 0, 0  # of the steps looked at; the last two in images
+        self.loss_sum, self.wrong, self.seen = 0.0, 0, 0  # over all images of the steps looked at
         self.pending = []  # (loss, wrong, seen) of later steps, still on the device and of this process alone
 
     @np.errstate(over="ignore", invalid="ignore")
     def _finish_epoch(self):
-        test_loss, test_error = self.evaluate(self.feed.test_batches())
+        if not self.seen:
+            raise InputError("not one of the training images can be read")
+        test_loss, test_error, tested = self.evaluate(self.feed.test_batches())
         if not np.isfinite(test_loss):
             raise Diverged(f"the test loss became {test_loss} {self._where(self.position - 1)}")
         self.epoch += 1
         record = {
             "epoch": self.epoch,
             "lr": self.schedule(self.epoch * self.feed.steps - 1),
-            "train_loss": self.loss_sum / self.feed.steps,
+            "train_images": self.seen,
+            "train_loss": self.loss_sum / self.seen,
             "train_error": 100 * self.wrong / self.seen,
+            "test_images": tested,
             "test_loss": test_loss,
             "test_error": test_error,
             "matrix_angles": matrix_angles(self.network),
@@ -205,7 +216,8 @@ class Training:
         for i, (loss, wrong, seen) in enumerate(latest, start=self.position - len(self.pending)):
             if not np.isfinite(loss):
                 raise Diverged(f"the loss became {loss} {self._where(i)}")
-            self.loss_sum, self.wrong, self.seen = self.loss_sum + loss, self.wrong + int(wrong), self.seen + int(seen)
+            self.loss_sum += loss * seen
+            self.wrong, self.seen = self.wrong + int(wrong), self.seen + int(seen)
         self.pending, self.waited = [], self.waited + self.crew.take_waited()
         for norm in self.network.norms if not self.config.sync_bn else ():
             norm.average(self.crew)
@@ -221,7 +233,10 @@ class Training:
 
 
 def evaluate(network, loss_of, batches, crew=ALONE):
-    """A network's mean loss in nats and its error in percent over (images, labels) batches, the crew's all together."""
+    """A network's mean loss in nats, its error in percent and the number of images over (images, labels) batches.
+
+    The batches of all processes of the crew count together.
+    """
     loss, wrong, count = 0.0, 0, 0
     for images, labels in batches:
         logits = network.forward(images, train=False, keep=False)
@@ -229,4 +244,6 @@ def evaluate(network, loss_of, batches, crew=ALONE):
         wrong = wrong + (logits.argmax(axis=1) != labels).sum()
         count += len(logits)
     loss, wrong, count = crew.total(to_host(loss), to_host(wrong), count)
-    return loss / count, 100 * wrong / count
+    if not count:
+        raise InputError("not one of the test images can be read")
+    return loss / count, 100 * wrong / count, int(count)

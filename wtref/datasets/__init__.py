@@ -49,14 +49,20 @@ def open_feed(config, device):
     if config.dataset == "folder":
         return FolderFeed(
             _folder("folder", config.data_dir), device, config.batch_size, config.seed,
-            config.image_size, config.jitter, config.workers, config.bad_images,
+            config.image_size, config.flip is not False, config.jitter, config.workers, config.bad_images,
         )  # fmt: skip
     if config.dataset == "small-folder":
         data = load_folder_into_memory(_folder("small-folder", config.data_dir), config.workers, config.bad_images)
     else:
         data = load(config.dataset, config.data_dir)
-    augmentation = Augmentation(config.crop, config.flip, config.rotate)
+    augmentation = Augmentation(config.crop, config.flip is True, config.rotate)
     return MemoryFeed(data, device, config.batch_size, config.seed, augmentation)
+
+
+def in_words(feed):
+    """Lines that say how much a feed holds, and what of an image folder it left out."""
+    images = f"{feed.train_count:,} training and {feed.test_count:,} test images"
+    return "\n".join((f"data: {images} of {feed.classes:,} classes", *feed.left_out))
 
 
 def _folder(name, data_dir):

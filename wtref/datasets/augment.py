@@ -128,8 +128,8 @@ class Normalise:
 # --- one image file ---------------------------------------------------------------------------------------
 
 
-def random_view(path, size, jitter, rng):
-    """A random crop of the image in a file, resized, mirrored or not, jittered: (size, size, 3) of bytes.
+def random_view(path, size, flip, jitter, rng):
+    """A random crop of the image in a file, resized, with `flip` mirrored or not, jittered: (size, size, 3) of bytes.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where the crop still has `size` pixels each way.
     """
@@ -141,7 +141,7 @@ def random_view(path, size, jitter, rng):
     across, down = drafted[1][2:] if drafted else image.size  # 803 pixels at 1/8 are 100.375
     box = left * across / width, top * down / height, right * across / width, bottom * down / height
     image = _resized_crop(image, box, size)
-    mirrored = rng.random() < 0.5
+    mirrored = flip and rng.random() < 0.5
     if jitter:
         image = colour_jitter(image, jitter, rng)
     return np.asarray(image)[:, ::-1] if mirrored else np.asarray(image)

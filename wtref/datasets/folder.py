@@ -35,21 +35,22 @@ BAD_IMAGES = ("error", "skip")
 class FolderFeed:
     """Batches straight from the files, for folders too large for memory; see memory.py for what a feed is.
 
-    Training: RandomResizedCrop, flip and, with jitter > 0, colour jitter, drawn for each image from
-    (seed, epoch, index) alone.  Evaluation: shorter side to 256/224 of image_size, centre crop.
+    Training: RandomResizedCrop, with flip=True mirroring of half of the images, with jitter > 0 colour jitter, drawn
+    for each image from (seed, epoch, index) alone.  Evaluation: shorter side to 256/224 of image_size, centre crop.
 
-    bad_images: "error" stops at a damaged image; "skip" leaves it out of its batch, which is that much
-    smaller, and notes it in `skipped`, a set of lines.
+    bad_images: "error" stops at an image that cannot be read; "skip" leaves it out of its batch, which is that much
+    smaller and may be empty, and notes it in `skipped`, a set of lines.
 
     Attributes: shape (H, W, C), classes, class_names, train_count, test_count, steps (per epoch), left_out (lines).
     Raises InputError for a folder in another layout, and while iterating for images that cannot be read.
     """
 
     def __init__(
-        self, root, device, batch_size, seed, image_size=224, jitter=0.0, workers=None, bad_images="error"
+        self, root, device, batch_size, seed, image_size=224, flip=True, jitter=0.0, workers=None,
+        bad_images="error"
     ):  # fmt: skip
         check_choice("bad images", bad_images, BAD_IMAGES)
-        self.device, self.batch_size, self.seed, self.jitter = device, batch_size, seed, jitter
+        self.device, self.batch_size, self.seed, self.flip, self.jitter = device, batch_size, seed, flip, jitter
         self.workers, self.bad_images, self.skipped = _worker_count(workers, device.crew), bad_images, set()
         self.class_names, self.train, self.test = list_folder(root)
         self.left_out = self.train.left_out + self.test.left_out
@@ -78,11 +79,12 @@ class FolderFeed:
     def test_batches(self, batch_size=256):
         """Yield (images (n, H, W, C) normalised, labels (n,)), each test image once, in one of the crew's processes."""
         share = self.device.crew.share(self.test_count)
-        return self._batches(self.test, _slices(share.start, share.stop, batch_size), self._central)
+        batches = self._batches(self.test, _slices(share.start, share.stop, batch_size), self._central)
+        return ((images, labels) for images, labels in batches if len(labels))
 
     def _varied(self, epoch, index):
         rng = randomness.generator(self.seed, randomness.VARIATION, epoch, int(index))
-        return random_view(self.train.paths[index], self.shape[0], self.jitter, rng)
+        return random_view(self.train.paths[index], self.shape[0], self.flip, self.jitter, rng)
 
     def _central(self, index):
         return central_view(read_image(self.test.paths[index]), self.shape[0])
@@ -93,8 +95,6 @@ class FolderFeed:
                 if bad:
                     kept = _judge(bad, len(indices), self.bad_images, self.skipped)
                     indices, images = indices[kept], images[kept]
-                if bad and not len(indices) and self.device.crew.size == 1:
-                    raise InputError(f"all {len(bad)} images of a batch are damaged; {bad[0]}")
                 yield self.normalise(self.device.raw(images)), self.device.raw(files.labels[indices])
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from wtref.datasets.reading import pillow
 from wtref.errors import InputError
+from wtref.text import printable
 
 NESTED, ANNOTATIONS = "images", "val_annotations.txt"  # Tiny ImageNet's
 
@@ -66,7 +67,7 @@ class _Split:
         """As Files."""
         counts = [len(paths) for paths in self.classes.values()]
         lines = [
-            f"left out in {self.folder}: {len(paths):,} {reason}, such as {os.path.relpath(min(paths), self.folder)}"
+            printable(f"left out in {self.folder}: {reason} ({len(paths):,}), such as {os.path.relpath(min(paths), self.folder)}")
             for reason, paths in self.left_out.items() if paths
         ]  # fmt: skip
         labels = np.repeat(np.arange(len(counts)), counts)

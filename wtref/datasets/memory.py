@@ -73,6 +73,6 @@ def images_per_second(feed, batches=20):
     count, start = 0, time.perf_counter()
     with contextlib.closing(feed.train_batches(epoch=0)) as source:
         for images, _ in islice(source, batches):
-            to_host(images[-1, -1, -1, -1])  # wait for the device
+            to_host(images[-1:, -1, -1, -1])  # wait for the device
             count += len(images)
     return count / (time.perf_counter() - start)

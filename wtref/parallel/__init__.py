@@ -2,7 +2,8 @@
 
 A `Crew` is the processes that train one network together.  A process started alone is a crew of one,
 whose sums are its own and which waits for nobody; mpi.py has the crew that MPI started, buckets.py the gradients'
-way from one to the other, nccl.py how device arrays travel, witness.py who names a process that was killed.
+way from one to the other, nccl.py how device arrays travel, talk.py how long processes wait for one another, opening.py
+how long for MPI's start, witness.py who names a process that was killed.
 
 Every method that sums, gathers or waits must be called by all processes alike: same calls, same order.
 """

@@ -60,8 +60,6 @@ class MpiCrew(Crew):
 
     def assemble(self, images):
         self.images = int(self.total(images)[0])
-        if not self.images:
-            raise _shared(InputError("all images of a batch are damaged; remove them from the folder"))
         return self.images
 
     def norm_statistics(self, kernels, y, *others):
