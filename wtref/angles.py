@@ -68,10 +68,6 @@ def delta_angles(network, error):
 
 
 def measured(angles):
-<<<<<<< a500df6
-    """Those of the angles that are numbers: the delta angles of a batch without images are NaN."""
-    return [angle for angle in angles if not math.isnan(angle)]
-=======
     """Those of the angles that could be measured."""
     return [angle for angle in angles if not math.isnan(angle)]
 
@@ -80,4 +76,3 @@ def mean_angle(angles):
     """The mean of those that could be measured; NaN where none could."""
     known = measured(angles)
     return sum(known) / len(known) if known else math.nan
->>>>>>> 23dd2b6

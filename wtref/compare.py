@@ -9,11 +9,7 @@ from dataclasses import asdict, replace
 from statistics import mean, stdev
 
 from wtref import datasets, figures
-<<<<<<< a500df6
-from wtref.angles import measured
-=======
 from wtref.angles import mean_angle, measured
->>>>>>> 23dd2b6
 from wtref.errors import Diverged, Unsaved, check_choice
 from wtref.files import write_lines, write_text
 from wtref.folders import free_folder
@@ -79,22 +75,12 @@ def table(lines, rules):
         last = [line for line in mine if line["epoch"] == end]
         accuracy = [100 - line["test_error"] for line in last]
         spread = stdev(accuracy) if len(accuracy) > 1 else 0.0
-<<<<<<< a500df6
-        matrix = [angle for line in last for angle in line["matrix_angles"].values()]
-        by_layer = [mean(line["matrix_angles"][name] for line in last) for name in last[0]["matrix_angles"]]
-        delta = measured(angle for line in last for angle in line["delta_angles"].values())
-        delta = f"{mean(delta):15.1f}" if delta else f"{'-':>15}"
-        seconds = sum(line["seconds"] for line in mine) / len(last)
-        angles = f"{mean(matrix):11.1f} {max(by_layer):15.1f}" if matrix else f"{'-':>11} {'-':>15}"
-        rows.append(f"{rule:<6} {mean(accuracy):6.2f} ± {spread:4.2f} {angles} {delta} {seconds:12.1f}")
-=======
         matrix = mean_angle(angle for line in last for angle in line["matrix_angles"].values())
         by_layer = [mean_angle(line["matrix_angles"][name] for line in last) for name in last[0]["matrix_angles"]]
         delta = mean_angle(angle for line in last for angle in line["delta_angles"].values())
         seconds = sum(line["seconds"] for line in mine) / len(last)
         angles = f"{_cell(matrix):>11} {_cell(max(measured(by_layer), default=math.nan)):>15} {_cell(delta):>15}"
         rows.append(f"{rule:<6} {mean(accuracy):6.2f} ± {spread:4.2f} {angles} {seconds:12.1f}")
->>>>>>> 23dd2b6
     return "\n".join(rows)
 
 

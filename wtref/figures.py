@@ -4,11 +4,7 @@ import math
 import sys
 from statistics import mean
 
-<<<<<<< a500df6
-from wtref.angles import measured
-=======
 from wtref.angles import mean_angle, measured
->>>>>>> 23dd2b6
 from wtref.files import saving
 from wtref.text import printable
 
@@ -154,18 +150,11 @@ def _draw_depth(lines, colours):
         for curve, colour in colours.items():
             last = max(line["epoch"] for line in lines if line["curve"] == curve)
             mine = [line[f"{kind}_angles"] for line in lines if line["curve"] == curve and line["epoch"] == last]
-            values = [_mean(angles[name] for angles in mine) for name in mine[0]]
+            values = [mean_angle(angles[name] for angles in mine) for name in mine[0]]
             if not measured(values):
                 continue
-<<<<<<< a500df6
             axes.plot([depths[name] for name in mine[0]], values, color=colour, linewidth=1.4, marker="o", markersize=3)
             ends[curve] = measured(values)[-1]
-=======
-            values = [mean_angle(angles[name] for angles in mine) for name in mine[0]]
-            axes.plot([depths[name] for name in mine[0]], values, color=colour, linewidth=1.4, marker="o", markersize=3)
-            if measured(values):
-                ends[curve] = measured(values)[-1]
->>>>>>> 23dd2b6
         axes.set(ylim=(-3, 100), yticks=range(0, 101, 20), xlabel="layer")
         axes.set_ylabel(f"{kind} angle (degrees)")
         _label_ends(axes, {curve: (end, f"{label(curve)} {end:.0f}°") for curve, end in ends.items()}, colours)
@@ -186,11 +175,7 @@ def _draw_angles(lines, colours):
             for name in names:
                 epochs, values = _by_epoch(mine, curve, lambda line: line[f"{kind}_angles"][name])
                 colour = colour_of((depths[name] - 1) / max(len(depths) - 1, 1))
-<<<<<<< a500df6
-                axes.plot(epochs, [_mean(v) for v in values], color=colour, linewidth=1.2, marker=_marker(epochs), markersize=4)
-=======
                 axes.plot(epochs, [mean_angle(v) for v in values], color=colour, linewidth=1.2, marker=_marker(epochs), markersize=4)
->>>>>>> 23dd2b6
             if not names:
                 axes.text(0.5, 0.5, "no such matrix", transform=axes.transAxes, ha="center", color="grey")
             axes.set(ylim=(-3, 100), yticks=range(0, 101, 20))
@@ -206,11 +191,6 @@ def _draw_angles(lines, colours):
     bar.ax.set_yticklabels(["first", "last"])
     bar.set_label("layer", labelpad=-16)
     return figure
-
-
-def _mean(angles):
-    """Of those that could be measured; NaN, which leaves a gap, where none could."""
-    return mean(measured(angles) or [math.nan])
 
 
 def _depths(lines):

@@ -13,11 +13,7 @@ from html import escape
 from statistics import mean, stdev
 
 from wtref import figures
-<<<<<<< a500df6
-from wtref.angles import measured
-=======
 from wtref.angles import mean_angle, measured
->>>>>>> 23dd2b6
 from wtref.files import make_folder, write_lines, write_text
 from wtref.text import printable
 
@@ -82,12 +78,7 @@ def _row(rule, mine, published):
 
 def _angles(by_seed):
     """(mean over layers, worst layer) of the layers' means over seeds."""
-<<<<<<< a500df6
-    layers = [measured(angles[name] for angles in by_seed) for name in by_seed[0]]
-    layers = [mean(angles) for angles in layers if angles]
-=======
     layers = measured(mean_angle(angles[name] for angles in by_seed) for name in by_seed[0])
->>>>>>> 23dd2b6
     return (f"{mean(layers):.1f}", f"{max(layers):.1f}") if layers else ("–", "–")
 
 

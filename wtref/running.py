@@ -3,14 +3,9 @@
 import contextlib
 import sys
 from dataclasses import fields, replace
-from statistics import mean
 
 from wtref import datasets, source
-<<<<<<< a500df6
-from wtref.angles import measured
-=======
 from wtref.angles import mean_angle, measured
->>>>>>> 23dd2b6
 from wtref.config import Config
 from wtref.errors import Diverged, InputError
 from wtref.parallel import ALONE
@@ -160,15 +155,7 @@ def _farewell(training, run):
 
 
 def _epoch_line(record, epochs):
-<<<<<<< a500df6
-    angles = " ".join(
-        f"{kind} angle {mean(angles):.1f}°"
-        for kind in ("matrix", "delta")
-        if (angles := measured(record[f"{kind}_angles"].values()))
-    )
-=======
     angles = " ".join(filter(None, (_angle_of_layers(kind, record[f"{kind}_angles"].values()) for kind in ("matrix", "delta"))))
->>>>>>> 23dd2b6
     return (
         f"epoch {record['epoch']}/{epochs}  loss {record['train_loss']:.4f}  train error {record['train_error']:.2f} %  "
         f"test error {record['test_error']:.2f} %  {angles}  {record['images_per_second']:,.0f} images/s"
