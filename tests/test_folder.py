@@ -317,7 +317,7 @@ def test_nothing_left_to_train_on_is_an_error_even_when_skipping(tmp_path):
     write_folder(tmp_path, size=(20, 20))
     for file in (tmp_path / "train/bee").iterdir():
         file.write_bytes(b"")
-    with pytest.raises(InputError, match="all images of class bee are damaged; .*bee/00.png is no image"):
+    with pytest.raises(InputError, match="no training image of class bee can be read; .*bee/00.png is no image"):
         load_folder_into_memory(tmp_path, bad_images="skip")
     for file in tmp_path.glob("train/*/*"):
         file.write_bytes(b"")

@@ -187,6 +187,21 @@ def test_compare_says_what_its_data_hold_and_how_many_images_were_skipped(capsys
     assert [line.startswith(skipped) for line in out].count(True) == 1
 
 
+@pytest.mark.parametrize("dataset", ["folder", "small-folder"])
+def test_a_class_without_test_images_is_no_error_and_eval_says_what_was_left_out(capsys, dataset):
+    damage(*(f"val/bee/{k}.png" for k in range(3)))
+    Path("set/val/ant/notes.txt").touch()
+    flags = flags_of({**BASE, "dataset": dataset, "model": "mlp"}, without=() if dataset == "folder" else ("image_size",))
+    assert main(["train", *flags, "--device=cpu", "--log-name=mine"]) == 0
+    assert [record["test_images"] for record in Run.find("mine").metrics()] == [3, 3]
+    capsys.readouterr()
+    assert main(["eval", "mine", "--device=cpu"]) == 0
+    _, tested, left_out, skipped = capsys.readouterr().out.splitlines()
+    assert tested.startswith("3 test images of ")
+    assert left_out == "left out in set/val: files whose ending is of no format that is read (1), such as ant/notes.txt"
+    assert skipped.startswith("images that cannot be read and were skipped: 3, such as: set/val/bee/0.png ")
+
+
 @pytest.mark.parametrize("split, line", [("train", "training"), ("val", "test")])
 def test_nothing_left_is_one_line(capsys, split, line):
     damage(*(f"{split}/{name}/{k}.png" for name in CLASSES for k in range(5 if split == "train" else 3)))

@@ -57,6 +57,8 @@ def evaluate(args, given):
     print(f"{args.name}: {args.checkpoint} checkpoint, after {trained.epoch} epochs and {trained.position} steps")
     tested = f"{count} test images of {given.get('dataset', trained.config.dataset)}"
     print(f"{tested}: error {error:.2f} %, loss {loss:.4f} nats")
+    for line in feed.left_out:
+        print(line)
     running.say_skipped(feed.skipped)
 
 

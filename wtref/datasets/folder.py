@@ -118,10 +118,10 @@ def load_folder_into_memory(root, workers=None, bad_images="error"):
     arrays = []
     for files in (train, test):
         arrays += _load_all(files, size, _worker_count(workers), bad_images, skipped)
-        counts = np.bincount(arrays[-1], minlength=len(names))
-        if not counts.all():
-            empty = names[counts.argmin()]
-            raise InputError(f"{root}: all images of class {empty} are damaged; {min(skipped)}")
+    counts = np.bincount(arrays[1], minlength=len(names))
+    if not counts.all():
+        empty = names[counts.argmin()]
+        raise InputError(f"{root}: no training image of class {empty} can be read; {min(skipped)}")
     left_out = train.left_out + test.left_out
     return FolderDataset(
         "folder", len(names), *arrays, class_names=names, skipped=tuple(sorted(skipped)), left_out=left_out
