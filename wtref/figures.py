@@ -1,6 +1,5 @@
 """Pictures of runs: test error per epoch, angles per layer and epoch, and against depth.  Needs matplotlib."""
 
-import math
 import sys
 from statistics import mean
 
