@@ -16,7 +16,7 @@ import pytest
 from test_idx import fuzz, mutants, peak_of, refused, rewrite
 
 from wtref.datasets import cifar
-from wtref.datasets.idx import check_labels
+from wtref.datasets.base import check_labels
 from wtref.errors import InputError
 
 NAMES = ["cifar10", "cifar100"]

@@ -5,10 +5,15 @@ from functools import cached_property
 
 import numpy as np
 
+from wtref.errors import InputError
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images (N, H, W, C) of bytes, 0 to `levels`, and labels (N,) in 0 .. classes - 1."""
+    """Images (N, H, W, C) of bytes, 0 to `levels`, and labels (N,) in 0 .. classes - 1.
+
+    Raises InputError for arrays that are anything else.
+    """
 
     name: str
     classes: int
@@ -18,6 +23,28 @@ class Dataset:
     test_labels: np.ndarray
     class_names: tuple[str, ...] = ()  # none: the classes have only numbers
     levels: int = 255
+
+    def __post_init__(self):
+        self._check("training", self.train_images, self.train_labels)
+        self._check("test", self.test_images, self.test_labels)
+        if self.test_images.shape[1:] != self.shape:
+            found = f"training images of shape {self.shape} and test images of shape {self.test_images.shape[1:]}"
+            raise InputError(f"{self.name}: has {found}, right would be one shape")
+        if self.class_names and len(self.class_names) != self.classes:
+            raise InputError(f"{self.name}: has {len(self.class_names)} names for {self.classes} classes")
+
+    def _check(self, part, images, labels):
+        """Raise InputError unless these are images and their labels."""
+        where = f"{self.name}, {part} images"
+        if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
+            right = "uint8 of shape (N, H, W, C), none of them 0"
+            raise InputError(f"{where}: are {images.dtype} of shape {images.shape}, right would be {right}")
+        if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+            found = f"labels are {labels.dtype} of shape {labels.shape}"
+            raise InputError(f"{where}: {found}, right would be integers of shape {images.shape[:1]}")
+        check_labels(where, labels, self.classes)
+        if images.max() > self.levels:
+            raise InputError(f"{where}: have pixels up to {images.max()}, right would be 0 to {self.levels}")
 
     @property
     def shape(self):
@@ -49,6 +76,28 @@ class Dataset:
             self, train_images=images[train], train_labels=labels[train],
             test_images=images[held_out], test_labels=labels[held_out],
         )  # fmt: skip
+
+
+def check_labels(where, labels, classes):
+    """Raise an InputError unless all labels (N,) are in 0 .. classes - 1."""
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong):
+        first = wrong[0]
+        found = f"label {labels[first]} at image {first}"
+        raise InputError(f"{where}: {found}, right would be 0 to {classes - 1}")
+
+
+def doubts(class_names, train_labels, test_labels):
+    """Lines about what makes the errors of networks on such data mean less than they seem to."""
+    if len(class_names) == 1:
+        return (f"the data have one class only, {class_names[0]}: any network has an error of 0 % and learns nothing",)
+    lines = []
+    for part, labels in (("training", train_labels), ("test", test_labels)):
+        absent = np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)
+        if len(absent):
+            found = f"{len(absent)} of {len(class_names)} classes have no {part} images"
+            lines.append(f"{found}, such as {class_names[absent[0]]}")
+    return tuple(lines)
 
 
 def split_fifth(labels):

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from wtref.datasets.base import Dataset
+from wtref.datasets.base import Dataset, check_labels
 from wtref.datasets.idx import Missing, fetch_hint, opened, tar_files
-from wtref.datasets.idx import check_classes, check_end, check_labels, read_up_to
+from wtref.datasets.idx import check_classes, check_end, read_up_to
 from wtref.datasets.unpickling import Unpickler, as_array, as_integers
 from wtref.errors import InputError
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wtref.datasets.base import Dataset
+from wtref.datasets.base import Dataset, check_labels
 from wtref.errors import InputError
 
 COUNTS = {"train": 60_000, "t10k": 10_000}  # images in each part, of both sets
@@ -217,15 +217,6 @@ def _check_member(header, path, folder):
     if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE):
         raise InputError(f"{path}: {info.name!r} is a link or device (type {info.type!r}), not a file")
     return file, info.size
-
-
-def check_labels(where, labels, classes):
-    """Raise an InputError unless all labels (N,) are in 0 .. classes - 1."""
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(wrong):
-        first = wrong[0]
-        found = f"label {labels[first]} at image {first}"
-        raise InputError(f"{where}: {found}, right would be 0 to {classes - 1}")
 
 
 def check_classes(where, labels, classes):
