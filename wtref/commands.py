@@ -53,6 +53,7 @@ def evaluate(args, given):
     """Test a run's network on test images, its own data set's or another's."""
     trained = Trained(Run.find(args.name), args.checkpoint, args.device)
     feed = trained.open_feed(replace(trained.config, **given))
+    datasets.warn(feed)
     loss, error, count = trained.evaluate(feed)
     print(f"{args.name}: {args.checkpoint} checkpoint, after {trained.epoch} epochs and {trained.position} steps")
     tested = f"{count} test images of {given.get('dataset', trained.config.dataset)}"

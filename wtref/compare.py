@@ -36,7 +36,7 @@ def run(config, rules, seeds, jobs=None):
         check_choice("rule", rule, RULES)
     configs = [replace(config, rule=rule, seed=seed) for seed in range(seeds) for rule in dict.fromkeys(rules)]
     jobs = _jobs(config, jobs, len(configs))
-    held = datasets.in_words(_open(configs[0]).feed)  # a data set, device or shape that cannot be is found here, before any work
+    feed = _open(configs[0]).feed  # a data set, device or shape that cannot be is found here, before any work
     folder = free_folder(f"compare-{config.dataset}")
     try:
         write_text(folder / "compare.json", json.dumps(asdict(config), indent=2))
@@ -44,7 +44,8 @@ def run(config, rules, seeds, jobs=None):
         folder.rmdir()
         raise
     print(f"{config.model} on {config.dataset}, {config.epochs} epochs: {', '.join(rules)} x {seeds} seeds")
-    print(held, flush=True)
+    print(datasets.in_words(feed), flush=True)
+    datasets.warn(feed)
     lines, code = _run_all(configs, jobs, folder)
     if not lines:
         return code

@@ -45,6 +45,7 @@ def train(config, run=None, name=None, crew=ALONE):
         where = ", ".join(filter(None, (training.device.name, config.dtype, training.device.kernels)))
         print(f"{config.model}, {weights:,} weights, by {config.rule} on {config.dataset}; {where}")
         print(datasets.in_words(training.feed))
+        datasets.warn(training.feed)
         lines = f"run: {run.folder}", crew.processes(), resumed and _place(training)
         print(*filter(None, lines), sep="\n", flush=True)
         return _train_and_save(training, run)

@@ -1,5 +1,6 @@
 """The data sets, by name, and the feeds that give the training loop its batches."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from wtref.datasets.memory import MemoryFeed
 from wtref.datasets.names import CLASS_NAMES
 from wtref.datasets.synthetic import load_synthetic
 from wtref.errors import InputError, check_choice, choose
+from wtref.text import printable
 
 DATA_DIR = Path(__file__).resolve().parents[2] / "data"
 
@@ -62,7 +64,13 @@ def open_feed(config, device):
 def in_words(feed):
     """Lines that say how much a feed holds, and what of an image folder it left out."""
     images = f"{feed.train_count:,} training and {feed.test_count:,} test images"
-    return "\n".join((f"data: {images} of {feed.classes:,} classes", *feed.left_out))
+    return "\n".join((f"data: {images} of {feed.classes:,} classes", *map(printable, feed.left_out)))
+
+
+def warn(feed):
+    """Say on stderr what makes errors on a feed's data mean less than they seem to."""
+    for line in feed.doubts:
+        print(f"wtref: {printable(line)}", file=sys.stderr)
 
 
 def _folder(name, data_dir):

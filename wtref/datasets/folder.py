@@ -18,7 +18,7 @@ import numpy as np
 
 from wtref import randomness
 from wtref.datasets.augment import Normalise, central_view, random_view
-from wtref.datasets.base import Dataset
+from wtref.datasets.base import Dataset, doubts
 from wtref.datasets.listing import list_folder
 from wtref.datasets.memory import training_order
 from wtref.datasets.reading import BadImage, read_image
@@ -41,7 +41,8 @@ class FolderFeed:
     bad_images: "error" stops at an image that cannot be read; "skip" leaves it out of its batch, which is that much
     smaller and may be empty, and notes it in `skipped`, a set of lines.
 
-    Attributes: shape (H, W, C), classes, class_names, train_count, test_count, steps (per epoch), left_out (lines).
+    Attributes: shape (H, W, C), classes, class_names, train_count, test_count, steps (per epoch), left_out
+    and doubts (lines).
     Raises InputError for a folder in another layout, and while iterating for images that cannot be read.
     """
 
@@ -54,6 +55,7 @@ class FolderFeed:
         self.workers, self.bad_images, self.skipped = _worker_count(workers, device.crew), bad_images, set()
         self.class_names, self.train, self.test = list_folder(root)
         self.left_out = self.train.left_out + self.test.left_out
+        self.doubts = doubts(self.class_names, self.train.labels, self.test.labels)
         self.shape, self.classes = (image_size, image_size, 3), len(self.class_names)
         self.train_count, self.test_count = len(self.train.paths), len(self.test.paths)
         self.steps = -(-self.train_count // batch_size)

@@ -13,12 +13,13 @@ from itertools import islice
 from wtref import randomness
 from wtref.backend import to_host
 from wtref.datasets.augment import Augmentation, Normalise
+from wtref.datasets.base import doubts
 
 
 class MemoryFeed:
     """Batches of a Dataset.
 
-    Attributes: shape (H, W, C), classes, train_count, test_count, steps (per epoch).
+    Attributes: shape (H, W, C), classes, class_names, train_count, test_count, steps (per epoch), doubts (lines).
     """
 
     def __init__(self, dataset, device, batch_size, seed, augmentation=Augmentation()):
@@ -27,6 +28,8 @@ class MemoryFeed:
         self.dataset, self.shape, self.classes = dataset, dataset.shape, dataset.classes
         self.skipped = getattr(dataset, "skipped", ())  # lines about images that cannot be read
         self.left_out = getattr(dataset, "left_out", ())  # and about other files in an image folder
+        self.class_names = dataset.class_names or tuple(map(str, range(dataset.classes)))
+        self.doubts = doubts(self.class_names, dataset.train_labels, dataset.test_labels)
         self.train_count, self.test_count = len(dataset.train_labels), len(dataset.test_labels)
         self.steps = -(-self.train_count // batch_size)
         self.train = device.raw(dataset.train_images), device.raw(dataset.train_labels)
@@ -38,8 +41,7 @@ class MemoryFeed:
         data, digest = self.dataset, hashlib.sha256()
         for array in (data.train_images, data.train_labels, data.test_images, data.test_labels):
             digest.update(array.tobytes())
-        names = data.class_names or tuple(map(str, range(data.classes)))
-        return {"shape": data.shape, "class_names": names, "mean": data.mean.tolist(), "std": data.std.tolist(),
+        return {"shape": data.shape, "class_names": self.class_names, "mean": data.mean.tolist(), "std": data.std.tolist(),
                 "levels": data.levels, "train": self.train_count, "test": self.test_count,
                 "sha256": digest.hexdigest()}  # fmt: skip
 
