@@ -255,7 +255,12 @@ class KernelSuite:
             lambda: fast.convolve_outer(draw(2, 4, 5, 4), y, *same), lambda: fast.relu_back(x, x[1:]),
             lambda: fast.convolve_back(draw(2, 5, 5, 3), W.T, *same, (5, 5)), lambda: fast.norm_sums(y, y[1:], draw(3), draw(3)),
             lambda: fast.norm_back(y, y[1:], *[draw(3)] * 4), lambda: fast.descend(W, W.copy(), W.T, 1, 0, 0, False),
-            lambda: fast.product(W, W.T.astype(np.float64)),
+            lambda: fast.product(W, W.T.astype(np.float64)), lambda: fast.norm_forward(y, draw(2), draw(3), draw(3)),
+            lambda: fast.norm_back(y, y, *[draw(3)] * 4, draw(2)), lambda: fast.norm_sums(y, y, draw(3), draw(4)),
+            lambda: fast.norm_statistics(y, draw(3), draw(2), draw(3), 0.1, 0.1),
+            lambda: fast.convolve(y, W, (3, 3), (1, 1), (-1, 1)), lambda: fast.convolve(y, W, (3, 3), (0, 1), (1, 1)),
+            lambda: fast.max_pool(y, (6, 6), (1, 1), (0, 0)), lambda: fast.hadamard_product(W, draw(27), draw(5), 0),
+            lambda: fast.hadamard_product(W, draw(27), draw(5), 12),
         ]:  # fmt: skip
             with pytest.raises(ValueError):
                 call()

@@ -42,6 +42,19 @@ class TestBf16(KernelSuite):
     side, depth = 90, 150
 
 
+def test_vectors_that_do_not_lie_in_one_piece():
+    draw = normal(0, np.float64)
+    x, delta, spread, winner = draw(6, 8), draw(6, 8), draw(16), np.array([[[[0, 1], [1, 0]]]])
+    there, vector = xp.array(spread)[::2], spread[::2]
+    for name, arrays, count in (("norm_forward", [x], 3), ("norm_back", [delta, x], 5), ("norm_sums", [delta, x], 3)):
+        found = getattr(emulated(), name)(*map(xp.array, arrays), *[there] * count)
+        np.testing.assert_allclose(found.get(), getattr(plain, name)(*arrays, *[vector] * count), rtol=1e-12)
+    errors = draw(*winner.shape)
+    window = (1, 2), (1, 2), (0, 0), (1, 4)
+    found = emulated().max_pool_back(xp.array(errors), xp.array(winner), *window)
+    assert np.array_equal(found.get(), plain.max_pool_back(errors, winner, *window))
+
+
 @pytest.mark.parametrize("precision", ALL)
 @pytest.mark.parametrize(
     "shape, cut", [((512, 130, 40), (128, 128, 1)), ((1024, 60, 40), (128, 64, 1)), ((100, 70, 600), (64, 64, 2))]

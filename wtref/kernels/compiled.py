@@ -9,12 +9,12 @@ import numpy as np
 
 from wtref.kernels import plain
 from wtref.kernels.building import library, same_cores
+from wtref.kernels.operands import check_order, output_size
 
 _address, _buffer = ctypes.addressof, ctypes.c_char.from_buffer
 REALS = {np.dtype(np.float32): ("float", ctypes.c_float), np.dtype(np.float64): ("double", ctypes.c_double)}
 
 WINNER = np.dtype(np.int32)  # max_pool's places
-LARGEST = 1 << 20  # kernel, stride or padding: far more than any has, far less than C's integers hold
 OPTIONAL = {("norm_sums", "beta"), ("norm_back", "beta"), ("norm_forward", "plus")}  # operands that may be None
 
 
@@ -30,11 +30,7 @@ class Geometry(ctypes.Structure):
     @functools.cache
     def of(cls, function, images, c_out, kernel, stride, padding):
         """function: which asks;  images: the shape (N, H, W, C_in) of what the kernel slides over."""
-        pairs = (1, kernel), (1, stride), (0, padding)
-        fits = len(images) == 4 and all(len(pair) == 2 and low <= min(pair) <= max(pair) <= LARGEST for low, pair in pairs)
-        size = plain.output_size(images[1:3], kernel, stride, padding) if fits else (0, 0)
-        if min(size) < 1:
-            raise ValueError(f"{function}: kernel {kernel}, stride {stride} and padding {padding} do not fit images {images}")
+        size = output_size(function, images, kernel, stride, padding)
         return cls(*images, *size, c_out, *kernel, *stride, *padding)
 
     def below(self):
@@ -130,8 +126,7 @@ class Compiled:
         return self._new(a.shape, "add", *_arrays("add", a.shape, a.dtype, a=a, b=b), rectify, a.size)
 
     def hadamard_product(self, v, before, after, order):
-        if order < 1 or order & (order - 1):
-            raise ValueError(f"hadamard_product: order must be a power of two, found {order}")
+        check_order(order)
         (m, n), k = (len(v), len(before)), len(after)
         (v,) = _arrays("hadamard_product", (m, n), v.dtype, v=v)
         (before,) = _arrays("hadamard_product", (n,), v.dtype, before=before)

@@ -14,6 +14,7 @@ import numpy as np
 
 from wtref.errors import InputError
 from wtref.kernels import plain
+from wtref.kernels.operands import check_order, output_size
 
 try:
     from ml_dtypes import bfloat16
@@ -66,9 +67,9 @@ class Geometry(NamedTuple):
     p_w: int
 
     @classmethod
-    def of(cls, images, c_out, kernel, stride, padding):
-        """images: the shape (N, H, W, C_in) of what the kernel slides over."""
-        size = plain.output_size(images[1:3], kernel, stride, padding)
+    def of(cls, function, images, c_out, kernel, stride, padding):
+        """function: which asks;  images: the shape (N, H, W, C_in) of what the kernel slides over."""
+        size = output_size(function, images, kernel, stride, padding)
         return cls(*images, *size, c_out, *kernel, *stride, *padding)
 
     def below(self):
@@ -107,7 +108,7 @@ class Cuda:
         return self._multiply(kind, _same, m, n, k, a, a_stride, b, b_stride, *_ints(m, n, k))
 
     def convolve(self, y, W, kernel, stride, padding, normed=False):
-        g = Geometry.of(y.shape, len(W), kernel, stride, padding)
+        g = Geometry.of("convolve", y.shape, len(W), kernel, stride, padding)
         _check(W.shape[1] == g.taps() * g.c_in, y, W)
         m, n, k = g.n * g.out_h * g.out_w, g.c_out, g.taps() * g.c_in
         arrays = self._numbers(g), self._stored(y), self._stored(W)
@@ -118,31 +119,32 @@ class Cuda:
         return out
 
     def convolve_outer(self, delta, y, kernel, stride, padding):
-        g = Geometry.of(y.shape, delta.shape[3], kernel, stride, padding)
+        g = Geometry.of("convolve_outer", y.shape, delta.shape[3], kernel, stride, padding)
         _check(delta.shape == g.above(), delta, y)
         m, n, k = g.c_out, g.taps() * g.c_in, g.n * g.out_h * g.out_w
         return self._multiply("convolve_outer", _same, m, n, k, self._numbers(g), self._stored(delta), self._stored(y))
 
     def convolve_back(self, delta, B, kernel, stride, padding, size):
         images = (len(delta), *size, len(B) // (kernel[0] * kernel[1]))
-        g = Geometry.of(images, delta.shape[3], kernel, stride, padding)
+        g = Geometry.of("convolve_back", images, delta.shape[3], kernel, stride, padding)
         _check(delta.shape == g.above() and B.shape[1] == g.c_out, delta, B)
         m, n, k = g.n * g.h * g.w, g.c_in, g.taps() * g.c_out
         arrays = self._numbers(g), self._stored(delta), self._stored(B.T)
         return self._multiply("convolve_back", self._store, m, n, k, *arrays).reshape(images)
 
     def max_pool(self, y, kernel, stride, padding):
-        g = Geometry.of(y.shape, y.shape[3], kernel, stride, padding)
+        g = Geometry.of("max_pool", y.shape, y.shape[3], kernel, stride, padding)
         winner = self.xp.empty(g.above(), np.int32)
         return self._each("max_pool", self._store, g.above(), self._numbers(g), self._stored(y), winner), winner
 
     def max_pool_back(self, delta, winner, kernel, stride, padding, size):
-        g = Geometry.of((len(delta), *size, delta.shape[3]), delta.shape[3], kernel, stride, padding)
+        g = Geometry.of("max_pool_back", (len(delta), *size, delta.shape[3]), delta.shape[3], kernel, stride, padding)
         _check(delta.shape == winner.shape == g.above(), delta, winner)
-        return self._each("max_pool_back", self._store, g.below(), self._numbers(g), self._stored(delta), winner)
+        places = self._flat(winner.astype(np.int32, copy=False))  # plain.py's are wider
+        return self._each("max_pool_back", self._store, g.below(), self._numbers(g), self._stored(delta), places)
 
     def biased(self, a, b):
-        return self._each("biased", self._store, a.shape, self._stored(a), b, np.int32(len(b)))
+        return self._each("biased", self._store, a.shape, self._stored(a), *self._vectors(a, b), np.int32(len(b)))
 
     def total(self, x):
         mean, _ = self.moments(x)
@@ -156,6 +158,7 @@ class Cuda:
         return self._finish("moments_total", 2, self._moments(x))
 
     def norm_statistics(self, y, gamma, running_mean, running_var, momentum, epsilon):
+        _check(all(x.shape == y.shape[-1:] and x.flags.c_contiguous for x in (gamma, running_mean, running_var)), y, gamma)
         rows = y.size // len(gamma)
         rates = map(gamma.dtype.type, (momentum, epsilon, rows / max(rows - 1, 1)))
         return self._finish("norm_statistics", 3, self._moments(y), gamma, running_mean, running_var, *rates)
@@ -170,12 +173,12 @@ class Cuda:
     def norm_forward(self, x, mean, scale, beta, rectify=False, plus=None):
         _check(plus is None or plus.shape == x.shape, x, plus)
         plus = NULL if plus is None else self._stored(plus)
-        numbers = np.int32(rectify), np.int32(len(mean))
-        return self._each("norm_forward", self._store, x.shape, self._stored(x), mean, scale, beta, plus, *numbers)
+        vectors, numbers = self._vectors(x, mean, scale, beta), _ints(rectify, len(mean))
+        return self._each("norm_forward", self._store, x.shape, self._stored(x), *vectors, plus, *numbers)
 
     def norm_back(self, delta, x, mean, scale, slope, shift, beta=None):
         _check(delta.shape == x.shape, delta, x)
-        arrays = self._stored(delta), self._stored(x), mean, scale, slope, shift, _pointed(beta)
+        arrays = self._stored(delta), self._stored(x), *self._vectors(x, mean, scale, slope, shift, beta)
         return self._each("norm_back", self._store, x.shape, *arrays, np.int32(len(mean)))
 
     def norm_scale(self, variance, gamma, epsilon):
@@ -194,12 +197,13 @@ class Cuda:
         return self._each("add", self._store, a.shape, self._stored(a), self._stored(b), np.int32(rectify))
 
     def hadamard_product(self, v, before, after, order):
-        _check(v.shape[1:] == before.shape, v, before)
+        check_order(order)
+        _check(v.shape[1:] == before.shape and after.ndim == 1, v, before, after)
         dtype, n, k = _real((v, before, after)), len(before), len(after)
         if order * dtype.itemsize > HELD:
             return plain.hadamard_product(v, before, after, order)
         out = self.xp.empty((len(v), k), dtype)
-        arguments = self._flat(v), before, after, *_ints(n, k, order), out
+        arguments = *map(self._flat, (v, before, after)), *_ints(n, k, order), out
         self._kernel(dtype, "hadamard_product")((len(v),), (THREADS,), arguments)
         return out
 
@@ -264,7 +268,7 @@ class Cuda:
 
     def _norm_sums(self, delta, x, mean, scale, beta):
         _check(delta.shape == x.shape, delta, x)
-        arrays = self._stored(delta), self._stored(x), mean, scale, _pointed(beta)
+        arrays = self._stored(delta), self._stored(x), *self._vectors(x, mean, scale, beta)
         return self._sum_rows("norm_sums_parts", 2, x, *arrays)
 
     def _sum_rows(self, name, width, x, *arguments):
@@ -322,6 +326,11 @@ class Cuda:
         """The type in which activities and errors lie in memory."""
         return BFLOAT16 if self.bf16 and dtype == np.float32 else dtype
 
+    def _vectors(self, x, *vectors):
+        """With a number for each channel of x, each in one piece; none for None, which beta may be."""
+        _check(all(v is None or v.shape == x.shape[-1:] for v in vectors), x, *(v for v in vectors if v is not None))
+        return [NULL if v is None else self._flat(v) for v in vectors]
+
     def _flat(self, x):
         return self.xp.ascontiguousarray(x)
 
@@ -337,10 +346,6 @@ def _real(arguments):
     reals = (x.dtype for x in arguments if x is not NULL and x.dtype.kind in "fV")
     (dtype,) = {np.dtype(np.float32) if dtype == BFLOAT16 else dtype for dtype in reals}
     return dtype
-
-
-def _pointed(x):
-    return NULL if x is None else x
 
 
 def _same(dtype):
