@@ -1,5 +1,7 @@
 """Whatever files, folders, classes and runs are called, only printable characters reach a terminal or a report."""
 
+import contextlib
+import io
 import json
 import shutil
 
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from wtref import figures, report
+from wtref import figures, locks, report
 from wtref.checkpoints import Damaged
 from wtref.cli import main
 from wtref.config import Config
@@ -95,6 +97,7 @@ def test_files_left_out_and_skipped_are_printed_escaped(here, capsys):
     out, err = capsys.readouterr()
     assert_clean(out + err)
     assert f"{ESCAPED}.png" in out
+    assert f"such as a/{ESCAPED}.txt\n" in out
 
 
 def test_folders_of_data_are_printed_escaped(here, capsys):
@@ -129,6 +132,18 @@ def test_refusals_quote_what_they_refuse_escaped(here, capsys, command):
     assert err.count("\n") == 1 and err[:-1].isprintable()
 
 
+@modest
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=()), max_size=20))
+def test_no_text_on_the_command_line_reaches_the_terminal_unescaped(text):
+    for command in (["data", "--data-dir", f"x{text}"], ["predict", f"x{text}", "y"], ["train", "--dataset", f"x{text}"]):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main(command)
+        shown = out.getvalue() + err.getvalue()
+        assert printable(f"x{text}") in shown.replace("\\\\", "\\")
+        assert_clean(shown)
+
+
 def test_a_run_whose_folder_was_given_an_unprintable_name_is_listed_and_refused_escaped(here, capsys):
     assert main("--model mlp --hidden 4 --epochs 1 --device cpu --log-name mine".split()) == 0
     shutil.move("runs/mine", f"runs/{HOSTILE}")
@@ -144,8 +159,18 @@ def test_a_run_whose_folder_was_given_an_unprintable_name_is_listed_and_refused_
         )
 
 
+def test_what_is_said_of_locks_is_escaped(here, capsys, monkeypatch):
+    def no_locks(*_):
+        raise OSError(95, "not supported")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with open(HOSTILE, "wb") as file:
+        assert locks.take(file, here / HOSTILE)
+    assert f"no lock can be had on {here}/{ESCAPED} (not supported)" in capsys.readouterr().err
+
+
 def test_a_report_and_its_pictures_take_any_text(here):
-    line = {"rule": f"$x{HOSTILE}$", "seed": 0, "epoch": 1, "test_error": 10.0, "seconds": 1.0}
+    line = {"rule": "$x\x1b$", "seed": 0, "epoch": 1, "test_error": 10.0, "seconds": 1.0}
     line |= {"matrix_angles": {"1": 20.0}, "delta_angles": {"0": 30.0}}
     command = f"python run.py reproduce digits --data-dir {HOSTILE}"
     report.write(here / "report", EXPERIMENTS["digits"], [Config()], [line], command)

@@ -123,7 +123,7 @@ def import_(args, given):
     torch_state.load(training, file)
     run = Run.create(config, training.feed.about(), training.device.name, args.log_name, training)
     for remark in torch_state.remarks(file, training):
-        print(f"wtref: {remark}", file=sys.stderr)
+        print(f"wtref: {printable(remark)}", file=sys.stderr)
     print(f"run: {run.folder}")
 
 

@@ -15,6 +15,7 @@ import stat
 import sys
 
 from wtref.errors import InputError, Unsaved
+from wtref.text import printable
 
 try:
     import fcntl
@@ -48,7 +49,7 @@ def take(file, path):
         return False
     except OSError as error:
         warning = "let no other process write there meanwhile"
-        print(f"wtref: no lock can be had on {path} ({error.strerror}); {warning}", file=sys.stderr)
+        print(f"wtref: no lock can be had on {printable(path)} ({error.strerror}); {warning}", file=sys.stderr)
     return _is_named(file, path)
 
 

@@ -14,6 +14,7 @@ from wtref.experiments import EXPERIMENTS
 from wtref.folders import make_folder
 from wtref.parallel import ALONE
 from wtref.runs import Run
+from wtref.text import printable
 
 
 def reproduce(name, rules=None, seeds=None, epochs=None, command="", where=None, crew=ALONE):
@@ -42,7 +43,7 @@ def reproduce(name, rules=None, seeds=None, epochs=None, command="", where=None,
         print(f"[{done}/{len(configs)}] {run_name}", flush=True)
         code = _finish(run_name, config, crew)
         if code:
-            print(f"wtref: stopped at run {done} of {len(configs)}; do what is left with: {command}", file=sys.stderr)
+            print(f"wtref: stopped at run {done} of {len(configs)}; do what is left with: {printable(command)}", file=sys.stderr)
             return code
     lines = [line for run_name in configs for line in Run.find(run_name).lines()]
     about, folder = (experiment, list(configs.values()), lines), runs.RUNS / f"reproduce-{name}"

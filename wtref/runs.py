@@ -129,7 +129,7 @@ class Run:
                 fitting.check_training(arrays, plain, training)
             training.restore(arrays, plain)
             for damage in damages:
-                print(f"wtref: {damage}; falling back to the checkpoint before it, {name}", file=sys.stderr)
+                print(f"wtref: {printable(damage)}; falling back to the checkpoint before it, {name}", file=sys.stderr)
             with self.writing():
                 self._tidy(name, plain)
             return True
