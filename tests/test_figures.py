@@ -104,6 +104,14 @@ def test_a_layer_without_an_angle_leaves_a_gap():
     assert [text.get_text() for text in matrix.texts] == ["FA 40°"] and [text.get_text() for text in delta.texts] == ["FA 30°"]
 
 
+def test_long_names_leave_room_for_the_picture(tmp_path, recwarn):
+    names = [f"cifar10-resnet20-kp-{'very-' * 20}long-name-{number}" for number in (1, 2)]
+    figures.draw_comparison([line(name, epoch, 5.0 + epoch) | {"rule": "kp"} for name in names for epoch in (1, 2)], tmp_path)
+    assert not recwarn.list
+    assert [figures.label(name) for name in names] == ["cifar10-re…ong-name-1", "cifar10-re…ong-name-2"]
+    assert [figures.label(name) for name in ("ss", "usf", "a-name-of-20-letters")] == ["SS", "uSF", "a-name-of-20-letters"]
+
+
 def test_depth_shows_runs_of_unlike_lengths():
     lines = [line("long", epoch, 5.0, angle=20.0 + epoch) for epoch in (1, 2, 3)] + [line("short", 1, 5.0, angle=60.0)]
     matrix, _ = drawn(lines, figures._draw_depth)

@@ -101,7 +101,7 @@ def pretended(monkeypatch):
     def completed(function, configs, jobs):
         for config in reversed(configs):
             future = Future()
-            outcome = outcomes.get((config.rule, config.seed), record(config.seed))
+            outcome = outcomes.get((config.rule, config.seed), (record(config.seed), set()))
             (future.set_exception if isinstance(outcome, Exception) else future.set_result)(outcome)
             yield config, future
 

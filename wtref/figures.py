@@ -15,13 +15,19 @@ COLOURS = {  # Okabe and Ito: told apart by colour-blind readers too; one colour
 OTHERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # runs by name, in order
 COARSE_TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 TICKS = tuple(sorted((*COARSE_TICKS, 0.3, 3, 7, 15, 30, 40, 70)))
+LONGEST = 20  # characters of a name
 ONE_EPOCH = (0, 2)  # the limits of an axis of epochs that has but one
 LABELS = {"usf": "uSF", "frsf": "frSF", "brsf": "brSF"}
 
 
 def label(curve):
-    """A rule's name as the literature writes it; a run's own name as it is, in which "$" begins no formula."""
-    return LABELS.get(curve, curve.upper() if curve in COLOURS else printable(curve).replace("$", r"\$"))
+    """A rule's name as the literature writes it; a run's own name, in which "$" begins no formula, without its middle
+    where it is long."""
+    if curve in COLOURS:
+        return LABELS.get(curve, curve.upper())
+    name = printable(curve)
+    name = f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 :]}" if len(name) > LONGEST else name
+    return name.replace("$", r"\$")
 
 
 def palette(curves):
