@@ -26,6 +26,7 @@ from wtref.datasets.base import Dataset
 from wtref.datasets.folder import FolderFeed
 from wtref.datasets.memory import MemoryFeed
 from wtref.errors import InputError
+from wtref.kernels import plain
 from wtref.parallel import ALONE, LAUNCHERS, Crew, open_crew
 from wtref.parallel.buckets import Buckets
 from wtref.parallel.nccl import Bf16
@@ -108,6 +109,37 @@ def test_an_empty_share_passes_every_primitive_and_adds_nothing(which):
         assert fast.max_pool_back(largest, winner, (2, 2), (2, 2), (0, 0), (5, 5)).shape == y.shape
     finally:
         kernels.use()
+
+
+# --- moments -----------------------------------------------------------------------------------------------
+
+
+def joined(parts, channels):
+    """The joint moments of arrays (rows, channels), some of them empty."""
+    own = [plain.moments(part) if len(part) else np.zeros((2, channels)) for part in parts]
+    counts = [np.full(channels, float(len(part))) for part in parts]
+    return plain.joint_moments(np.array(counts), *np.array(own).transpose(1, 0, 2))
+
+
+@modest
+@given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=9).filter(any), seed=st.integers(0, 2**32 - 1))
+def test_moments_of_shares_are_those_of_the_whole(sizes, seed):
+    """A spread of 1 about means up to 1e7, which differ from share to share."""
+    rng = np.random.default_rng(seed)
+    parts = [rng.standard_normal((n, 3)) + [0, 1e7, -1e5 * rng.random()] for n in sizes]
+    mean, variance = joined(parts, 3)
+    whole = np.concatenate(parts)
+    assert mean == pytest.approx(whole.mean(axis=0), rel=1e-12, abs=1e-12)
+    assert variance == pytest.approx(whole.var(axis=0), rel=1e-7, abs=1e-12)
+
+
+@modest
+@given(sizes=st.lists(st.integers(1, 300), min_size=1, max_size=9), seed=st.integers(0, 2**32 - 1))
+def test_shares_of_a_constant_channel_have_no_variance(sizes, seed):
+    constant = np.array([1_251_480.0, *10 ** np.random.default_rng(seed).uniform(-300, 300, 2), -1 / 3])
+    means = np.broadcast_to(constant, (len(sizes), 4))
+    mean, variance = plain.joint_moments(np.array(sizes, float)[:, None] * np.ones(4), means, np.zeros_like(means))
+    assert np.array_equal(mean, constant) and np.array_equal(variance, np.zeros(4))
 
 
 # --- buckets -----------------------------------------------------------------------------------------------

@@ -63,7 +63,11 @@ def found(processes, path, *how):
 
 
 def distance(a, b):
-    """The largest difference, relative to the largest value; angles, of which some are 0, to a thousandth of a degree."""
+    """The largest difference, relative to the largest value; angles, of which some are 0, to a thousandth of a degree.
+
+    Where there is no angle, there must be none on the other side.
+    """
+    a, b = (np.nan_to_num(x, nan=-1) for x in (a, b))
     return np.abs(a - b).max() / max(np.abs(a).max(), 1e-3)
 
 
@@ -72,9 +76,36 @@ def test_any_number_of_processes_learns_the_same(alone, processes, here):
     together = found(processes, here / "out.npz")
     assert together.keys() == alone.keys()
     own = {name for name in alone if name.startswith("own statistics")}
+    assert not any(np.isnan(x).any() for name, x in alone.items() if "_angles " not in name)
     assert len({name.partition(":")[0] for name in alone}) == 28
     assert {name for name in alone.keys() - own if not distance(alone[name], together[name]) < 1e-9} == set()
     assert any(distance(alone[name], together[name]) > 1e-3 for name in own)  # as each share has its own
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_a_constant_channel_of_any_size_has_no_variance(processes, here):
+    """By sums of squares 1,251,480 had a variance below zero, and NaN came of it; three rows of float32 and float64."""
+    script = here / "constant.py"
+    script.write_text(
+        "import numpy as np\n"
+        "from wtref.kernels import primitives\n"
+        "from wtref.parallel import open_crew\n"
+        "crew, found = open_crew(), []\n"
+        "for dtype in (np.float32, np.float64):\n"
+        "    y = np.full((3, 4), [1_251_480, -1_251_480, 1e-3, 1e15], dtype)[crew.share(3)]\n"
+        "    ones, running = np.ones(4, dtype), np.zeros((2, 4), dtype)\n"
+        "    assert crew.assemble(len(y)) == 3\n"
+        "    mean, inverse_std, scale = crew.norm_statistics(primitives(y), y, ones, *running, 1.0, 0.25)\n"
+        "    found += [mean, inverse_std, *running]\n"
+        "crew.first(lambda: np.savez('found.npz', *found))\n"
+    )
+    done = run(mpiexec(processes, script))
+    assert done.returncode == 0, done.stderr
+    found = list(np.load("found.npz").values())
+    for dtype, (mean, inverse_std, running_mean, running_var) in ((np.float32, found[:4]), (np.float64, found[4:])):
+        constant = np.array([1_251_480, -1_251_480, 1e-3, 1e15], dtype)
+        assert np.array_equal(inverse_std, [2, 2, 2, 2]) and np.array_equal(running_var, np.zeros(4))
+        assert np.array_equal(mean, constant) and np.array_equal(running_mean, constant)
 
 
 def test_device_arrays_are_summed_by_nccl_when_their_stream_may(alone, here):

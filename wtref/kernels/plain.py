@@ -77,6 +77,17 @@ def moments(x):
     return mean, (centred * centred).mean(axis=0)
 
 
+def joint_moments(counts, means, variances):
+    """Mean and variance (C) of all rows, from how many rows each part of them has and that part's own, all (parts, C).
+
+    No difference of squares, in which a small variance beside a large mean would be lost, or come out below zero.
+    (Chan, Golub and LeVeque, 1979.)
+    """
+    total, base = counts.sum(axis=0), means[-1]
+    mean = base + (counts * (means - base)).sum(axis=0) / total  # of equal means, exactly that
+    return mean, (counts * (variances + (means - mean) ** 2)).sum(axis=0) / total
+
+
 def norm_statistics(y, gamma, running_mean, running_var, momentum, epsilon, moments=moments, count=None):
     """Of the batch y (..., C): its mean, 1 / sqrt(variance + epsilon), and gamma times that.
 

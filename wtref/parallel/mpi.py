@@ -80,15 +80,14 @@ class MpiCrew(Crew):
         return self.sum(whole).T
 
     def _moments(self, kernels, y):
-        """By sums of y and y^2 in float64, where nothing is lost to cancellation, in one message."""
-        xp, channels = array_module(y), y.shape[-1]
-        sums = xp.zeros((2, channels), dtype=np.float64)
+        """Of all processes' y, from the moments of each, in one message in which every process has its own place."""
+        parts = array_module(y).zeros((3, self.size, y.shape[-1]), dtype=np.float64)
         rows = math.prod(y.shape[:-1])
         if rows:
-            mean, variance = (part.astype(np.float64) for part in kernels.moments(y))
-            sums[0], sums[1] = rows * mean, rows * (variance + mean * mean)
-        mean, square = self.sum(sums) / self._rows(y)
-        return mean.astype(y.dtype), (square - mean * mean).astype(y.dtype)
+            mean, variance = kernels.moments(y)
+            parts[0, self.rank], parts[1, self.rank], parts[2, self.rank] = rows, mean, variance
+        mean, variance = plain.joint_moments(*self.sum(parts))
+        return mean.astype(y.dtype), variance.astype(y.dtype)
 
     def _rows(self, y):
         """Of all processes' y (N, ..., C) together."""
