@@ -51,8 +51,12 @@ def find_idx(name, data_dir):
     folders = [Path(data_dir) / name]
     if not _is_of_another(name, Path(data_dir)):
         folders.append(Path(data_dir))
-    finds = {folder: [_find_file(folder, file) for file in names] for folder in folders}
-    folder, found = next(((folder, found) for folder, found in finds.items() if any(found)), (folders[0], [None] * 4))
+    for folder in folders:
+        found = [_find_file(folder, file) for file in names]
+        if any(found):
+            break
+    else:
+        folder = folders[0]
     absent = [f"{file}.gz" for file, path in zip(names, found, strict=True) if path is None]
     if absent:
         raise Missing(f"{name}: {folder} lacks {', '.join(absent)} (or without .gz); {fetch_hint(name)}")
