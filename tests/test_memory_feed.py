@@ -11,7 +11,7 @@ from wtref import backend
 from wtref.backend import Device
 from wtref.datasets import Dataset
 from wtref.datasets.augment import Augmentation
-from wtref.datasets.memory import MemoryFeed, images_per_second, training_order
+from wtref.datasets.memory import MemoryFeed, batch_count, images_per_second, training_order
 
 FULL = Augmentation(crop=1, flip=True, rotate=15.0)
 
@@ -60,6 +60,25 @@ def test_every_training_image_once_an_epoch_with_its_label(batch_size):
         labels = np.concatenate([labels for _, labels in batches])
         assert sorted(numbers) == list(range(43))
         assert np.array_equal(labels, numbers % 7)
+
+
+def test_no_image_is_left_alone_at_the_end_of_an_epoch():
+    """The batches are full, but for the last, which has one image more where that would be left over."""
+    assert [[len(batch) for _, batch in training_order(0, 0, count, 4)] for count in (1, 4, 5, 6, 8, 9)] == [
+        [1], [4], [5], [4, 2], [4, 4], [4, 5]
+    ]  # fmt: skip
+    for count, batch_size in itertools.product(range(2, 40), range(2, 12)):
+        sizes = [len(batch) for _, batch in training_order(0, 0, count, batch_size)]
+        assert sum(sizes) == count and len(sizes) == batch_count(count, batch_size)
+        assert set(sizes[:-1]) <= {batch_size} and 2 <= sizes[-1] <= batch_size + 1
+    assert [len(batch) for _, batch in training_order(0, 0, 3, 1)] == [1, 1, 1]
+    numbers = np.arange(41)
+    images = np.zeros((41, 5, 4, 3), np.uint8)
+    feed = feed_of(Dataset("odd", 41, images, numbers, images, numbers), batch_size=8)
+    batches = [labels for _, labels in feed.train_batches(0)]
+    assert [len(labels) for labels in batches] == [8, 8, 8, 8, 9] and feed.steps == 5
+    assert np.array_equal(np.sort(np.concatenate(batches)), numbers)
+    assert same(list(feed.train_batches(0, first=4)), list(feed.train_batches(0))[4:])
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 256])

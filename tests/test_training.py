@@ -13,10 +13,12 @@ import pytest
 from wtref import datasets
 from wtref.backend import open_device
 from wtref.config import Config
+from wtref.datasets import Dataset
 from wtref.datasets.memory import MemoryFeed
 from wtref.datasets.synthetic import load_synthetic
 from wtref.errors import Diverged, InputError
 from wtref.losses import softmax_cross_entropy
+from wtref.parallel import Crew
 from wtref.rules import RULES
 from wtref.training import Training
 
@@ -210,6 +212,43 @@ def test_a_record_says_what_happened():
         assert list(record["matrix_angles"]) == ["hidden2", "output"]
         assert list(record["delta_angles"]) == ["hidden1", "hidden2"]
     assert number == 2 and len(losses) == 6
+
+
+@pytest.mark.parametrize("norm", ["before", "after"])
+@pytest.mark.parametrize("count, batch_size", [(9, 8), (9, 4), (33, 16)])
+def test_backprop_has_no_delta_angle_where_a_single_image_is_left_over(norm, count, batch_size):
+    """Batch norm over one image sends nothing down, which was once called 90 degrees."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(256, size=(count, 4, 4, 1), dtype=np.uint8), np.arange(count) % 3
+    run = training(data=Dataset("odd", 3, images, labels, images, labels), norm=norm, batch_size=batch_size, hidden=(8, 6), epochs=2)
+    for record in records(run):
+        assert record["delta_angles"] == {"hidden1": 0, "hidden2": 0}
+
+
+@pytest.mark.parametrize("model, refused", [
+    ({"norm": "before"}, "hidden1.norm"), ({"norm": "after"}, "hidden1.norm"),
+    ({"norm": "none"}, None), ({"model": "resnet8"}, None),
+], ids=str)  # fmt: skip
+def test_batches_of_one_image_are_refused_where_batch_norm_sees_one_value(model, refused):
+    """Images of 8x8 are 2x2 where a ResNet-8 sees them last: four values."""
+    training(data=DIGITS, batch_size=2, **model)
+    if refused is None:
+        training(data=DIGITS, batch_size=1, **model)
+        return
+    with pytest.raises(InputError) as caught:
+        training(data=DIGITS, batch_size=1, **model)
+    wrong = f"--batch-size 1 is too small for batch norm: {refused} would see one value of a channel"
+    assert str(caught.value) == f"{wrong}; take at least 2, or --norm none"
+
+
+def test_shares_of_one_image_are_refused_where_each_has_statistics_of_its_own():
+    crew = Crew()
+    crew.size = 4
+    device = replace(open_device("cpu"), crew=crew)
+    for batch_size, sync_bn in ((8, False), (2, True)):
+        Training(replace(MLP, batch_size=batch_size, sync_bn=sync_bn), device, MemoryFeed(SMALL, device, batch_size, 0))
+    with pytest.raises(InputError, match="would see one value of a channel in one of 4 processes; take at least 8, or --norm none"):
+        Training(replace(MLP, batch_size=7, sync_bn=False), device, MemoryFeed(SMALL, device, 7, 0))
 
 
 def test_delta_angles_are_measured_on_the_last_batch_only():

@@ -30,7 +30,7 @@ class Config:
     dataset: str = _option("digits", "data set", DATASETS)
     data_dir: str | None = _option(None, "folder of the data sets; default: the repository's data/", changeable=True)
     epochs: int = _option(20, "passes over the training images")
-    batch_size: int = _option(32, "images per step")
+    batch_size: int = _option(32, "images per step; a last one alone joins the step before")
     lr: float = _option(0.1, "learning rate eta_W after warm-up")
     momentum: float = _option(0.9, "momentum of W, b and, under KP, B")
     nesterov: bool = _option(False, "Nesterov's form of momentum")

@@ -86,8 +86,9 @@ class BatchNorm:
 
     One class for (N, C) and (N, H, W, C).  Training normalises with the mean and variance of the
     batch, all shares of it together, and moves the running statistics towards them by `momentum`
-    (variance unbiased, as in PyTorch); evaluation normalises with the running statistics.  Errors return
-    by ordinary backprop under every rule: there is no weight matrix here.  (Ioffe and Szegedy, 2015.)
+    (variance unbiased, as in PyTorch); evaluation normalises with the running statistics, and so does
+    training where a channel has a single value, and no variance.  Errors return by ordinary backprop
+    under every rule: there is no weight matrix here.  (Ioffe and Szegedy, 2015.)
     """
 
     rectify = False
@@ -114,7 +115,7 @@ class BatchNorm:
         if y.shape[-1] != self.channels:
             raise InputError(f"{self.name}: takes {self.channels} channels, was given {_shape(y)}")
         kernels, self.y = primitives(y), y
-        self.train = train and (y.size > 0 or self.crew.size > 1)  # nothing at all has no statistics
+        self.train = train and self.crew.rows(y) > 1
         if self.train:
             running = self.running_mean, self.running_var
             found = self.crew.norm_statistics(kernels, y, self.gamma, *running, self.momentum, self.epsilon)

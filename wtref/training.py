@@ -46,6 +46,7 @@ class Training:
         decay = aligning_decay(self.schedule, config.momentum) if decay is None else decay
         self.sgd = SGD(device.array(config.lr), config.momentum, config.nesterov, decay)
         self.network.forward(device.array(np.zeros((1, *feed.shape))), train=False)  # a misfit shows here
+        self._check_batch()
         self.engaged_replayed = self._replayed()
 
         self.epoch = self.position = 0  # finished epochs; finished steps of the present one
@@ -123,6 +124,15 @@ class Training:
         """The loss and the logits of a batch without images, from which nothing is learned or measured."""
         self.delta_angles = {s.name: np.nan for s in self.network.synapses[:-1]}
         return self.device.array(0.0), self.device.array(np.zeros((0, self.feed.classes)))
+
+    def _check_batch(self):
+        """Raise InputError where batch norm would have a single value of a channel in every step."""
+        config, processes = self.config, 1 if self.config.sync_bn else self.crew.size
+        single = [norm.name for norm in self.network.norms if norm.y.size == norm.channels]  # of one image
+        if single and config.batch_size < 2 * processes:
+            own = f" in one of {processes} processes" if processes > 1 else ""
+            wrong = f"--batch-size {config.batch_size} is too small for batch norm: {single[0]} would see one value of a channel{own}"
+            raise InputError(f"{wrong}; take at least {2 * processes}, or --norm none")
 
     def _replayed(self):
         """`engaged`; on a GPU, where every step does the same, as a CUDA graph."""

@@ -20,7 +20,7 @@ from wtref import randomness
 from wtref.datasets.augment import Normalise, central_view, random_view
 from wtref.datasets.base import Dataset, doubts
 from wtref.datasets.listing import list_folder
-from wtref.datasets.memory import training_order
+from wtref.datasets.memory import batch_count, training_order
 from wtref.datasets.reading import BadImage, read_image
 from wtref.errors import InputError, check_choice
 from wtref.kernels import cores
@@ -58,7 +58,7 @@ class FolderFeed:
         self.doubts = doubts(self.class_names, self.train.labels, self.test.labels)
         self.shape, self.classes = (image_size, image_size, 3), len(self.class_names)
         self.train_count, self.test_count = len(self.train.paths), len(self.test.paths)
-        self.steps = -(-self.train_count // batch_size)
+        self.steps = batch_count(self.train_count, batch_size)
         self.normalise = Normalise(device, self.shape, MEAN, STD)
 
     def about(self):

@@ -31,7 +31,7 @@ class MemoryFeed:
         self.class_names = dataset.class_names or tuple(map(str, range(dataset.classes)))
         self.doubts = doubts(self.class_names, dataset.train_labels, dataset.test_labels)
         self.train_count, self.test_count = len(dataset.train_labels), len(dataset.test_labels)
-        self.steps = -(-self.train_count // batch_size)
+        self.steps = batch_count(self.train_count, batch_size)
         self.train = device.raw(dataset.train_images), device.raw(dataset.train_labels)
         self.test = device.raw(dataset.test_images), device.raw(dataset.test_labels)
         self.normalise = Normalise(device, dataset.shape, dataset.mean, dataset.std)
@@ -66,8 +66,14 @@ class MemoryFeed:
 def training_order(seed, epoch, count, batch_size, first=0):
     """Yield (i, indices (n,)) for batch i of an epoch, from batch `first` on; each index once an epoch."""
     order = randomness.generator(seed, randomness.ORDER, epoch).permutation(count)
-    for i in range(first, -(-count // batch_size)):
-        yield i, order[i * batch_size : (i + 1) * batch_size]
+    steps = batch_count(count, batch_size)
+    for i in range(first, steps):
+        yield i, order[i * batch_size : (i + 1) * batch_size if i + 1 < steps else count]
+
+
+def batch_count(count, batch_size):
+    """How many batches an epoch has; a last image alone, in which batch norm finds no variance, joins those before it."""
+    return max(-(-(count - 1) // batch_size), 1) if batch_size > 1 else count
 
 
 def images_per_second(feed, batches=20):

@@ -48,6 +48,10 @@ class Crew:
         """Begin a step in which this process has so many images; returns how many all have."""
         return images
 
+    def rows(self, y):
+        """How many rows of channels the whole batch has, of which y (N, ..., C) is a share."""
+        return y.size // y.shape[-1]
+
     def norm_statistics(self, kernels, y, *others):
         """As in kernels/plain.py, of the whole batch, of which y (N, ..., C) is a share."""
         return kernels.norm_statistics(y, *others)

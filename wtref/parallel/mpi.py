@@ -62,17 +62,20 @@ class MpiCrew(Crew):
         self.images = int(self.total(images)[0])
         return self.images
 
+    def rows(self, y):
+        return self.images * math.prod(y.shape[1:-1])
+
     def norm_statistics(self, kernels, y, *others):
         def moments(y):
             return self._moments(kernels, y)
 
-        return plain.norm_statistics(y, *others, moments=moments, count=self._rows(y))
+        return plain.norm_statistics(y, *others, moments=moments, count=self.rows(y))
 
     def norm_gradients(self, kernels, delta, *others):
         def sums(*arrays):
             return self.sum(kernels.norm_sums(*arrays))
 
-        return plain.norm_gradients(delta, *others, norm_sums=sums, count=self._rows(delta))
+        return plain.norm_gradients(delta, *others, norm_sums=sums, count=self.rows(delta))
 
     def join(self, columns, n):
         whole = array_module(columns).zeros((n, len(columns)), dtype=columns.dtype)
@@ -88,10 +91,6 @@ class MpiCrew(Crew):
             parts[0, self.rank], parts[1, self.rank], parts[2, self.rank] = rows, mean, variance
         mean, variance = plain.joint_moments(*self.sum(parts))
         return mean.astype(y.dtype), variance.astype(y.dtype)
-
-    def _rows(self, y):
-        """Of all processes' y (N, ..., C) together."""
-        return self.images * math.prod(y.shape[1:-1])
 
     def sum(self, x):
         with self._waiting():
