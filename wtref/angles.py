@@ -10,35 +10,19 @@ import math
 import numpy as np
 
 from wtref.backend import to_host
-from wtref.parallel import ALONE
 
 
-def angle(u, v, crew=ALONE):
+def angle(u, v):
     """The angle between two arrays of one shape, in degrees: 0 aligned, 90 unrelated, 180 opposed.
-
-    crew: the processes of whose arrays, laid end to end, the angle is wanted.
 
     NaN where there is no angle: an array of zeros has no direction, nor has one with NaN or infinity in it.
 
     2 atan2(|u' - v'|, |u' + v'|) on unit vectors: exact for small angles too, where acos is not.
     """
-    u, v = (x.astype("float32") if x.dtype.kind == "V" else x for x in (u, v))  # sums of bfloat16 would be no more
-
-    def largest(x):
-        found = float(to_host(abs(x).max())) if x.size else 0.0
-        return crew.largest(math.inf if math.isnan(found) else found)
-
-    def norm(x):  # squares neither overflow nor, where they count, vanish
-        scale = largest(x)
-        squares = (x / scale) ** 2 if scale else x
-        return scale * math.sqrt(crew.total(to_host(squares.sum(dtype=np.float64)))[0])
-
-    scales = largest(u), largest(v)
-    if not all(0 < scale < math.inf for scale in scales):
+    u, v = _unit(u), _unit(v)
+    if u is None or v is None:
         return math.nan
-    u, v = u / scales[0], v / scales[1]
-    u, v = u / norm(u), v / norm(v)
-    return math.degrees(2 * math.atan2(norm(u - v), norm(u + v)))
+    return math.degrees(2 * math.atan2(_norm(u - v), _norm(u + v)))
 
 
 def matrix_angles(network):
@@ -46,25 +30,58 @@ def matrix_angles(network):
 
     Under direct feedback alignment that is the output layer alone: the others skip all layers between.
     """
-    synapses = [s for s in network.with_feedback if s.direct is None or s is network.synapses[-1]]
+    synapses = [s for s in network.with_feedback if s.output_error is None or s is network.synapses[-1]]
     return {s.name: angle(s.B, s.W.T) for s in synapses}
 
 
-def delta_angles(network, error):
+def delta_angles(network, rule, loss, images, labels):
     """{layer: degrees between delta_l through the B's and through the W^T's}, output layer left out.
 
-    Call it after the forward pass and `rule.before_backward`: error (N, classes) is the delta at
-    the output.  It runs the backward pass twice, last with the rule's own B.  NaN where a delta is all zero.
+    Parameters: as of training.train_step.  Nothing is learned: the running statistics are put back.  NaN
+    where a delta is all zero.
     """
-    own = [(s.B, s.direct) for s in network.with_feedback]
+    if not len(labels):
+        return {s.name: math.nan for s in network.synapses[:-1]}
+    running = [(x, x.copy()) for norm in network.norms for x in (norm.running_mean, norm.running_var)]
+    _, error = loss(network.forward(images), labels)
     for s in network.with_feedback:
-        s.B, s.direct = s.W.T, None
+        rule.before_backward(s, error)
+    own = [(s.B, s.output_error) for s in network.with_feedback]
+    for s in network.with_feedback:
+        s.B, s.output_error = s.W.T, None
+    wanted = _deltas(network, error)
+    for s, (B, output_error) in zip(network.with_feedback, own):
+        s.B, s.output_error = B, output_error
+    network.forward(images)
+    found = _deltas(network, error)
+    for x, before in running:
+        x[...] = before
+    return {s.name: angle(u, v) for s, u, v in zip(network.synapses, found, wanted)}
+
+
+def _deltas(network, error):
+    """delta_l of every layer but the last, from a backward pass."""
+    for s in network.synapses:
+        s.keep_delta = True
     network.backward(error)
-    wanted = [s.delta for s in network.synapses[:-1]]
-    for s, (B, direct) in zip(network.with_feedback, own):
-        s.B, s.direct = B, direct
-    network.backward(error)
-    return {s.name: angle(s.delta, w, s.crew) for s, w in zip(network.synapses, wanted)}
+    deltas = [s.delta for s in network.synapses[:-1]]
+    for s in network.synapses:
+        s.keep_delta, s.delta = False, None
+    return deltas
+
+
+def _unit(x):
+    """x / |x|, or None where x has no direction; scaled by its largest value first, so that no square over- or underflows."""
+    x = x.astype("float32") if x.dtype.kind == "V" else x  # sums of bfloat16 would be no more
+    largest = float(to_host(abs(x).max())) if x.size else 0.0
+    if not 0 < largest < math.inf:
+        return None
+    x = x / largest
+    return x / _norm(x)
+
+
+def _norm(x):
+    return math.sqrt(to_host((x * x).sum(dtype=np.float64)))
 
 
 def measured(angles):

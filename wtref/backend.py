@@ -6,26 +6,20 @@ imports cupy.  Host randomness is drawn with NumPy and moved, so one seed means 
 
 import functools
 import re
+import sys
 from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
 
 from wtref.errors import InputError, choose
-from wtref.parallel import ALONE, Crew
 
 DTYPES = {"float32": np.float32, "float64": np.float64}
-_modules = {np.ndarray: np}
-
-
-def register(array_type, module):
-    """Let `array_module` answer `module` for arrays of `array_type`."""
-    _modules[array_type] = module
 
 
 def array_module(x):
-    """The module whose functions work on x: numpy, cupy, or one that was registered."""
-    return _modules[type(x)]
+    """The module whose functions work on the array x: numpy or cupy."""
+    return np if isinstance(x, np.ndarray) else sys.modules[type(x).__module__.partition(".")[0]]
 
 
 def to_host(x):
@@ -37,22 +31,27 @@ def to_host(x):
 class Device:
     """Where arrays live and how precise they are.
 
-    Attributes: name ("cpu" or "cuda:N"), xp (the array module), dtype (of every real number), kernels
-    (which compute, in words), crew (the processes whose devices train the same network).
+    Attributes
+    ----------
+    name : str           "cpu" or "cuda:N"
+    xp : module          numpy or cupy
+    dtype : type         of every real number
+    ops : object         what computes the fused layers of fast/; None: there is nothing but array expressions
+    kernels : str        what computes, in words
     """
 
     name: str
     xp: ModuleType
     dtype: type
-    kernels: str = ""
-    crew: Crew = ALONE
+    ops: object = None
+    kernels: str = "plain kernels"
 
     def array(self, host):
         """A host array of real numbers, copied to this device in its dtype."""
         return self.xp.array(np.asarray(host, dtype=self.dtype))
 
     def wait(self):
-        """Until all that the device was given is done; a CPU has always done it."""
+        """Return when all that the device was given is done; a CPU has always done it."""
         if self.name != "cpu":
             self.xp.cuda.runtime.deviceSynchronize()
 
@@ -61,48 +60,40 @@ class Device:
         return self.xp.asarray(host)
 
 
-def open_device(name="auto", dtype="float32", kernels="auto", threads=None, precision="float32", crew=ALONE):
-    """The device called auto, cpu, cuda or cuda:N; kernels, and threads or precision, go to kernels.use or use_cuda.
+def open_device(name="auto", dtype="float32", place=0):
+    """The device called auto, cpu, cuda or cuda:N, with array expressions alone; fast.equip adds what is faster.
 
-    The processes of a crew on one machine take a CUDA device each, unless N says which.
+    place: which CUDA device to take where N does not say.
 
     Raises
     ------
     InputError
-        If the name is none of these, or CUDA is asked for and CuPy or a GPU is missing, or compiled kernels
-        and a C compiler is, or a precision that the device does not have.
+        If the name is none of these, or CUDA is asked for and CuPy or a GPU is missing.
     """
     real = choose("dtype", dtype, DTYPES)
     if name == "auto":
         name = "cuda" if _cuda_obstacle() is None else "cpu"
     if name == "cpu":
-        from wtref.kernels import use  # it needs this module in turn
-
-        if precision != "float32":
-            raise InputError(f"--precision {precision} needs a GPU; on --device cpu it is float32")
-        return Device("cpu", np, real, use(kernels, crew.threads if threads is None else threads), crew)
+        return Device("cpu", np, real)
     match = re.fullmatch(r"cuda(?::(\d{1,9}))?", name)
     if match is None:
         raise InputError(f"unknown device {name!r}; choose from: auto, cpu, cuda, cuda:N")
-    return _open_cuda(match[1] and int(match[1]), real, kernels, precision, crew)
+    return _open_cuda(match[1] and int(match[1]), real, place)
 
 
-def _open_cuda(index, real, kernels, precision, crew):
+def _open_cuda(index, real, place):
     obstacle = _cuda_obstacle()
     if obstacle:
         raise InputError(f"--device cuda: {obstacle}")
     import cupy
 
     count = cupy.cuda.runtime.getDeviceCount()
-    index = crew.place % count if index is None else index
+    index = place % count if index is None else index
     if index >= count:
         raise InputError(f"--device cuda:{index}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
     cupy.cuda.Device(index).use()
     _stream(index).use()
-    register(cupy.ndarray, cupy)
-    from wtref.kernels import use_cuda
-
-    return Device(f"cuda:{index}", cupy, real, use_cuda(cupy, kernels, precision), crew)
+    return Device(f"cuda:{index}", cupy, real)
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from wtref.experiments import EXPERIMENTS
 from wtref.models import MODELS
 from wtref.parallel import ALONE, open_crew
 from wtref.presets import PRESETS
-from wtref.rules import RULES
+from wtref.relatives import RULES
 from wtref.signals import exit_code, interrupting
 from wtref.streams import Unheard, guarded
 from wtref.values import check_limits

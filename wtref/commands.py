@@ -17,6 +17,7 @@ from wtref.effects import check_effects
 from wtref.errors import InputError, check_choice
 from wtref.folders import free_folder
 from wtref.models import MODELS
+from wtref.prepare import prepare
 from wtref.runs import Run
 from wtref.tensorboard import check_installed
 from wtref.text import printable
@@ -119,7 +120,7 @@ def import_(args, given):
     file = torch_state.read(args.file)
     config = torch_state.config_of(file, given)
     check_effects(config, (config.rule,), vars(args))
-    training = running.prepared(config)
+    training = prepare(config)
     torch_state.load(training, file)
     run = Run.create(config, training.feed.about(), training.device.name, args.log_name, training)
     for remark in torch_state.remarks(file, training):
@@ -164,7 +165,7 @@ def bench(args, given):
 
 
 def _bench_loader(config, repeats):
-    training = running.prepared(config)
+    training = prepare(config)
     loader, step = benching.loader_and_step(training, repeats)
     print(f"{config.dataset} at batch {config.batch_size}: the loader alone gives {loader:,.0f} images/s")
     print(f"{config.model} under {config.rule} on {training.device.name}: the training step takes {step:,.0f} images/s")

@@ -15,10 +15,10 @@ from wtref.files import write_lines, write_text
 from wtref.folders import free_folder
 from wtref.jobs import completed
 from wtref.kernels import cores
-from wtref.rules import RULES
+from wtref.prepare import prepare
+from wtref.relatives import RULES
 from wtref.running import say_skipped
 from wtref.signals import exit_code
-from wtref.training import Training
 
 # Deep enough for FA to fail, and a lambda large enough for KP to align within these 360 steps;
 # chosen on a fifth of the training images (README, "What it shows", tells of the choice before).
@@ -36,7 +36,7 @@ def run(config, rules, seeds, jobs=None):
         check_choice("rule", rule, RULES)
     configs = [replace(config, rule=rule, seed=seed) for seed in range(seeds) for rule in dict.fromkeys(rules)]
     jobs = _jobs(config, jobs, len(configs))
-    feed = _open(configs[0]).feed  # a data set, device or shape that cannot be is found here, before any work
+    feed = prepare(configs[0]).feed  # a data set, device or shape that cannot be is found here, before any work
     folder = free_folder(f"compare-{config.dataset}")
     try:
         write_text(folder / "compare.json", json.dumps(asdict(config), indent=2))
@@ -121,7 +121,7 @@ def _run_all(configs, jobs, folder):
 
 def _train(config):
     """(the records of all epochs, a set of lines about images that were skipped)"""
-    training = _open(config)
+    training = prepare(config)
     return [record for record in training.steps() if record], set(training.feed.skipped)
 
 
@@ -162,11 +162,6 @@ def _reason(error):
 
 def _complain(text):
     print(f"wtref: {text}", file=sys.stderr, flush=True)
-
-
-def _open(config):
-    device = config.open_device()
-    return Training(config, device, datasets.open_feed(config, device))
 
 
 def _jobs(config, jobs, most):

@@ -6,13 +6,14 @@ from wtref.activations import ACTIVATIONS
 from wtref.backend import open_device
 from wtref.datasets import DATASETS
 from wtref.errors import check_choice
-from wtref.kernels import KERNELS, PRECISIONS
+from wtref.kernels import KERNELS, PRECISIONS, equip
 from wtref.losses import LOSSES
 from wtref.models import ALIASES, MODELS, NORMS, STEMS, Options
 from wtref.noise import NOISES, power_of_two
 from wtref.optim import SCHEDULES
 from wtref.parallel import ALONE, BUCKET_DTYPES
-from wtref.rules import BOUNDS, RULES
+from wtref.relatives import RULES
+from wtref.rules import BOUNDS
 from wtref.values import check_limits, check_type, refuse
 
 
@@ -89,9 +90,11 @@ class Config:
         if not holds:
             refuse(name, right, getattr(self, name))
 
-    def open_device(self, name=None, crew=ALONE):
-        """The backend.Device that the run asks for, or the one called `name`; for a process of the crew."""
-        return open_device(name or self.device, self.dtype, self.kernels, self.threads, self.precision, crew)
+    def open_device(self, name=None, group=ALONE):
+        """The backend.Device that the run asks for, or the one called `name`; for a process of the group."""
+        device = open_device(name or self.device, self.dtype, group.place)
+        threads = group.threads if self.threads is None else self.threads
+        return equip(device, self.kernels, threads, self.precision)
 
     @property
     def model_options(self):

@@ -9,11 +9,10 @@ import time
 from itertools import chain, count, product
 from typing import NamedTuple
 
-from wtref import datasets
-from wtref.angles import matrix_angles
+from wtref.angles import delta_angles, matrix_angles
 from wtref.backend import to_host
 from wtref.config import Config
-from wtref.training import Training
+from wtref.prepare import prepare
 
 MODELS = ("mlp", "lenet", "resnet8", "resnet20", "resnet18", "resnet50")
 NORMS = ("before", "after")
@@ -47,8 +46,7 @@ def study(models, steps, **given):
 
 def watch(config, steps):
     """Train so many steps; of all layers and LOOKS moments, the worst angles."""
-    device = config.open_device()
-    training = Training(config, device, datasets.open_feed(config, device))
+    training = prepare(config)
     for s in training.network.with_feedback:
         training.rule.before_training(s)
     worst = {"matrix": (0.0, "-"), "delta": (0.0, "-")}
@@ -57,7 +55,7 @@ def watch(config, steps):
     for step, (images, labels) in zip(range(1, steps + 1), batches):
         look = step % max(steps // LOOKS, 1) == 0
         start = time.perf_counter()
-        loss, _ = training.train_step(images, labels, measure=look)
+        loss, _ = training.train_step(images, labels)
         training.position += 1
         seconds = clock.read()
         if not look:
@@ -66,7 +64,8 @@ def watch(config, steps):
         loss = float(to_host(loss))
         if not math.isfinite(loss):
             return Finding(config, loss=loss)
-        for kind, angles in (("matrix", matrix_angles(training.network)), ("delta", training.delta_angles)):
+        deltas = delta_angles(training.network, training.rule, training.loss, images, labels)
+        for kind, angles in (("matrix", matrix_angles(training.network)), ("delta", deltas)):
             worst[kind] = max([worst[kind], *((angle, name) for name, angle in angles.items() if not math.isnan(angle))])
     return Finding(config, *worst["matrix"], *worst["delta"], mirroring / whole if whole else math.nan, loss)
 

@@ -8,10 +8,9 @@ from itertools import accumulate
 from statistics import mean, pstdev
 from typing import NamedTuple
 
-from wtref import datasets
 from wtref.angles import matrix_angles
 from wtref.config import Config
-from wtref.training import Training
+from wtref.prepare import prepare
 
 DECAYS = (5e-4, 2e-3, 5e-3, 0.03, None)  # None: the default
 ALIGNED = 12.0  # degrees, in all layers
@@ -43,9 +42,7 @@ def study(seeds, **given):
 
 def follow(config):
     """(the Training when it is over, its test error in percent, the first step after which all its layers are aligned)."""
-    device = config.open_device()
-    training = Training(config, device, datasets.open_feed(config, device))
-    first = math.inf
+    training, first = prepare(config), math.inf
     for step, record in enumerate(training.steps(), start=1):
         if first == math.inf and all(angle < ALIGNED for angle in matrix_angles(training.network).values()):
             first = step

@@ -3,32 +3,29 @@
 from wtref.backend import array_module
 
 
-def softmax_cross_entropy(logits, labels, total=None):
+def softmax_cross_entropy(logits, labels):
     """Mean over the batch of -log softmax(logits)[label].
 
-    Parameters: logits (N, classes); labels (N,), integers; total, the images of the whole batch where these
-        are a share of it.
+    Parameters: logits (N, classes); labels (N,), integers.
     Returns: the loss, a 0-d array in nats; delta = (softmax - one-hot) / N, (N, classes).
     """
-    xp = array_module(logits)
+    xp, N = array_module(logits), len(logits)
     centred = logits - logits.max(axis=1, keepdims=True)
     log_p = centred - xp.log(xp.exp(centred).sum(axis=1, keepdims=True))
     target = one_hot(labels, logits)
-    n = total or len(logits)
-    return -(target * log_p).sum() / n, (xp.exp(log_p) - target) / n
+    return -(target * log_p).sum() / N, (xp.exp(log_p) - target) / N
 
 
-def sigmoid_cross_entropy(logits, labels, total=None):
+def sigmoid_cross_entropy(logits, labels):
     """Mean over the batch of the binary cross-entropies of sigmoid(logits), summed over classes.
 
-    Parameters: as of softmax_cross_entropy.
+    Parameters: logits (N, classes); labels (N,), integers.
     Returns: the loss, a 0-d array in nats; delta = (sigmoid - one-hot) / N, (N, classes).
     """
-    xp = array_module(logits)
-    target, n = one_hot(labels, logits), total or len(logits)
+    xp, N = array_module(logits), len(logits)
+    target = one_hot(labels, logits)
     softplus = xp.log1p(xp.exp(-abs(logits))) + xp.maximum(logits, 0)  # log(1 + exp(logits))
-    loss = (softplus - target * logits).sum() / n
-    return loss, (0.5 + 0.5 * xp.tanh(0.5 * logits) - target) / n
+    return (softplus - target * logits).sum() / N, (0.5 + 0.5 * xp.tanh(0.5 * logits) - target) / N
 
 
 def one_hot(labels, logits):

@@ -9,14 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wtref import datasets
 from wtref.angles import angle
 from wtref.backend import open_device, to_host
 from wtref.config import Config
 from wtref.noise import power_of_two
+from wtref.prepare import prepare
 from wtref.rules import WeightMirror
 from wtref.synapses import Synapses
-from wtref.training import Training
 
 DECAYS = ((0.03, 0.0), (0.1, 0.0), (0.03, 0.9))  # weight decay and momentum of the lessons shown
 MEMORY = 64  # the lesson's window, in rows per input: a plain average up to half of it
@@ -37,7 +36,7 @@ def noise_lesson(noise, n_in, n_out=64, rows=32, seed=0):
     s.layer = 1
     s.initialise(device, rng)
     s.B = s.draw_feedback(rng)
-    rule, points = WeightMirror(noise, window=MEMORY, rows=rows, seed=seed), []
+    rule, points = WeightMirror(noise=noise, window=MEMORY, rows=rows, seed=seed), []
     last = rule.memory(s) // 2 if noise == "independent" else power_of_two(n_in)
     for count in range(rows, last + 1, rows):
         rule.mirror(s)
@@ -70,8 +69,7 @@ def decay_lesson(weight_decay, steps=400, momentum=0.0, lr=0.1, seed=0):
         model="mlp", rule="kp", dataset="digits", hidden=(64,), dtype="float64", device="cpu", lr=lr, momentum=momentum,
         weight_decay=weight_decay, schedule="constant", warmup=0.0, epochs=math.ceil(steps / 45), seed=seed,
     )  # fmt: skip
-    device = config.open_device()
-    training = Training(config, device, datasets.open_feed(config, device))
+    training = prepare(config)
     s = training.network.with_feedback[-1]
     start = _distance(s)
     theory = decay_theory(lr, weight_decay, momentum)

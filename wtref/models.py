@@ -7,10 +7,10 @@ stands before the activation or after it (the paper's runs used both).
 from dataclasses import dataclass
 from functools import partial
 
-from wtref.activations import ACTIVATIONS, Identity, ReLU
+from wtref.activations import ACTIVATIONS, Identity
 from wtref.errors import check_choice, choose
 from wtref.layers import (
-    BatchNorm, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool, NormReLU, NormSumReLU, Residual, Sequential, walk,
+    BatchNorm, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool, Residual, Sequential, walk,
 )  # fmt: skip
 
 
@@ -19,6 +19,7 @@ class Network(Sequential):
 
     Attributes
     ----------
+    device : the device that holds its arrays
     synapses : every Synapses, in the order of the forward pass
     with_feedback : the same without the first, which has no feedback path
     norms : every BatchNorm
@@ -35,6 +36,7 @@ class Network(Sequential):
 
     def initialise(self, device, rng):
         """Draw every W; set biases and batch norms to their starting values."""
+        self.device = device
         for part in self.synapses + self.norms:
             part.initialise(device, rng)
 
@@ -182,8 +184,6 @@ class _Unit:
         """The last unit of a residual block, and what ends the block: phi, of the unit's and the shortcut's sum."""
         if self.norm == "after":
             return self(weights, channels), Identity()
-        if self.norm == "before" and self.activation is ReLU:
-            return weights, NormSumReLU(f"{weights.synapses.name}.norm", channels)
         return self.linear(weights, channels), self.activation()
 
     def linear(self, weights, channels):
@@ -191,10 +191,9 @@ class _Unit:
         return Sequential(weights, *self._tail(weights, channels, None))
 
     def _tail(self, weights, channels, phi):
+        """phi, None to leave it out, and batch norm in their order."""
         if self.norm == "none":
             order = (phi,)
-        elif self.norm == "before" and type(phi) is ReLU:
-            order = (NormReLU(f"{weights.synapses.name}.norm", channels),)
         else:
             norm = BatchNorm(f"{weights.synapses.name}.norm", channels)
             order = (phi, norm) if self.norm == "after" else (norm, phi)

@@ -10,8 +10,6 @@ import numpy as np
 
 from wtref import randomness
 from wtref.backend import array_module
-from wtref.kernels import primitives
-from wtref.kernels.plain import hadamard
 
 
 class IndependentNoise:
@@ -38,6 +36,37 @@ class IndependentNoise:
         return device.array(randomness.generator(seed, randomness.NOISE, layer, step).standard_normal((rows, n)))
 
 
+class Patterns:
+    """x[i, j] = left[i] H[i, j] right[j], H the Hadamard matrix of that order, repeated as often as it takes.
+
+    Never laid out in memory: as H is a product of sparse factors, x @ v takes log2(order) additions an element where
+    a product with any other matrix takes as many multiplications as x has columns.
+    """
+
+    def __init__(self, left, right, order):
+        """left, right: the signs of x's rows and columns."""
+        self.left, self.right, self.order = left, right, order
+
+    def product(self, v, before, after, order):
+        """(v before) H after, as hadamard_product has it."""
+        return hadamard_product(v, before, after, order)
+
+    def __matmul__(self, v):
+        if not isinstance(v, type(self.left)):
+            return NotImplemented
+        return self.product(v.T, self.right, self.left, self.order).T
+
+    @property
+    def T(self):
+        return type(self)(self.right, self.left, self.order)
+
+    def laid_out(self):
+        """x as an ordinary array."""
+        xp, shape = array_module(self.left), (len(self.left), len(self.right))
+        h = xp.asarray(np.tile(hadamard(self.order), [-(-n // self.order) for n in shape]), self.left.dtype)
+        return self.left[:, None] * h[: shape[0], : shape[1]] * self.right
+
+
 class DecorrelatedNoise:
     """Every value +1 or -1 with equal chance, and the n columns of one block mutually orthogonal.
 
@@ -51,6 +80,7 @@ class DecorrelatedNoise:
     rows = math.inf  # a whole block
     window = 6  # of slices; theta = 8 degrees on average
     exact = True  # a whole block needs no average
+    patterns = Patterns
 
     def block(self, n):
         """P: the rows after which every input has been told apart from every other."""
@@ -67,32 +97,32 @@ class DecorrelatedNoise:
         block, index = divmod(step, slices)
         column_signs = _signs(n, seed, randomness.COLUMN_SIGNS, layer, block) * _slice_signs(slices, index, rows, n)
         row_signs = _signs(rows, seed, randomness.ROW_SIGNS, layer, step)
-        return Patterns(device.array(row_signs), device.array(column_signs), rows)
+        return self.patterns(device.array(row_signs), device.array(column_signs), rows)
 
 
-class Patterns:
-    """x[i, j] = left[i] H[i, j] right[j], H the Hadamard matrix of that order, repeated as often as it takes.
+def hadamard_product(v, before, after, order):
+    """(v before) H after: v (m, n) under the signs before (n), times H, under the signs after (k): (m, k).
 
-    Never laid out in memory: as H is a product of sparse factors, x @ v takes log2(order) additions an element where
-    a product with any other matrix takes as many multiplications as x has columns.
+    H is the Hadamard matrix of that order, repeated down and across until it is (n, k).  It acts axis by axis, being
+    the Kronecker product of smaller ones.
     """
+    xp, (m, n), tiles = array_module(v), v.shape, -(-len(after) // order)
+    x = xp.zeros((m, -(-n // order) * order), v.dtype)
+    x[:, :n] = v * before
+    x, done = x.reshape(m, x.shape[1] // order, order).sum(axis=1), 1
+    while done < order:
+        h = xp.asarray(hadamard(min(order // done, 64)), v.dtype)
+        x = x.reshape(m * order // len(h), len(h)) @ h if done == 1 else h @ x.reshape(m * order // len(h) // done, len(h), done)
+        done *= len(h)
+    return xp.tile(x.reshape(m, order), (1, tiles))[:, : len(after)] * after
 
-    def __init__(self, left, right, order):
-        """left, right: the signs of x's rows and columns."""
-        self.left, self.right, self.order = left, right, order
 
-    def __matmul__(self, v):
-        return primitives(v).hadamard_product(v.T, self.right, self.left, self.order).T
-
-    @property
-    def T(self):
-        return Patterns(self.right, self.left, self.order)
-
-    def laid_out(self):
-        """x as an ordinary array."""
-        xp, shape = array_module(self.left), (len(self.left), len(self.right))
-        h = xp.asarray(np.tile(hadamard(self.order), [-(-n // self.order) for n in shape]), self.left.dtype)
-        return self.left[:, None] * h[: shape[0], : shape[1]] * self.right
+def hadamard(order):
+    """Sylvester's matrix of +1 and -1 with H H^T = order * I, on the host; order is a power of two."""
+    h = np.ones((1, 1))
+    while len(h) < order:
+        h = np.block([[h, h], [h, -h]])
+    return h
 
 
 def power_of_two(n):

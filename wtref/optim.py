@@ -4,40 +4,43 @@ import math
 
 from wtref.backend import array_module
 from wtref.errors import choose
-from wtref.kernels import primitives
 
 
 class SGD:
-    """PyTorch's SGD, step by step:
+    """w <- w - lr (gradient + weight_decay w), with momentum as PyTorch has it:
 
-        g = gradient + weight_decay w;   v = momentum v + g;   w -= lr v
+        g = gradient + weight_decay w;   v = momentum v + g;   w = w - lr v
 
-    or, with Nesterov's momentum, w -= lr (g + momentum v).  The paper's eta is lr and its lambda
-    is lr * weight_decay: with momentum 0 the step is exactly eq (16), -eta gradient - lambda w.
-    Every array has a velocity of its own, so W and B obey the same linear recursion.  lr is a number, or
-    an array without dimensions on the device.
+    or, with Nesterov's momentum, w = w - lr (g + momentum v).  The paper's eta is lr and its lambda is
+    lr * weight_decay: without momentum the step is exactly eq (16), -eta gradient - lambda w.  Every array has
+    a velocity of its own, so W and B obey the same linear recursion.
+
+    Attributes: lr, a number that the training loop changes; velocity, {name: array}, of those that have moved.
     """
 
-    def __init__(self, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
+    def __init__(self, arrays, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
+        """arrays: {name: array} of all that may be descended; each is changed in place and never replaced."""
         self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
-        self.velocity = {}
+        self.arrays, self.velocity = arrays, {}
+        self._names = {id(array): name for name, array in arrays.items()}  # `arrays` keeps them, so no id changes hands
 
-    def descend(self, owner, name, gradient, decay=True):
-        """One step of the array owner.name, in place, against `gradient` of the same shape.
+    def descend(self, w, gradient, decay):
+        """One step of the array w, in place, against `gradient` of the same shape; decay: True or False."""
+        g = gradient + self.weight_decay * w if decay else gradient
+        v = self.velocity_of(w)
+        v[...] = self.momentum * v + g  # without momentum v = g, and the next line is eq (16): -eta gradient - lambda w
+        w -= self.lr * (g + self.momentum * v if self.nesterov else v)
 
-        An owner without that array (no bias, no feedback path) has nothing to learn.
-        """
-        w = getattr(owner, name)
-        if w is None:
-            return
-        velocity = self._velocity(f"{owner.name}.{name}", w)
-        decay = self.weight_decay if decay else 0.0
-        primitives(w).descend(w, velocity, gradient, self.lr, self.momentum, decay, self.nesterov)
+    def name_of(self, w):
+        """What the array w is called in `arrays`."""
+        return self._names[id(w)]
 
-    def _velocity(self, key, w):
-        if key not in self.velocity:
-            self.velocity[key] = array_module(w).zeros_like(w)
-        return self.velocity[key]
+    def velocity_of(self, w):
+        """The velocity of the array w: zeros before its first step."""
+        name = self.name_of(w)
+        if name not in self.velocity:
+            self.velocity[name] = array_module(w).zeros_like(w)
+        return self.velocity[name]
 
 
 class Schedule:

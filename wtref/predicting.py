@@ -14,7 +14,7 @@ class Predictor:
     def __init__(self, run, checkpoint="best", device="auto"):
         """run: runs.Run; checkpoint: "best" or "last"."""
         trained = Trained(run, checkpoint, device)
-        self.device, self.network, self.normalise = trained.device, trained.network, trained.normalise
+        self.device, self.network, self.normalise = trained.device, trained.fast, trained.normalise
         self.shape, self.class_names, self.levels = trained.images.shape, trained.images.class_names, trained.images.levels
         self.streamed = trained.config.dataset == "folder"
 

@@ -1,7 +1,7 @@
-"""The learning rules, line by line beside the paper.
+"""The learning rules of the paper, line by line beside its equations.
 
 A rule sees one layer's synapses s (W, B, b and what the two cells did) and nothing else: never an
-image, a convolution or an optimizer's insides.  The training loop calls, layer by layer,
+image, a convolution or an optimizer's insides.  The training step (training.py) calls, layer by layer,
 
     connect            once: gives the layer its feedback weights B (never to the first layer)
     before_training    once: whatever has to happen before the first example
@@ -9,12 +9,14 @@ image, a convolution or an optimizer's insides.  The training loop calls, layer 
     learn              each step, after the backward pass: Delta W, Delta b and perhaps Delta B
     between_steps      each step, last, with no input and no label
 
-Numbers in brackets are the paper's equations.  The backward pass itself, (3), is the same for
-every rule and stands in layers.py: it multiplies by s.B and leaves delta_{l+1} y_l^T in s.outer.
-`sgd.descend(s, "W", g)` is Delta W = -eta_W g - lambda W, and nothing where s has no such array (optim.py).
+Numbers in brackets are the paper's equations.  The backward pass itself, (3), is the same for every rule
+and stands in layers.py: it multiplies by s.B and leaves delta_{l+1} y_l^T in s.W_gradient.
+`sgd.descend(x, gradient, decay)` is Delta x = -eta_W gradient, and - lambda x where decay is True (optim.py).
 """
 
 import math
+
+import numpy as np
 
 from wtref.activations import ACTIVATIONS
 from wtref.errors import InputError, choose
@@ -22,27 +24,40 @@ from wtref.noise import NOISES, power_of_two
 
 
 class Rule:
-    """What all rules share: an independent random B, and forward learning by (4)."""
+    """What all rules share: an independent random B, and forward learning by (4).
 
-    transports_weights = False  # does the backward pass read W?  `run.py audit` finds out
-    draws_each_batch = False  # in before_backward
+    Attributes
+    ----------
+    transports_weights : bool    whether the rule reads W for the backward pass; `run.py audit` checks it
+    draws_each_batch : bool      whether before_backward draws random numbers
+    rng : numpy.random.Generator, from which feedback weights are drawn
+    state : dict                 plain values that a checkpoint must keep
+    """
 
-    def __init__(self):
-        self.state = {}  # plain values that a checkpoint must keep
+    transports_weights = draws_each_batch = False
 
-    def connect(self, s, rng, classes):
-        """rng: the run's generator for feedback weights; classes: the network's outputs."""
-        s.B = s.draw_feedback(rng)
+    def __init__(self, rng=None):
+        """rng: None for a generator with seed 0."""
+        self.rng = np.random.default_rng(0) if rng is None else rng
+        self.state = {}
+
+    def connect(self, s, classes):
+        """classes: the number of the network's outputs."""
+        s.B = s.draw_feedback(self.rng)
 
     def before_training(self, s):
         pass
 
-    def before_backward(self, s, rng, error):
+    def before_backward(self, s, error):
         """error (N, classes): delta at the network's output."""
 
     def learn(self, s, sgd):
-        sgd.descend(s, "W", s.outer)  # (4)  Delta W_{l+1} = -eta_W delta_{l+1} y_l^T
-        sgd.descend(s, "b", s.delta_sum, decay=False)
+        sgd.descend(s.W, s.W_gradient, decay=True)  # (4)  Delta W_{l+1} = -eta_W delta_{l+1} y_l^T, and weight decay
+        self.learn_bias(s, sgd)
+
+    def learn_bias(self, s, sgd):
+        if s.b is not None:
+            sgd.descend(s.b, s.b_gradient, decay=False)
 
     def between_steps(self, s, step):
         pass
@@ -56,7 +71,7 @@ class Backprop(Rule):
 
     transports_weights = True
 
-    def connect(self, s, rng, classes):
+    def connect(self, s, classes):
         s.B = s.W.T  # (2)  delta_l = phi'(y_l) * W_{l+1}^T delta_{l+1}
 
 
@@ -73,45 +88,8 @@ class SignSymmetry(Rule):
 
     transports_weights = True  # one bit of each weight
 
-    def before_backward(self, s, rng, error):
+    def before_backward(self, s, error):
         s.B = s.sign_scale * s.device.xp.sign(s.W).T
-
-
-class FixedRandomSignSymmetry(Rule):
-    """frSF: the signs of W^T on magnitudes |M| drawn once, like W; B itself remembers them."""
-
-    transports_weights = True
-
-    def before_backward(self, s, rng, error):
-        s.B[...] = s.device.xp.copysign(s.B, s.W.T)
-
-
-class BatchRandomSignSymmetry(Rule):
-    """brSF: the signs of W^T on magnitudes |M| drawn anew for each batch."""
-
-    transports_weights = True
-    draws_each_batch = True
-
-    def before_backward(self, s, rng, error):
-        s.B = s.device.xp.copysign(s.draw_feedback(rng), s.W.T)
-
-
-class DirectFeedbackAlignment(Rule):
-    """DFA: the network's output error e goes straight to every hidden layer.  (Nokland, 2016.)
-
-    Layer l hears B_{l+1} e instead of B_{l+1} delta_{l+1}; B_{l+1} (n_in, classes) is random and fixed.
-    The error arrives at the layer's output y_l and passes phi', batch norm and pooling by ordinary
-    backprop until it meets the next weights below; there it ends, as those send down their own
-    B e.  A convolution sends e / P from each of its P output positions, through one B for all of
-    them, as it has one W.  A shortcut without weights passes on whatever comes from above, so the
-    layer under a residual block hears its own direct error plus the block's.
-    """
-
-    def connect(self, s, rng, classes):
-        s.B = s.draw_feedback(rng, width=classes)
-
-    def before_backward(self, s, rng, error):
-        s.direct = error
 
 
 class KolenPollack(Rule):
@@ -124,9 +102,10 @@ class KolenPollack(Rule):
     """
 
     def learn(self, s, sgd):
-        sgd.descend(s, "W", s.outer)  # (16)  Delta W_{l+1} = -eta_W delta_{l+1} y_l^T - lambda W_{l+1}
-        sgd.descend(s, "B", s.outer.T)  # (17)  Delta B_{l+1} = -eta_W y_l delta_{l+1}^T - lambda B_{l+1}
-        sgd.descend(s, "b", s.delta_sum, decay=False)
+        sgd.descend(s.W, s.W_gradient, decay=True)  # (16)  Delta W_{l+1} = -eta_W delta_{l+1} y_l^T - lambda W_{l+1}
+        if s.B is not None:
+            sgd.descend(s.B, s.W_gradient.T, decay=True)  # (17)  Delta B_{l+1} = -eta_W y_l delta_{l+1}^T - lambda B_{l+1}
+        self.learn_bias(s, sgd)
 
 
 class WeightMirror(Rule):
@@ -151,8 +130,10 @@ class WeightMirror(Rule):
     seed : of the noise
     """
 
-    def __init__(self, noise="decorrelated", window=None, rows=None, every=1, bound="decay", activation=None, seed=0):
-        super().__init__()
+    def __init__(
+        self, rng=None, noise="decorrelated", window=None, rows=None, every=1, bound="decay", activation=None, seed=0
+    ):
+        super().__init__(rng)
         self.noise = choose("mirror noise", noise, NOISES)()
         self.rows = self.noise.rows if rows is None else rows
         if rows is not None and rows != power_of_two(rows):
@@ -172,14 +153,14 @@ class WeightMirror(Rule):
             self.mirror(s)
 
     def mirror(self, s):
-        """One step of mirror mode; of several processes each mirrors its share of the cells above, by the same noise."""
+        """One step of mirror mode."""
         t = self.state[s.name] = self.state.get(s.name, 0) + 1  # mirror steps of this layer so far
         a, M = self.rate(s, t), self.batch(s)
         y_l = self.noise.draw(s.device, (self.seed, s.layer, t - 1), M, s.n_in)  # sigma = 1
-        y_next = self._fire(y_l @ s.W[s.crew.share(s.n_out)].T)
+        y_next = self._fire(y_l @ s.W.T)
         eta_B = a / M
         delta_B = eta_B * (y_l.T @ y_next)  # (7)  Delta B_{l+1} = eta_B y_l y_{l+1}^T
-        self.add_bounded(s, s.crew.join(delta_B, s.n_out), lambda_B=a)  # lambda_B = eta_B M sigma^2
+        self.add_bounded(s, delta_B, lambda_B=a)  # lambda_B = eta_B M sigma^2
 
     def batch(self, s):
         """M for this layer."""
@@ -220,14 +201,6 @@ def _scale(s, delta_B, lambda_B):
 
 
 BOUNDS = {"decay": _decay, "scaling": _scale}
-RULES = {
-    "bp": Backprop,
-    "fa": FeedbackAlignment,
-    "ss": SignSymmetry,
-    "wm": WeightMirror,
-    "kp": KolenPollack,
-    "usf": SignSymmetry,
-    "frsf": FixedRandomSignSymmetry,
-    "brsf": BatchRandomSignSymmetry,
-    "dfa": DirectFeedbackAlignment,
-}
+
+
+PAPER = {"bp": Backprop, "fa": FeedbackAlignment, "ss": SignSymmetry, "wm": WeightMirror, "kp": KolenPollack}

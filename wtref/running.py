@@ -4,21 +4,15 @@ import contextlib
 import sys
 from dataclasses import fields, replace
 
-from wtref import datasets, source
+from wtref import datasets, resuming, source
 from wtref.angles import mean_angle, measured
 from wtref.config import Config
 from wtref.errors import Diverged, InputError
 from wtref.parallel import ALONE
+from wtref.prepare import prepare
 from wtref.runs import Run, versions
 from wtref.signals import stop_requests
 from wtref.tensorboard import event_writer
-from wtref.training import Training
-
-
-def prepared(config, device_name=None, crew=ALONE):
-    """The Training of a Config, on its own device or another; for a process of the crew."""
-    device = config.open_device(device_name, crew)
-    return Training(config, device, datasets.open_feed(config, device))
 
 
 def train(config, run=None, name=None, crew=ALONE):
@@ -31,7 +25,7 @@ def train(config, run=None, name=None, crew=ALONE):
     with contextlib.ExitStack() as held:
         if resumed and crew.rank == 0:
             held.enter_context(run.held())  # before the data are read, which may take long
-        training = prepared(config, crew=crew)
+        training = prepare(config, group=crew)
         about = training.feed.about()
         if resumed and run.images().sha256 != about["sha256"]:
             raise InputError(f"--resume {run.name}: {config.dataset} is not the data that the run was started with")
@@ -61,10 +55,10 @@ def _begin(training, name, held):
 
 def _restore(training, run):
     """Bring a Training to the run's newest checkpoint, if there is one, in all processes."""
-    crew = training.crew
-    state = crew.first(lambda: run.restore(training) and crew.size > 1 and training.state_on_host())
+    crew = training.group
+    state = crew.first(lambda: run.restore(training) and crew.size > 1 and resuming.state(training))
     if crew.rank and state:
-        training.restore(*state)
+        resuming.restore(training, *state)
 
 
 def _place(training):
@@ -105,7 +99,7 @@ def _train_and_save(training, run):
     An epoch is saved before it is told of.  After a signal the code is as a shell reports it: 130 after Ctrl-C, 143
     after SIGTERM; if it came during the last steps, the run is done all the same.
     """
-    config, crew = training.config, training.crew
+    config, crew = training.config, training.group
     with stop_requests() as stop, event_writer(run, config.tensorboard and crew.rank == 0) as write_events:
         crew.heed(stop)
         for record in _explained(training.steps(), run):

@@ -18,7 +18,7 @@ from dataclasses import asdict
 import numpy as np
 
 import wtref
-from wtref import checkpoints, fitting, locks, stored
+from wtref import checkpoints, fitting, locks, resuming, stored
 from wtref.errors import InputError, Unsaved
 from wtref.files import replacing
 from wtref.folders import RUNS, free_folder, make_folder
@@ -105,7 +105,7 @@ class Run:
         last = self.folder / "last.npz"
         if last.exists():
             checkpoints.keep_as(last, self.folder / "previous.npz")
-        arrays, plain = training.state_on_host()
+        arrays, plain = resuming.state(training)
         checkpoints.write(last, arrays, {**plain, "record": record})
         self._keep_best(plain, "last.npz")
         if record:
@@ -127,7 +127,7 @@ class Run:
                 continue
             with self._fitting(name):
                 fitting.check_training(arrays, plain, training)
-            training.restore(arrays, plain)
+            resuming.restore(training, arrays, plain)
             for damage in damages:
                 print(f"wtref: {printable(damage)}; falling back to the checkpoint before it, {name}", file=sys.stderr)
             with self.writing():

@@ -15,11 +15,13 @@ from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 
-from wtref import graphs, kernels
+from wtref import kernels
+from wtref.backend import to_host
+from wtref.fast import graphs
 from wtref.kernels import timed
 from wtref.parallel import ALONE
+from wtref.prepare import prepare
 from wtref.sampling import profile
-from wtref.training import Training
 
 WARM_UP = 2  # steps before the clock starts
 TURN = 0.2  # seconds that a side's turn lasts at least
@@ -31,11 +33,11 @@ class Ours:
 
     def __init__(self, work, crew=ALONE):
         """crew: the processes that share each batch."""
-        self.device = work.config.open_device(crew=crew)
+        self.device = work.config.open_device(group=crew)
         images, labels = (array[crew.share(work.config.batch_size)] for array in work.data())
         self.images, self.labels = self.device.array(images), self.device.raw(labels)
         feed = SimpleNamespace(shape=work.shape, classes=work.classes, steps=1)
-        self.training = Training(work.config, self.device, feed)
+        self.training = prepare(work.config, self.device, crew, feed)
         for _ in range(graphs.WARM_UP if work.on_gpu and not work.evaluation else 0):
             self.step()
 
@@ -46,18 +48,18 @@ class Ours:
 
     def evaluate(self):
         """The logits without training."""
-        return self.training.network.forward(self.images, train=False, keep=False)
+        return self.training.network.forward(self.images, train=False)
 
     def memory(self):
         """MiB that CuPy holds for this side on a GPU, when all sides that came before are gone."""
-        pools = [self.device.xp.get_default_memory_pool(), getattr(self.training.engaged_replayed, "pool", None)]
+        pools = [self.device.xp.get_default_memory_pool(), getattr(getattr(self.training.step, "engaged", None), "pool", None)]
         return sum(pool.total_bytes() for pool in pools if pool) / 2**20
 
     def gflop(self):
         """Of one training step: a product upward, one for Delta W and, where there is a B, one downward."""
         network = self.training.network
         for s in network.synapses:
-            s.watched = True
+            s.keep_delta = True
         network.backward(0 * network.forward(self.images))
         weights = [(2 * s.W.size + (0 if s.B is None else s.B.size), s) for s in network.synapses]
         return sum(2 * products * s.delta.size // s.n_out for products, s in weights) / 1e9

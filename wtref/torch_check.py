@@ -14,11 +14,13 @@ import numpy as np
 
 from wtref.backend import open_device, to_host
 from wtref.errors import InputError, check_choice
+from wtref.fast import accelerate
 from wtref.losses import softmax_cross_entropy
 from wtref.models import ALIASES, Options, build
 from wtref.noise import NOISES
 from wtref.optim import SGD
-from wtref.rules import RULES
+from wtref.relatives import RULES
+from wtref.training import train_step
 
 try:
     import torch
@@ -187,13 +189,14 @@ class Ours:
 
     def __init__(self, model, rule, shape, device, options):
         self.network = build(model, shape, CLASSES, options)
-        self.rule = RULES[rule](**MIRROR) if rule == "wm" else RULES[rule]()
+        self.device, rng = device, np.random.default_rng(0)
+        self.network.initialise(device, rng)
+        self.rule = RULES[rule](rng, **(MIRROR if rule == "wm" else {}))
         self.keeps_B = rule != "bp"  # backprop's is W itself
-        self.sgd = _RecordingSGD(LR, MOMENTUM, weight_decay=WEIGHT_DECAY)
-        self.device, self.rng = device, np.random.default_rng(0)
-        self.network.initialise(device, self.rng)
         for s in self.network.with_feedback:
-            self.rule.connect(s, self.rng, CLASSES)
+            self.rule.connect(s, CLASSES)
+        self.sgd = _RecordingSGD(self.network.arrays(), LR, MOMENTUM, weight_decay=WEIGHT_DECAY)
+        self.fast = accelerate(self.network, device)
 
     def before_training(self):
         for s in self.network.with_feedback:
@@ -201,22 +204,13 @@ class Ours:
 
     def step(self, images, labels, step):
         """One step of training on images (N, H, W, C); returns the logits."""
-        logits = self.network.forward(self.device.array(images))
-        _, error = softmax_cross_entropy(logits, self.device.raw(labels))
-        for s in self.network.with_feedback:
-            self.rule.before_backward(s, self.rng, error)
-        self.network.backward(error)
-        for s in self.network.synapses:
-            self.rule.learn(s, self.sgd)
-        for norm in self.network.norms:
-            norm.learn(self.sgd)
-        for s in self.network.with_feedback:
-            self.rule.between_steps(s, step)
+        images, labels = self.device.array(images), self.device.raw(labels)
+        _, logits = train_step(self.fast, self.rule, self.sgd, softmax_cross_entropy, images, labels, step)
         return {"logits": to_host(logits)}
 
     def evaluate(self, images):
         """The logits without training."""
-        return {"logits": to_host(self.network.forward(self.device.array(images), train=False))}
+        return {"logits": to_host(self.fast.forward(self.device.array(images), train=False))}
 
     def arrays(self):
         """{"layer.array": array}, on the host."""
@@ -235,10 +229,9 @@ class _RecordingSGD(SGD):
         super().__init__(*args, **kwargs)
         self.gradients = {}
 
-    def descend(self, owner, name, gradient, decay=True):
-        if getattr(owner, name) is not None:
-            self.gradients[f"{owner.name}.{name}"] = gradient
-        super().descend(owner, name, gradient, decay)
+    def descend(self, w, gradient, decay):
+        self.gradients[self.name_of(w)] = gradient
+        super().descend(w, gradient, decay)
 
 
 class Theirs:

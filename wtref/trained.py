@@ -5,6 +5,7 @@ import numpy as np
 from wtref import datasets, models
 from wtref.datasets.augment import Normalise
 from wtref.errors import InputError
+from wtref.fast import accelerate
 from wtref.losses import LOSSES
 from wtref.stored import Images
 from wtref.training import evaluate
@@ -24,6 +25,7 @@ class Trained:
         classes = len(self.images.class_names)
         self.network = models.build(self.config.model, self.images.shape, classes, self.config.model_options)
         self.network.initialise(self.device, np.random.default_rng(0))
+        self.fast = accelerate(self.network, self.device)
         plain = run.load(self.network, self.device, checkpoint)
         self.epoch, self.position = plain["epoch"], plain["position"]
         self.normalise = self._normalise(self.images.levels)
@@ -42,7 +44,7 @@ class Trained:
 
     def evaluate(self, feed):
         """Mean loss in nats, error in percent and number of a feed's test images."""
-        return evaluate(self.network, LOSSES[self.config.loss], feed.test_batches())
+        return evaluate(self.fast, LOSSES[self.config.loss], feed.test_batches())
 
     def _normalise(self, levels):
         """By the run's own statistics, for pixels from 0 to `levels`."""

@@ -14,6 +14,7 @@ from wtref.datasets.memory import MemoryFeed
 from wtref.datasets.names import CLASS_NAMES
 from wtref.datasets.synthetic import load_synthetic
 from wtref.errors import InputError, check_choice, choose
+from wtref.parallel import ALONE
 from wtref.text import printable
 
 DATA_DIR = Path(__file__).resolve().parents[2] / "data"
@@ -42,8 +43,8 @@ def load(name, data_dir=None):
     return replace(data, class_names=CLASS_NAMES[name]) if name in CLASS_NAMES else data
 
 
-def open_feed(config, device):
-    """The batches that a Config asks for: a MemoryFeed, or a FolderFeed for the data set "folder".
+def open_feed(config, device, group=ALONE):
+    """The batches that a Config asks for, for a process of the group: a MemoryFeed, or a FolderFeed for the data set "folder".
 
     Raises InputError if the data are missing or damaged.
     """
@@ -51,14 +52,14 @@ def open_feed(config, device):
     if config.dataset == "folder":
         return FolderFeed(
             _folder("folder", config.data_dir), device, config.batch_size, config.seed,
-            config.image_size, config.flip is not False, config.jitter, config.workers, config.bad_images,
+            config.image_size, config.flip is not False, config.jitter, config.workers, config.bad_images, group,
         )  # fmt: skip
     if config.dataset == "small-folder":
         data = load_folder_into_memory(_folder("small-folder", config.data_dir), config.workers, config.bad_images)
     else:
         data = load(config.dataset, config.data_dir)
     augmentation = Augmentation(config.crop, config.flip is True, config.rotate)
-    return MemoryFeed(data, device, config.batch_size, config.seed, augmentation)
+    return MemoryFeed(data, device, config.batch_size, config.seed, augmentation, group)
 
 
 def in_words(feed):

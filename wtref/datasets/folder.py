@@ -48,11 +48,12 @@ class FolderFeed:
 
     def __init__(
         self, root, device, batch_size, seed, image_size=224, flip=True, jitter=0.0, workers=None,
-        bad_images="error"
+        bad_images="error", group=ALONE
     ):  # fmt: skip
         check_choice("bad images", bad_images, BAD_IMAGES)
         self.device, self.batch_size, self.seed, self.flip, self.jitter = device, batch_size, seed, flip, jitter
-        self.workers, self.bad_images, self.skipped = _worker_count(workers, device.crew), bad_images, set()
+        self.workers, self.bad_images, self.skipped = _worker_count(workers, group), bad_images, set()
+        self.group = group
         self.class_names, self.train, self.test = list_folder(root)
         self.left_out = self.train.left_out + self.test.left_out
         self.doubts = doubts(self.class_names, self.train.labels, self.test.labels)
@@ -75,21 +76,26 @@ class FolderFeed:
         """Yield (images (n, H, W, C) varied and normalised, labels (n,)) from batch `first` on."""
         order = training_order(self.seed, epoch, self.train_count, self.batch_size, first)
         load = functools.partial(self._varied, epoch)
-        share = self.device.crew.share
+        share = self.group.share
         return self._batches(self.train, (batch[share(len(batch))] for _, batch in order), load)
 
+    def fixed_batch(self):
+        """(images, labels) of one batch of training images, seen as in evaluation: the same at all times and in all processes."""
+        _, batch = next(training_order(self.seed, 0, self.train_count, self.batch_size))
+        return next(self._batches(self.train, [batch], functools.partial(self._central, self.train)))
+
     def test_batches(self, batch_size=256):
-        """Yield (images (n, H, W, C) normalised, labels (n,)), each test image once, in one of the crew's processes."""
-        share = self.device.crew.share(self.test_count)
-        batches = self._batches(self.test, _slices(share.start, share.stop, batch_size), self._central)
+        """Yield (images (n, H, W, C) normalised, labels (n,)), each test image once, in one of the group's processes."""
+        share = self.group.share(self.test_count)
+        batches = self._batches(self.test, _slices(share.start, share.stop, batch_size), functools.partial(self._central, self.test))
         return ((images, labels) for images, labels in batches if len(labels))
 
     def _varied(self, epoch, index):
         rng = randomness.generator(self.seed, randomness.VARIATION, epoch, int(index))
         return random_view(self.train.paths[index], self.shape[0], self.flip, self.jitter, rng)
 
-    def _central(self, index):
-        return central_view(read_image(self.test.paths[index]), self.shape[0])
+    def _central(self, files, index):
+        return central_view(read_image(files.paths[index]), self.shape[0])
 
     def _batches(self, files, batches, load):
         with contextlib.closing(decode_ahead(load, batches, self.shape, self.workers)) as decoded:
@@ -223,7 +229,7 @@ def _slices(first, end, batch_size):
     return (np.arange(start, min(start + batch_size, end)) for start in range(first, end, batch_size))
 
 
-def _worker_count(workers, crew=ALONE):
+def _worker_count(workers, group=ALONE):
     if workers is not None and workers < 1:
         raise InputError(f"--workers must be at least 1, found {workers}")
-    return workers or crew.threads or cores()
+    return workers or group.threads or cores()

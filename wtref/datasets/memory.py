@@ -2,7 +2,7 @@
 
 A feed gives the training loop its batches.  Which images batch i of an epoch holds and how they
 are varied depends on (seed, epoch, i) alone, so a run that goes on in mid-epoch sees what it would have seen, and
-several processes, each with its share of every batch (device.crew), see together what one would.
+several processes, each with its share of every batch (parallel.Crew), see together what one would.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ from wtref import randomness
 from wtref.backend import to_host
 from wtref.datasets.augment import Augmentation, Normalise
 from wtref.datasets.base import doubts
+from wtref.parallel import ALONE
 
 
 class MemoryFeed:
@@ -22,8 +23,9 @@ class MemoryFeed:
     Attributes: shape (H, W, C), classes, class_names, train_count, test_count, steps (per epoch), doubts (lines).
     """
 
-    def __init__(self, dataset, device, batch_size, seed, augmentation=Augmentation()):
-        """dataset: Dataset; device: backend.Device; seed: an integer of at least 0."""
+    def __init__(self, dataset, device, batch_size, seed, augmentation=Augmentation(), group=ALONE):
+        """dataset: Dataset; device: backend.Device; seed: an integer of at least 0; group: the processes that share each batch."""
+        self.group = group
         self.device, self.batch_size, self.seed, self.augmentation = device, batch_size, seed, augmentation
         self.dataset, self.shape, self.classes = dataset, dataset.shape, dataset.classes
         self.skipped = getattr(dataset, "skipped", ())  # lines about images that cannot be read
@@ -49,14 +51,20 @@ class MemoryFeed:
         """Yield (images (n, H, W, C) varied and normalised, labels (n,)) from batch `first` on."""
         images, labels = self.train
         for i, batch in training_order(self.seed, epoch, self.train_count, self.batch_size, first):
-            share = self.device.crew.share(len(batch))
+            share = self.group.share(len(batch))
             mine = self.device.raw(batch[share])
             rng = randomness.generator(self.seed, randomness.VARIATION, epoch, i)
             yield self.normalise(self.augmentation(images[mine], rng, len(batch), share)), labels[mine]
 
+    def fixed_batch(self):
+        """(images, labels) of one batch of training images, unvaried: the same at all times and in all processes."""
+        _, batch = next(training_order(self.seed, 0, self.train_count, self.batch_size))
+        images, labels = (array[self.device.raw(batch)] for array in self.train)
+        return self.normalise(images), labels
+
     def test_batches(self, batch_size=256):
-        """Yield (images (n, H, W, C) normalised, labels (n,)), each test image once, in one of the crew's processes."""
-        share = self.device.crew.share(self.test_count)
+        """Yield (images (n, H, W, C) normalised, labels (n,)), each test image once, in one of the group's processes."""
+        share = self.group.share(self.test_count)
         images, labels = (array[share] for array in self.test)
         for start in range(0, len(labels), batch_size):
             batch = slice(start, start + batch_size)

@@ -1,18 +1,16 @@
-"""The array primitives under the layers: plain.py says what they compute, compiled.py (on a CPU) and cuda.py do it faster.
+"""What computes the fused layers: compiled.py (on a CPU) and cuda.py; plain.py says what each function computes.
 
-`primitives(x)` answers with functions named as in plain.py.  `use` and `use_cuda` choose which; all
-equal each other to rounding.
+`equip` gives a device its own `ops`, with functions named as in plain.py; all equal those to rounding.
 """
 
 import os
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
 from wtref.errors import InputError
-from wtref.kernels import plain
 from wtref.kernels.building import NoCompiler
 from wtref.kernels.compiled import Compiled
 from wtref.kernels.cuda import BFLOAT16, PRECISIONS, Cuda
@@ -20,53 +18,50 @@ from wtref.kernels.timed import TimedModule
 from wtref.values import LIMITS, check_limits
 
 KERNELS = ("auto", "compiled", "plain")
-_fast = {}  # type of array -> what computes its float32 and float64, where that is not plain
 
 
-def primitives(x):
-    """The primitives for arrays like x."""
-    return _fast.get(type(x), plain) if x.dtype.kind in "fV" else plain  # V: bfloat16
+def equip(device, kernels="auto", threads=None, precision="float32"):
+    """The device with ops of its own, and which in words.
 
-
-def use(kernels="auto", threads=None):
-    """Let the kernels of that name compute NumPy's arrays, on so many threads; returns both in words.
-
-    auto: compiled where there is a C compiler, else plain.  threads: None for one on each core.
-    Raises InputError where "compiled" is asked for and cannot be had or the number of threads cannot be.
+    kernels: "auto", "compiled" or "plain"; auto: compiled where there is a C compiler, or on a GPU, else plain.
+    threads: of a CPU; None for one on each core.  precision: of the factors of float32's products, one of PRECISIONS.
+    Raises InputError where compiled kernels, the precision or the number of threads are asked for and cannot be had.
     """
+    if device.name != "cpu":
+        ops = _cuda_ops(device.xp, kernels, precision)
+        return replace(device, ops=ops, kernels=f"CUDA kernels, {precision} products" if ops else "plain kernels")
+    if precision != "float32":
+        raise InputError(f"--precision {precision} needs a GPU; on --device cpu it is float32")
     threads = min(cores(), LIMITS["threads"].high) if threads is None else threads
     check_limits({"threads": threads})
     threadpool_limits(threads, user_api="blas")
-    _fast[np.ndarray], words, limit = plain, "plain kernels", ""
-    if kernels != "plain":
-        try:
-            _fast[np.ndarray], words = Compiled(threads), "compiled kernels"
-        except NoCompiler as reason:
-            if kernels == "compiled":
-                raise InputError(f"--kernels compiled: {reason}") from None
-            words += f" ({reason})"
-        else:
-            found = _fast[np.ndarray].threads
-            threads, limit = found, " (OpenMP allows no more)" if found < threads else ""
-    return f"{words}, {threads} thread{'s' if threads > 1 else ''}{limit}"
+    ops, words, limit = *_cpu_ops(kernels, threads), ""
+    if ops and ops.threads < threads:
+        threads, limit = ops.threads, " (OpenMP allows no more)"
+    return replace(device, ops=ops, kernels=f"{words}, {threads} thread{'s' if threads > 1 else ''}{limit}")
 
 
-def use_cuda(cupy, kernels="auto", precision="float32"):
-    """The same for CuPy's arrays on the present device; cupy: the module.
+def _cpu_ops(kernels, threads):
+    """(Compiled or None, which in words)."""
+    if kernels == "plain":
+        return None, "plain kernels"
+    try:
+        return Compiled(threads), "compiled kernels"
+    except NoCompiler as reason:
+        if kernels == "compiled":
+            raise InputError(f"--kernels compiled: {reason}") from None
+        return None, f"plain kernels ({reason})"
 
-    precision: of the factors of float32's products, one of PRECISIONS.
-    Raises InputError where that precision cannot be had.
-    """
+
+def _cuda_ops(cupy, kernels, precision):
     if kernels == "plain":
         if precision != "float32":
             raise InputError(f"--precision {precision} needs the CUDA kernels; leave --kernels plain out")
-        _fast[cupy.ndarray] = plain
-        return "plain kernels"
+        return None
     if precision == "bf16" and not _knows_bfloat16(cupy):
         raise InputError("--precision bf16 needs ml_dtypes, CuPy 14 and NumPy 2.1.2, or newer ones; or take --precision tf32")
     processors = cupy.cuda.Device().attributes["MultiProcessorCount"]
-    _fast[cupy.ndarray] = Cuda(cupy, cupy.RawModule, precision, processors)
-    return f"CUDA kernels, {precision} products"
+    return Cuda(cupy, cupy.RawModule, precision, processors)
 
 
 def _knows_bfloat16(cupy):

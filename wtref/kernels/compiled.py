@@ -60,10 +60,13 @@ class Compiled:
         left, right = _matrix("product", "a", a, (m, k), a.dtype), _matrix("product", "b", b, (k, n), a.dtype)
         return self._new((m, n), "product", *left, *right, m, n, k)
 
-    def convolve(self, y, W, kernel, stride, padding, normed=False):
+    def convolve(self, y, W, kernel, stride, padding):
         g = Geometry.of("convolve", y.shape, len(W), kernel, stride, padding)
         matrix = _matrix("convolve", "W", W, (g.c_out, g.taps() * g.c_in), y.dtype)
         return self._new(g.above(), "convolve", g, _packed(y), *matrix)
+
+    def convolve_with_moments(self, y, W, kernel, stride, padding):
+        return self.convolve(y, W, kernel, stride, padding), None
 
     def convolve_outer(self, delta, y, kernel, stride, padding):
         g = Geometry.of("convolve_outer", y.shape, delta.shape[-1], kernel, stride, padding)
@@ -100,7 +103,7 @@ class Compiled:
     biased, total, average = map(staticmethod, (plain.biased, plain.total, plain.average))
     norm_scale = staticmethod(plain.norm_scale)
 
-    def norm_statistics(self, *arguments):
+    def norm_statistics(self, *arguments, known=None):
         return plain.norm_statistics(*arguments, moments=self.moments)
 
     def norm_gradients(self, *arguments):

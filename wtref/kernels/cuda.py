@@ -6,7 +6,6 @@ product.  W and B themselves, their gradients, sums over rows and all small vect
 
 import functools
 import math
-import weakref
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,7 +97,6 @@ class Cuda:
         }
         self._kernel, self._cut = functools.cache(self._loaded), functools.cache(self._cut)
         self._numbers = functools.cache(lambda g: xp.asarray(g.numbers()))
-        self.known = {}  # {id: moments of its parts} of what was convolved, lives, and was not asked about
 
     def product(self, a, b):
         _check(a.shape[1] == len(b), a, b)
@@ -107,16 +105,21 @@ class Cuda:
         kind = "product_" + "mk"[a_along_k] + "mk"[b_along_k]
         return self._multiply(kind, _same, m, n, k, a, a_stride, b, b_stride, *_ints(m, n, k))
 
-    def convolve(self, y, W, kernel, stride, padding, normed=False):
+    def convolve(self, y, W, kernel, stride, padding):
+        out, _ = self._convolve(y, W, kernel, stride, padding, measured=False)
+        return out
+
+    def convolve_with_moments(self, y, W, kernel, stride, padding):
+        return self._convolve(y, W, kernel, stride, padding, measured=True)
+
+    def _convolve(self, y, W, kernel, stride, padding, measured):
         g = Geometry.of("convolve", y.shape, len(W), kernel, stride, padding)
         _check(W.shape[1] == g.taps() * g.c_in, y, W)
         m, n, k = g.n * g.out_h * g.out_w, g.c_out, g.taps() * g.c_in
         arrays = self._numbers(g), self._stored(y), self._stored(W)
-        moments = self._room_for_moments(_real(arrays), m, n, k) if normed else NULL
+        moments = self._room_for_moments(_real(arrays), m, n, k) if measured else NULL
         out = self._multiply("convolve", self._store, m, n, k, *arrays, moments).reshape(g.above())
-        if moments is not NULL:
-            self._keep(moments, out)
-        return out
+        return out, None if moments is NULL else moments
 
     def convolve_outer(self, delta, y, kernel, stride, padding):
         g = Geometry.of("convolve_outer", y.shape, delta.shape[3], kernel, stride, padding)
@@ -157,11 +160,12 @@ class Cuda:
     def moments(self, x):
         return self._finish("moments_total", 2, self._moments(x))
 
-    def norm_statistics(self, y, gamma, running_mean, running_var, momentum, epsilon):
+    def norm_statistics(self, y, gamma, running_mean, running_var, momentum, epsilon, known=None):
         _check(all(x.shape == y.shape[-1:] and x.flags.c_contiguous for x in (gamma, running_mean, running_var)), y, gamma)
+        parts = self._moments(y) if known is None else known
         rows = y.size // len(gamma)
         rates = map(gamma.dtype.type, (momentum, epsilon, rows / max(rows - 1, 1)))
-        return self._finish("norm_statistics", 3, self._moments(y), gamma, running_mean, running_var, *rates)
+        return self._finish("norm_statistics", 3, parts, gamma, running_mean, running_var, *rates)
 
     def norm_sums(self, delta, x, mean, scale, beta=None):
         return self._finish("norm_sums_total", 2, self._norm_sums(delta, x, mean, scale, beta))
@@ -252,19 +256,13 @@ class Cuda:
         return min(((*tile, slices) for slices in range(1, most + 1) for tile in tiles), key=cost)
 
     def _moments(self, x):
-        """Of parts of the rows, as _sum_rows gives them: left by the convolution, or else by a pass over x."""
-        known = self.known.pop(id(x), None)
-        return self._sum_rows("moments_parts", 3, x, self._stored(x)) if known is None else known
+        """Of parts of the rows, as _sum_rows gives them."""
+        return self._sum_rows("moments_parts", 3, x, self._stored(x))
 
     def _room_for_moments(self, dtype, m, n, k):
         """For those of a product (m, n), tile by tile; none where each block has but a slice of every sum."""
         down, _, slices = self._cut(dtype, m, n, k)
         return self.xp.empty((n, -(-m // down), 3), dtype) if m and slices == 1 else NULL
-
-    def _keep(self, moments, x):
-        """Until x was asked about or is gone, whose id may then be another array's."""
-        self.known[id(x)] = moments
-        weakref.finalize(x, self.known.pop, id(x), None).atexit = False
 
     def _norm_sums(self, delta, x, mean, scale, beta):
         _check(delta.shape == x.shape, delta, x)

@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from wtref.backend import array_module
+from wtref.noise import hadamard_product  # noqa: F401  (one of the primitives)
 
 
 def product(a, b):
@@ -17,13 +18,15 @@ def product(a, b):
     return a @ b
 
 
-def convolve(y, W, kernel, stride, padding, normed=False):
-    """W (C_out, k_h k_w C_in) acting on the patches of y (N, H, W, C_in): (N, H', W', C_out).
-
-    normed: norm_statistics or moments will be asked about the result as it is; a GPU finds them on the way.
-    """
+def convolve(y, W, kernel, stride, padding):
+    """W (C_out, k_h k_w C_in) acting on the patches of y (N, H, W, C_in): (N, H', W', C_out)."""
     patches = gather(y, kernel, stride, padding)
     return (_rows(patches, W.shape[1]) @ W.T).reshape(*patches.shape[:3], len(W))
+
+
+def convolve_with_moments(y, W, kernel, stride, padding):
+    """The same, and what norm_statistics takes as `known` about it; None where that is not found on the way."""
+    return convolve(y, W, kernel, stride, padding), None
 
 
 def convolve_outer(delta, y, kernel, stride, padding):
@@ -88,10 +91,11 @@ def joint_moments(counts, means, variances):
     return mean, (counts * (variances + (means - mean) ** 2)).sum(axis=0) / total
 
 
-def norm_statistics(y, gamma, running_mean, running_var, momentum, epsilon, moments=moments, count=None):
+def norm_statistics(y, gamma, running_mean, running_var, momentum, epsilon, known=None, moments=moments, count=None):
     """Of the batch y (..., C): its mean, 1 / sqrt(variance + epsilon), and gamma times that.
 
-    The running ones move towards the batch's by `momentum`, in place; the variance without bias.  count: the rows
+    The running ones move towards the batch's by `momentum`, in place; the variance without bias.  known: from
+    convolve_with_moments, where y is its result; count: the rows
     of y, or of all that it is a share of.
     """
     (mean, variance), count = moments(y), count or y.size // y.shape[-1]
@@ -157,31 +161,6 @@ def descend(w, v, gradient, lr, momentum, decay, nesterov):
     v *= momentum
     v += gradient
     w -= lr * (gradient + momentum * v if nesterov else v)
-
-
-def hadamard_product(v, before, after, order):
-    """(v before) H after: v (m, n) under the signs before (n), times H, under the signs after (k): (m, k).
-
-    H is the Hadamard matrix of that order, repeated down and across until it is (n, k).  It acts axis by axis, being
-    the Kronecker product of smaller ones.
-    """
-    xp, (m, n), tiles = array_module(v), v.shape, -(-len(after) // order)
-    x = xp.zeros((m, -(-n // order) * order), v.dtype)
-    x[:, :n] = v * before
-    x, done = x.reshape(m, x.shape[1] // order, order).sum(axis=1), 1
-    while done < order:
-        h = xp.asarray(hadamard(min(order // done, 64)), v.dtype)
-        x = x.reshape(m * order // len(h), len(h)) @ h if done == 1 else h @ x.reshape(m * order // len(h) // done, len(h), done)
-        done *= len(h)
-    return xp.tile(x.reshape(m, order), (1, tiles))[:, : len(after)] * after
-
-
-def hadamard(order):
-    """Sylvester's matrix of +1 and -1 with H H^T = order * I, on the host; order is a power of two."""
-    h = np.ones((1, 1))
-    while len(h) < order:
-        h = np.block([[h, h], [h, -h]])
-    return h
 
 
 def output_size(size, kernel, stride, padding):

@@ -8,6 +8,9 @@ function reads must stay where it is: whatever learns or remembers is changed in
 
 import contextlib
 import sys
+from functools import partial
+
+from wtref.training import train_step
 
 WARM_UP = 3  # ordinary calls: kernels get compiled, velocities and constants allocated
 
@@ -51,3 +54,33 @@ class Captured:
                 with contextlib.suppress(RuntimeError):  # a capture that became invalid ends with one more
                     stream.end_capture()
                 print(f"wtref: this step cannot be a CUDA graph ({error}); it runs without", file=sys.stderr)
+
+
+class CapturedStep:
+    """train_step, whose engaged mode is a CUDA graph; mirror mode, whose noise comes from the host, follows as usual."""
+
+    def __init__(self, cupy):
+        """cupy: the module."""
+        self.cupy, self.engaged = cupy, None
+
+    def __call__(self, network, rule, sgd, loss, images, labels, step):
+        if self.engaged is None:
+            self.engaged = Captured(self.cupy, partial(_engaged_step, network, _Engaged(rule), sgd, loss))
+        value, logits = self.engaged(images, labels)
+        for s in network.with_feedback:
+            rule.between_steps(s, step)  # (7)
+        return value, logits
+
+
+def _engaged_step(network, rule, sgd, loss, images, labels):
+    return train_step(network, rule, sgd, loss, images, labels, step=None)
+
+
+class _Engaged:
+    """A rule without its mirror mode."""
+
+    def __init__(self, rule):
+        self.before_backward, self.learn = rule.before_backward, rule.learn
+
+    def between_steps(self, s, step):
+        pass

@@ -1,0 +1,48 @@
+"""The training loop of one of several processes."""
+
+from wtref.backend import to_host
+from wtref.training import Training
+
+
+class DistributedTraining(Training):
+    """A Training whose images and labels are one process's share of every batch."""
+
+    def __init__(self, *parts, group, check_copies=0, **options):
+        """group: parallel.Crew; check_copies: after so many steps, see that all processes hold the same W, b and B; 0: never."""
+        self.group, self.check_copies = group, check_copies
+        super().__init__(*parts, **options)
+
+    def train_step(self, images, labels):
+        result = super().train_step(images, labels)
+        if self.check_copies and (self.steps_done + 1) % self.check_copies == 0:
+            self.group.agree(self._copies())
+        return result
+
+    def total(self, *numbers):
+        """The sums of plain numbers over all processes, as floats."""
+        return self.group.total(*numbers)
+
+    def settle(self):
+        super().settle()
+        self.waited += self.group.take_waited()
+        if not self.network.sync_bn:
+            self._average_running_statistics()
+
+    def record(self, *tested):
+        waiting = {"processes": self.group.size, "waiting_ms_per_step": 1000 * self.waited / self.feed.steps}
+        return super().record(*tested) | waiting
+
+    def start_epoch(self):
+        super().start_epoch()
+        self.group.take_waited()  # between epochs
+
+    def _average_running_statistics(self):
+        """Each process's batch norms have followed its own shares: let all have the average."""
+        for norm in self.network.norms:
+            for running in (norm.running_mean, norm.running_var):
+                running /= self.group.size
+                self.group.sum(running)
+
+    def _copies(self):
+        """Every W, b and B, as host arrays by name."""
+        return {f"{s.name}.{name}": to_host(array) for s in self.network.synapses for name, array in s.arrays().items()}

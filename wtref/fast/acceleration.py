@@ -1,0 +1,67 @@
+"""`accelerate`: a network with fused layers in place of the plain ones."""
+
+import copy
+
+from wtref import activations, layers
+from wtref.fast import layers as fast
+
+
+def accelerate(network, device):
+    """The same network from fused layers, which share its synapses and batch norms; itself where the device has no ops.
+
+    Both may be used in turn: they read and change the same arrays.
+    """
+    if device.ops is None:
+        return network
+    accelerated = copy.copy(network)
+    accelerated.layers = _sequence(network, device.ops)
+    return accelerated
+
+
+def _sequence(sequential, ops):
+    """The fast layers of a Sequential, in a row."""
+    plain, made = list(_flattened(sequential)), []
+    for layer, following in zip(plain, [*plain[1:], None]):
+        behind = made[-1] if made else None
+        if type(layer) is activations.ReLU and isinstance(behind, fast.BatchNorm):
+            behind.rectify = True
+        else:
+            made.append(_layer(layer, following, behind, ops))
+    return made
+
+
+def _layer(layer, following, behind, ops):
+    """One layer's fast form; behind: the fast layer that gives its input."""
+    if isinstance(layer, layers.Conv2d):
+        return fast.Conv2d(layer, ops, normed=isinstance(following, layers.BatchNorm) and not layer.synapses.bias)
+    if isinstance(layer, layers.BatchNorm):
+        return fast.BatchNorm(layer, ops, behind=behind if isinstance(behind, fast.Conv2d) else None)
+    if isinstance(layer, layers.Residual):
+        return _residual(layer, ops)
+    return FORMS[type(layer)](layer, ops) if type(layer) in FORMS else layer
+
+
+def _residual(block, ops):
+    *branches, phi = block.layers
+    body, shortcut = (layers.Sequential(*_sequence(branch, ops)) for branch in branches)
+    phi = _layer(phi, None, None, ops)
+    if isinstance(phi, fast.ReLU) and isinstance(body.layers[-1], fast.BatchNorm):
+        *inner, phi = body.layers
+        phi.rectify, body = True, layers.Sequential(*inner)
+    return fast.Residual(body, shortcut, phi, ops)
+
+
+def _flattened(sequential):
+    for layer in sequential.layers:
+        if isinstance(layer, layers.Sequential):
+            yield from _flattened(layer)
+        else:
+            yield layer
+
+
+FORMS = {
+    layers.Linear: fast.Linear,
+    layers.MaxPool: fast.MaxPool,
+    layers.GlobalAvgPool: fast.GlobalAvgPool,
+    activations.ReLU: fast.ReLU,
+}

@@ -1,0 +1,170 @@
+"""The layers of layers.py from fewer passes over memory: the same results, to rounding.
+
+Each takes the plain layer whose place it has, whose synapses or batch-norm arrays it shares, and the `ops` of a device:
+functions with the meanings of kernels/plain.py, in C or CUDA.  A backward pass lets go of what the forward pass
+kept, so there is one for each.
+"""
+
+from wtref import layers
+from wtref.layers import check_fit
+
+
+class Linear(layers.Linear):
+    def __init__(self, plain, ops):
+        self.synapses, self.ops = plain.synapses, ops
+
+    def forward(self, y, train=True):
+        s, self.y = self.synapses, y if train else None
+        self.check(y)
+        return self.ops.product(y, s.W.T) + s.b
+
+    def backward(self, delta):
+        s, product = self.synapses, self.ops.product
+        s.delta = delta if s.keep_delta else None
+        s.W_gradient = product(delta.T, self.y)
+        s.b_gradient = self.ops.total(delta)
+        self.y = None
+        return None if s.B is None else product(s.received(delta), s.B.T)
+
+
+class Conv2d(layers.Conv2d):
+    """moments: of the latest result, in parts, where a batch norm follows and ops finds them on the way; else None."""
+
+    def __init__(self, plain, ops, normed):
+        """normed: whether a batch norm follows at once."""
+        vars(self).update(vars(plain))
+        self.ops, self.normed, self.moments = ops, normed, None
+
+    def forward(self, y, train=True):
+        s, self.y = self.synapses, y if train else None
+        check_fit(s.name, y, *self.geometry, self.c_in)
+        if train and self.normed:
+            out, self.moments = self.ops.convolve_with_moments(y, s.W, *self.geometry)
+        else:
+            out = self.ops.convolve(y, s.W, *self.geometry)
+        return out if s.b is None else self.ops.biased(out, s.b)
+
+    def backward(self, delta):
+        s, ops, size = self.synapses, self.ops, self.y.shape[1:3]
+        s.delta = delta if s.keep_delta else None
+        s.W_gradient = ops.convolve_outer(delta, self.y, *self.geometry)
+        s.b_gradient = ops.total(delta) if s.bias else None
+        self.y = None
+        return None if s.B is None else ops.convolve_back(s.received(delta), s.B, *self.geometry, size)
+
+
+class BatchNorm:
+    """Batch norm, and the ReLU behind it or the end of a residual block, max(norm(y) + plus, 0), in one pass."""
+
+    def __init__(self, plain, ops, rectify=False, behind=None):
+        """rectify: whether a ReLU follows; behind: the fast Conv2d that gives y and may know its moments, or None."""
+        self.plain, self.ops, self.rectify, self.behind = plain, ops, rectify, behind
+
+    def forward(self, y, train=True, plus=None):
+        """y, plus (..., C) -> (..., C)."""
+        plain, self.y = self.plain, y if train else None
+        plain.check(y)
+        self.of_batch = train and self.values(y) > 1
+        if self.of_batch:
+            found = self.statistics(y)
+        else:
+            found = plain.running_mean, *self.ops.norm_scale(plain.running_var, plain.gamma, plain.epsilon)
+        self.mean, self.inverse_std, self.scale = found
+        return self.ops.norm_forward(y, self.mean, self.scale, plain.beta, self.rectify, plus)
+
+    def backward(self, delta):
+        """delta, the error behind the ReLU where there is one (..., C) -> (..., C)."""
+        return self.backward_linear(delta, self.plain.beta if self.rectify else None)
+
+    def values(self, y):
+        """How many values each channel has in the batch y."""
+        return y.size // y.shape[-1]
+
+    def statistics(self, y):
+        """The mean of y, 1 / sqrt(variance + epsilon), and gamma times that; the running statistics move."""
+        plain, moments = self.plain, self.behind and self.behind.moments
+        running = plain.running_mean, plain.running_var
+        return self.ops.norm_statistics(y, plain.gamma, *running, plain.momentum, plain.epsilon, known=moments)
+
+    def gradients(self, delta, beta):
+        """The gradients of beta and gamma, and slope and shift of ops.norm_back."""
+        return self.ops.norm_gradients(delta, self.y, self.mean, self.inverse_std, self.scale, beta)
+
+    def backward_linear(self, delta, beta=None):
+        """delta, the error before the ReLU; with beta, delta counts only where the ReLU behind let y through."""
+        plain = self.plain
+        plain.beta_gradient, plain.gamma_gradient, slope, shift = self.gradients(delta, beta)
+        if not self.of_batch:
+            slope = shift = 0 * self.scale
+        delta = self.ops.norm_back(delta, self.y, self.mean, self.scale, slope, shift, beta)
+        self.y = None
+        return delta
+
+
+class ReLU:
+    def __init__(self, plain, ops):
+        self.ops = ops
+
+    def forward(self, a, train=True):
+        y = self.ops.relu(a)
+        self.y = y if train else None
+        return y
+
+    def backward(self, delta):
+        delta, self.y = self.ops.relu_back(delta, self.y), None
+        return delta
+
+
+class MaxPool(layers.MaxPool):
+    def __init__(self, plain, ops):
+        self.name, self.geometry, self.ops = plain.name, plain.geometry, ops
+
+    def forward(self, y, train=True):
+        check_fit(self.name, y, *self.geometry)
+        self.size = y.shape[1:3]
+        largest, winner = self.ops.max_pool(y, *self.geometry)
+        self.winner = winner if train else None
+        return largest
+
+    def backward(self, delta):
+        delta, self.winner = self.ops.max_pool_back(delta, self.winner, *self.geometry, self.size), None
+        return delta
+
+
+class GlobalAvgPool(layers.GlobalAvgPool):
+    def __init__(self, plain, ops):
+        self.ops = ops
+
+    def forward(self, y, train=True):
+        self.shape = y.shape
+        return self.ops.average(y)
+
+
+class Residual(layers.Residual):
+    """A residual block whose sum and phi are taken in one pass, with the body's last batch norm where a ReLU follows."""
+
+    def __init__(self, body, shortcut, phi, ops):
+        """phi: a fast BatchNorm that rectifies, taken from the body's end; a ReLU; or any other activation."""
+        super().__init__(body, shortcut, phi)
+        self.ops = ops
+
+    def forward(self, y, train=True):
+        body, shortcut, phi = self.layers
+        a, b = body.forward(y, train), shortcut.forward(y, train)
+        if isinstance(phi, BatchNorm):
+            out = phi.forward(a, train, plus=b)
+        elif isinstance(phi, ReLU):
+            out = self.ops.add(a, b, True)
+        else:
+            return phi.forward(self.ops.add(a, b), train)
+        self.out = out if train else None
+        return out
+
+    def backward(self, delta):
+        body, shortcut, phi = self.layers
+        if isinstance(phi, (BatchNorm, ReLU)):
+            delta, self.out = self.ops.relu_back(delta, self.out), None
+        else:
+            delta = phi.backward(delta)
+        to_body = phi.backward_linear(delta) if isinstance(phi, BatchNorm) else delta
+        return self.ops.add(body.backward(to_body), shortcut.backward(delta))
