@@ -1,4 +1,4 @@
-"""What several test files need: a float64 CPU, layers ready to run, finite differences, loops over pixels."""
+"""What several test files need: CPU devices, layers ready to run, finite differences, loops over pixels."""
 
 import itertools
 
@@ -7,10 +7,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from wtref.backend import Device
+from wtref.kernels import equip
 from wtref.layers import BatchNorm, walk
 
-CPU = Device("cpu", np, np.float64)
+CPU = Device("cpu", np, np.float64)  # array expressions alone
 modest = settings(deadline=None, max_examples=25, derandomize=True, database=None)
+
+
+def equipped(dtype=np.float64, threads=2):
+    """A CPU with the ops that there are: compiled ones, or none without a C compiler and under `pytest --kernels plain`."""
+    return equip(Device("cpu", np, dtype), threads=threads)
 
 
 def ready(layer, rng):
