@@ -1,7 +1,6 @@
 """Losses, SGD and schedules against PyTorch, finite differences and values worked out by hand."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -81,52 +80,67 @@ def test_sgd_against_torch(momentum, nesterov, weight_decay):
     """20 steps under a changing learning rate; the second array does not decay."""
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
-    owner = SimpleNamespace(name="layer", W=rng.standard_normal((3, 4)), b=rng.standard_normal(3))
-    W, b = torch.tensor(owner.W), torch.tensor(owner.b)
+    arrays = {"W": rng.standard_normal((3, 4)), "b": rng.standard_normal(3)}
+    W, b = torch.tensor(arrays["W"]), torch.tensor(arrays["b"])
     groups = [{"params": [W]}, {"params": [b], "weight_decay": 0}]
     theirs = torch.optim.SGD(groups, lr=0.1, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
-    ours = SGD(0.1, momentum, nesterov, weight_decay)
+    ours = SGD(arrays, 0.1, momentum, nesterov, weight_decay)
     for step in range(20):
         ours.lr = 0.1 / (1 + step)
         for group in theirs.param_groups:
             group["lr"] = ours.lr
         gradients = rng.standard_normal((3, 4)), rng.standard_normal(3)
         W.grad, b.grad = map(torch.tensor, gradients)
-        ours.descend(owner, "W", gradients[0])
-        ours.descend(owner, "b", gradients[1], decay=False)
+        ours.descend(arrays["W"], gradients[0], decay=True)
+        ours.descend(arrays["b"], gradients[1], decay=False)
         theirs.step()
-        assert close(owner.W, W.numpy()) and close(owner.b, b.numpy())
+        assert close(arrays["W"], W.numpy()) and close(arrays["b"], b.numpy())
 
 
 def test_sgd_by_hand():
     """The paper's step with lr 0.5 and lambda = 0.5 * 0.1: w -= 0.5 (2 + 0.1 w)."""
-    owner = SimpleNamespace(name="layer", W=np.array([10.0]))
-    SGD(0.5, weight_decay=0.1).descend(owner, "W", np.array([2.0]))
-    assert owner.W.tolist() == [8.5]
+    W = np.array([10.0])
+    SGD({"W": W}, 0.5, weight_decay=0.1).descend(W, np.array([2.0]), decay=True)
+    assert W.tolist() == [8.5]
 
 
-def test_sgd_works_in_place_and_spares_the_gradient():
+@pytest.mark.parametrize("decay", [True, False])
+def test_sgd_works_in_place_and_spares_the_gradient(decay):
     W, gradient = np.ones(3), np.ones(3)
-    owner, sgd = SimpleNamespace(name="layer", W=W), SGD(0.1, 0.9, weight_decay=0.1)
+    sgd = SGD({"W": W}, 0.1, 0.9, weight_decay=0.1)
     for _ in range(2):
-        sgd.descend(owner, "W", gradient)
-    assert owner.W is W and (W < 1).all()
-    assert gradient.tolist() == [1, 1, 1]
+        sgd.descend(W, gradient, decay)
+    assert sgd.arrays["W"] is W and (W < 1).all()
+    assert gradient.tolist() == [1, 1, 1] and not np.shares_memory(sgd.velocity["W"], gradient)
 
 
 def test_arrays_of_one_name_have_velocities_of_their_own():
-    """Two layers' W, and one layer's W and B."""
-    a, b = (SimpleNamespace(name=name, W=np.zeros(1), B=np.zeros(1)) for name in "ab")
-    sgd = SGD(1, momentum=0.5)
-    for owner, name, gradient in [(a, "W", 1), (a, "B", 10), (b, "W", 100)] * 2:
-        sgd.descend(owner, name, np.array([float(gradient)]))
-    assert [a.W[0], a.B[0], b.W[0]] == [-2.5, -25, -250]  # 1 + (0.5 + 1)
+    """Two layers' W, and one layer's W and B, all of one shape and equal to begin with."""
+    arrays = {name: np.zeros(1) for name in ("a.W", "a.B", "b.W")}
+    sgd = SGD(arrays, 1, momentum=0.5)
+    for name, gradient in [("a.W", 1), ("a.B", 10), ("b.W", 100)] * 2:
+        sgd.descend(arrays[name], np.array([float(gradient)]), decay=True)
+    assert [float(x[0]) for x in arrays.values()] == [-2.5, -25, -250]  # 1 + (0.5 + 1)
+    assert sgd.velocity.keys() == arrays.keys()
 
 
-def test_an_absent_array_learns_nothing():
-    owner, sgd = SimpleNamespace(name="layer", B=None), SGD(0.1, 0.9, weight_decay=0.1)
-    sgd.descend(owner, "B", None)
-    assert owner.B is None and sgd.velocity == {}
+def test_what_has_not_moved_has_no_velocity():
+    """A restored run has those of the arrays that had moved, by their names."""
+    arrays = {"a.W": np.zeros(1), "a.b": np.zeros(1)}
+    sgd = SGD(arrays, 0.1, 0.9, weight_decay=0.1)
+    assert sgd.velocity == {}
+    sgd.descend(arrays["a.b"], np.ones(1), decay=False)
+    assert list(sgd.velocity) == ["a.b"] and sgd.velocity["a.b"].tolist() == [1]
+
+
+def test_only_the_arrays_it_was_given_are_descended():
+    """Not a copy, nor a view: neither has a velocity."""
+    W = np.ones((2, 2))
+    sgd = SGD({"W": W}, 0.1)
+    for other in (W.copy(), W.T, W[:]):
+        with pytest.raises(KeyError):
+            sgd.descend(other, np.ones((2, 2)), decay=True)
+    assert (W == 1).all()
 
 
 # --- schedules ---------------------------------------------------------------------------------------------

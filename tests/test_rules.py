@@ -7,17 +7,20 @@ import numpy as np
 import pytest
 from helpers import CPU, close, inside, places
 
+from wtref.activations import ReLU, Tanh
 from wtref.angles import angle
 from wtref.backend import Device
 from wtref.config import Config
 from wtref.errors import InputError
-from wtref.layers import BatchNorm, Conv2d, Flatten, Linear, ReLU, Residual, Sequential, Tanh
+from wtref.layers import BatchNorm, Conv2d, Flatten, Linear, Residual, Sequential
 from wtref.losses import softmax_cross_entropy
 from wtref.models import Network
 from wtref.noise import DecorrelatedNoise, IndependentNoise, Patterns, hadamard, power_of_two
 from wtref.optim import SGD
-from wtref.rules import RULES, WeightMirror
+from wtref.relatives import RULES
+from wtref.rules import WeightMirror
 from wtref.synapses import Synapses
+from wtref.training import train_step
 
 CLASSES = 4
 
@@ -35,7 +38,7 @@ def small_network(rule, seed=0):
 def connected(network, rule, rng):
     network.initialise(CPU, rng)
     for s in network.with_feedback:
-        rule.connect(s, rng, CLASSES)
+        rule.connect(s, CLASSES)
         rule.before_training(s)
     return network
 
@@ -45,17 +48,7 @@ def train(network, rule, sgd, steps, seed=1):
     rng = np.random.default_rng(seed)
     images, labels = rng.standard_normal((12, 5, 5, 2)), rng.integers(CLASSES, size=12)
     for step in range(steps):
-        loss, error = softmax_cross_entropy(network.forward(images), labels)
-        for s in network.with_feedback:
-            rule.before_backward(s, rng, error)
-        network.backward(error)
-        for s in network.synapses:
-            rule.learn(s, sgd)
-        for norm in network.norms:
-            norm.learn(sgd)
-        for s in network.with_feedback:
-            rule.between_steps(s, step)
-        yield loss
+        yield train_step(network, rule, sgd, softmax_cross_entropy, images, labels, step)[0]
 
 
 def bare_synapses(n_in, n_out=20, layer=1):
@@ -82,7 +75,7 @@ def tan2(s):
 def test_every_rule_learns_and_leaves_the_first_layer_without_feedback(name):
     rule = RULES[name]()
     network = small_network(rule)
-    losses = list(train(network, rule, SGD(0.05, 0.9), 60))
+    losses = list(train(network, rule, SGD(network.arrays(), 0.05, 0.9), 60))
     assert losses[-1] < 0.5 * losses[0]
     assert network.synapses[0].B is None
     assert all(s.B is not None for s in network.with_feedback)
@@ -94,17 +87,17 @@ def test_forward_learning(name):
     rule = RULES[name]()
     network = small_network(rule)
     before = [(s.W.copy(), s.b.copy()) for s in network.synapses]
-    for _ in train(network, rule, SGD(0.1, weight_decay=0.2), 1):
+    for _ in train(network, rule, SGD(network.arrays(), 0.1, weight_decay=0.2), 1):
         for s, (W, b) in zip(network.synapses, before):
-            assert close(s.W, (1 - 0.1 * 0.2) * W - 0.1 * s.outer)
-            assert close(s.b, b - 0.1 * s.delta_sum)
+            assert close(s.W, (1 - 0.1 * 0.2) * W - 0.1 * s.W_gradient)
+            assert close(s.b, b - 0.1 * s.b_gradient)
 
 
 def test_backprop_s_B_is_the_forward_weights_own_memory():
     rule = RULES["bp"]()
     network = small_network(rule)
     W = snapshot(network, "W")
-    for _ in train(network, rule, SGD(0.1, 0.9, True, 0.01), 5):
+    for _ in train(network, rule, SGD(network.arrays(), 0.1, 0.9, True, 0.01), 5):
         for s in network.with_feedback:
             assert np.shares_memory(s.B, s.W) and np.array_equal(s.B, s.W.T)
     assert all(np.abs(s.W - w).max() > 0.01 for s, w in zip(network.with_feedback, W))
@@ -115,7 +108,7 @@ def test_fixed_feedback_stays_fixed(name):
     rule = RULES[name]()
     network = small_network(rule)
     drawn = snapshot(network, "B")
-    for _ in train(network, rule, SGD(0.1, 0.9, weight_decay=0.01), 5):
+    for _ in train(network, rule, SGD(network.arrays(), 0.1, 0.9, weight_decay=0.01), 5):
         assert all(np.array_equal(s.B, B) for s, B in zip(network.with_feedback, drawn))
 
 
@@ -145,7 +138,7 @@ def test_kolen_pollack_contracts_by_one_minus_lambda():
     weights = snapshot(network, "W")
     start = [s.W - s.B.T for s in network.with_feedback]
     gaps = start
-    for t, _ in enumerate(train(network, rule, SGD(lr, weight_decay=decay), 100), start=1):
+    for t, _ in enumerate(train(network, rule, SGD(network.arrays(), lr, weight_decay=decay), 100), start=1):
         before, gaps = gaps, [s.W - s.B.T for s in network.with_feedback]
         for s, gap, last, first in zip(network.with_feedback, gaps, before, start):
             ulp = np.finfo(float).eps * max(np.abs(s.W).max(), np.abs(s.B).max())
@@ -159,7 +152,8 @@ def test_kolen_pollack_contracts_by_one_minus_lambda():
 def test_kolen_pollack_with_momentum_obeys_the_same_linear_recursion(momentum, nesterov):
     """Run on the difference alone, without a gradient; the learning rate changes on the way."""
     rule, decay = RULES["kp"](), 0.3
-    network, sgd = small_network(rule), SGD(0.05, momentum, nesterov, decay)
+    network = small_network(rule)
+    sgd = SGD(network.arrays(), 0.05, momentum, nesterov, decay)
     gaps = [s.W - s.B.T for s in network.with_feedback]
     velocities = [np.zeros_like(gap) for gap in gaps]
     for t, _ in enumerate(train(network, rule, sgd, 100)):
@@ -175,7 +169,7 @@ def test_without_decay_kolen_pollack_never_closes_the_gap():
     rule = RULES["kp"]()
     network = small_network(rule)
     start = [s.W - s.B.T for s in network.with_feedback]
-    for _ in train(network, rule, SGD(0.1, 0.9), 20):
+    for _ in train(network, rule, SGD(network.arrays(), 0.1, 0.9), 20):
         pass
     assert all(close(s.W - s.B.T, gap) for s, gap in zip(network.with_feedback, start))
 
@@ -184,12 +178,14 @@ def test_the_shared_product_is_the_feedback_synapse_s_own():
     """(17) computed apart from (16): y_l delta_{l+1}^T, one connection and one example at a time."""
     rule, lr, decay = RULES["kp"](), 0.1, 0.2
     network = small_network(rule)
+    for s in network.with_feedback:
+        s.keep_delta = True
     before = {s.name: s.B.copy() for s in network.with_feedback}
     images = {}
     conv = network.layers[2]
     forward = conv.forward
     conv.forward = lambda y, train: images.update(y=y) or forward(y, train)
-    for _ in train(network, rule, SGD(lr, weight_decay=decay), 1):
+    for _ in train(network, rule, SGD(network.arrays(), lr, weight_decay=decay), 1):
         pass
 
     products = {name: np.zeros_like(B) for name, B in before.items()}
@@ -220,7 +216,7 @@ def test_sign_symmetry_has_the_signs_of_W_and_the_published_scales(name):
     scales = [math.sqrt(2 / (3 * 2 * 4)), 1 / math.sqrt(16), 1 / math.sqrt(6)]
     W = snapshot(network, "W")
     first = [np.sign(w) for w in W]
-    for _ in train(network, rule, SGD(0.2, 0.9), 10):  # B was set from W as it was before this step
+    for _ in train(network, rule, SGD(network.arrays(), 0.2, 0.9), 10):  # B was set from W as it was before this step
         for s, w, scale in zip(network.with_feedback, W, scales):
             assert np.allclose(s.B, np.where(w.T > 0, scale, -scale), rtol=1e-15, atol=0)
         W = snapshot(network, "W")
@@ -233,7 +229,7 @@ def test_fixed_random_sign_symmetry_keeps_its_magnitudes():
     magnitudes = [np.abs(B) for B in snapshot(network, "B")]
     W = snapshot(network, "W")
     first = [np.sign(w) for w in W]
-    for _ in train(network, rule, SGD(0.2, 0.9), 10):
+    for _ in train(network, rule, SGD(network.arrays(), 0.2, 0.9), 10):
         for s, w, magnitude in zip(network.with_feedback, W, magnitudes):
             assert np.array_equal(s.B, np.sign(w.T) * magnitude)
         W = snapshot(network, "W")
@@ -246,17 +242,16 @@ def test_what_a_step_reads_again_stays_where_it_is(name):
     rule = RULES[name]()
     network = small_network(rule)
     before = [array for s in network.with_feedback for array in (s.W, s.B)]
-    for _ in train(network, rule, SGD(0.2, 0.9), 2):
+    for _ in train(network, rule, SGD(network.arrays(), 0.2, 0.9), 2):
         pass
     assert all(now is array for now, array in zip([x for s in network.with_feedback for x in (s.W, s.B)], before))
 
 
 def test_batch_random_sign_symmetry_draws_its_magnitudes_anew():
-    rule, rng = RULES["brsf"](), np.random.default_rng(0)
-    s = bare_synapses(100, 80)
+    rule, s = RULES["brsf"](), bare_synapses(100, 80)
     magnitudes = []
     for _ in range(3):
-        rule.before_backward(s, rng, None)
+        rule.before_backward(s, None)
         assert np.array_equal(np.sign(s.B), np.sign(s.W.T))
         assert math.sqrt((s.B**2).mean()) == pytest.approx(s.std, rel=4 / math.sqrt(2 * s.B.size))
         magnitudes.append(np.abs(s.B))
@@ -282,8 +277,10 @@ def test_direct_feedback_across_a_residual_block(shortcut):
     network = residual_network(rule, shortcut)
     e = rng.standard_normal((3, CLASSES))
     network.forward(rng.standard_normal((3, 5)))
+    for s in network.synapses:
+        s.keep_delta = True
     for s in network.with_feedback:
-        rule.before_backward(s, rng, e)
+        rule.before_backward(s, e)
     network.backward(e)
 
     first, block = network.layers[1], network.layers[2]
@@ -301,11 +298,11 @@ def test_direct_feedback_across_a_residual_block(shortcut):
 def test_direct_feedback_hears_the_output_error_of_each_batch():
     rule, rng = RULES["dfa"](), np.random.default_rng(0)
     s = bare_synapses(7, 3)
-    rule.connect(s, rng, CLASSES)
+    rule.connect(s, CLASSES)
     assert s.B.shape == (7, CLASSES)
     for error in rng.standard_normal((2, 5, CLASSES)):
-        rule.before_backward(s, rng, error)
-        assert np.array_equal(s.carried(np.ones((5, 3))), error)
+        rule.before_backward(s, error)
+        assert np.array_equal(s.received(np.ones((5, 3))), error)
 
 
 # --- weight mirror -----------------------------------------------------------------------------------------
@@ -328,7 +325,7 @@ def mirror_average(s, rows_total, **options):
 @pytest.mark.parametrize("noise, block", [("independent", 6), ("decorrelated", 8)])
 def test_a_mirror_step_is_equation_7_with_matched_decay(noise, block):
     """B <- (1 - lambda_B) B + eta_B y_l y_{l+1}^T with lambda_B = eta_B M sigma^2, row by row."""
-    s, rule = bare_synapses(6, 5), WeightMirror(noise, window=3, rows=4)
+    s, rule = bare_synapses(6, 5), WeightMirror(noise=noise, window=3, rows=4)
     M, S = 4, 3 * block
     a = 2 * M / (S + M)
     for t in range(1, 8):
@@ -395,7 +392,7 @@ def test_noise_through_an_activation_still_shows_W(name):
 
 def test_a_cell_silent_through_a_whole_step_does_no_harm():
     """One ReLU cell in 16 is silent in all of a step's 4 rows: its mean phi' is 0, and none to divide by."""
-    s, rule = bare_synapses(4), WeightMirror("independent", window=100, activation="relu")
+    s, rule = bare_synapses(4), WeightMirror(noise="independent", window=100, activation="relu")
     silent = 0
     for step in range(50):
         noise = rule.noise.draw(CPU, (0, s.layer, step), 4, 4)
@@ -440,7 +437,7 @@ def test_the_initial_stretch_of_independent_noise(n_in, layers):
     """An average over half a window's rows: tan^2 = (n + 1) / rows, and W^T's own length."""
     window, errors = 6, []
     for layer in range(layers):
-        s, rule = bare_synapses(n_in, 4000 // n_in + 12, layer), WeightMirror("independent", window=window)
+        s, rule = bare_synapses(n_in, 4000 // n_in + 12, layer), WeightMirror(noise="independent", window=window)
         rule.before_training(s)
         rows, size = rule.state[s.name] * rule.batch(s), (s.W**2).sum()
         assert rows == pytest.approx((window * n_in + rule.batch(s)) / 2, abs=rule.batch(s))
@@ -453,7 +450,7 @@ def test_the_initial_stretch_of_independent_noise(n_in, layers):
 @pytest.mark.parametrize("window", [0.1, 1])
 def test_a_memory_shorter_than_a_step_remembers_that_step(window):
     """M = 64 rows but S = 33 or fewer: B is the last step's own product, not -a times the one before."""
-    s, rule = bare_synapses(33), WeightMirror("independent", window=window, rows=64)
+    s, rule = bare_synapses(33), WeightMirror(noise="independent", window=window, rows=64)
     for step in range(4):
         rule.mirror(s)
         y = rule.noise.draw(CPU, (0, s.layer, step), 64, 33)
@@ -490,7 +487,7 @@ def test_the_steady_state_of_independent_noise(window):
     """tan^2 = n / S = 1 / window (and w_i^2's share, 1 / n)."""
     found, n_in = [], 40
     for layer in range(1, 7):
-        s, rule = bare_synapses(n_in, 40, layer), WeightMirror("independent", window=window, rows=32)
+        s, rule = bare_synapses(n_in, 40, layer), WeightMirror(noise="independent", window=window, rows=32)
         steps = 4 * math.ceil(1 / rule.rate(s, math.inf))
         for _ in range(steps):
             rule.mirror(s)
@@ -541,7 +538,7 @@ def test_the_steady_state_of_decorrelated_noise(window):
 @pytest.mark.parametrize("n_in", [33, 64])
 def test_a_step_draws_the_rows_that_were_asked_for(noise, rows, drawn, n_in, monkeypatch):
     """A block of decorrelated noise has 64 rows for these inputs, and no more can be asked of it."""
-    s, rule = bare_synapses(n_in), WeightMirror(noise, rows=rows, window=10)
+    s, rule = bare_synapses(n_in), WeightMirror(noise=noise, rows=rows, window=10)
     shapes, draw = [], rule.noise.draw
 
     def recorded(*arguments):
@@ -559,7 +556,7 @@ def test_a_step_draws_the_rows_that_were_asked_for(noise, rows, drawn, n_in, mon
 @pytest.mark.parametrize("noise", ["decorrelated", "independent"])
 def test_scaling_keeps_B_s_norm_and_aligns_it(noise):
     """Synaptic scaling: after every mirror step |B| is what a draw of B has, std sqrt(size)."""
-    s, rule = bare_synapses(60), WeightMirror(noise, bound="scaling")
+    s, rule = bare_synapses(60), WeightMirror(noise=noise, bound="scaling")
     s.W *= 3  # B takes W's direction, not its length
     rule.before_training(s)
     for _ in range(30):
@@ -596,7 +593,7 @@ def test_mirroring_keeps_feedback_aligned_through_training():
     rule = WeightMirror()
     network = small_network(rule)
     start = snapshot(network, "W")
-    for _ in train(network, rule, SGD(0.02, 0.9), 30):
+    for _ in train(network, rule, SGD(network.arrays(), 0.02, 0.9), 30):
         assert max(angle(s.B, s.W.T) for s in network.with_feedback) < 10
     assert all(angle(s.W, w) > 10 for s, w in zip(network.with_feedback, start))
 
