@@ -125,7 +125,9 @@ class Training:
 
     def settle(self):
         """Add up the losses of the latest steps; raise Diverged if one of them is NaN or infinite."""
-        losses, wrong, seen = zip(*self.pending) if self.pending else ((), (), ())
+        if not self.pending:
+            return
+        losses, wrong, seen = zip(*self.pending)
         latest = [number for column in (losses, wrong) if column for number in to_host(array_module(column[0]).stack(column))]
         latest = np.reshape(self.total(*latest, *seen), (3, -1)).T
         for i, (loss, wrong, seen) in enumerate(latest, start=self.position - len(self.pending)):

@@ -23,6 +23,8 @@ class DistributedTraining(Training):
         return self.group.total(*numbers)
 
     def settle(self):
+        if not self.pending:  # in no process
+            return
         super().settle()
         self.waited += self.group.take_waited()
         if not self.network.sync_bn:
