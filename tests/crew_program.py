@@ -7,14 +7,16 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
-from wtref import backend, kernels
+from wtref.backend import Device
 from wtref.config import Config
 from wtref.datasets.augment import Augmentation
 from wtref.datasets.base import Dataset
 from wtref.datasets.memory import MemoryFeed
 from wtref.parallel import open_crew
-from wtref.training import Training
+from wtref.prepare import prepare
+from wtref.resuming import state
 
 STEPS = 20
 RULES = ("bp", "fa", "ss", "frsf", "brsf", "dfa", "kp", "wm")
@@ -42,40 +44,38 @@ def data():
     return Dataset("noise", 10, images[:50], labels[:50], images[50:], labels[50:])
 
 
-def outcome(config, device):
+def outcome(config, device, crew):
     """Every array after STEPS steps, and every number measured on the way, by name."""
-    feed = MemoryFeed(data(), device, config.batch_size, config.seed, Augmentation(crop=1, flip=True, rotate=10))
-    training = Training(config, device, feed)
+    feed = MemoryFeed(data(), device, config.batch_size, config.seed, Augmentation(crop=1, flip=True, rotate=10), crew)
+    training = prepare(config, device, crew, feed)
     found = {}
     for _, record in zip(range(STEPS), training.steps()):
         if record:
             found |= {f"{name} {record['epoch']}": record[name] for name in ("train_loss", "train_error", "test_loss", "test_error")}
             found |= {f"{kind} {layer}": angle for kind in ("matrix_angles", "delta_angles") for layer, angle in record[kind].items()}
-    training.settle()
-    return found | training.state_on_host()[0]
+    return found | state(training)[0]
 
 
 def cases(crew, double):
     """(name, Config, Device) of each network."""
     if not double:
         for name, config in CASES.items():
-            yield name, config, config.open_device(crew=crew)
+            yield name, config, config.open_device(group=crew)
         return
-    from nccl_double import DoubleArray, cupy
+    from nccl_double import cupy
 
-    kernels.use("plain", threads=1)  # which sets BLAS's
-    backend.register(DoubleArray, cupy)
+    threadpool_limits(1)
     for name in DOUBLED:
-        yield name, CASES[name], backend.Device("cuda:0", cupy, np.float64, crew=crew)
+        yield name, CASES[name], Device("cuda:0", cupy, np.float64)
     config = replace(CASES["resnet8 kp"], dtype="float32", bucket_dtype="bf16")
-    yield "bf16", config, backend.Device("cuda:0", cupy, np.float32, crew=crew)
+    yield "bf16", config, Device("cuda:0", cupy, np.float32)
 
 
 def main(out, double):
     crew, found = open_crew(), {}
     for case, config, device in cases(crew, double):
         crew.prepare(device, int(config.bucket_mib * 2**20), config.bucket_dtype)
-        found |= {f"{case}: {name}": value for name, value in outcome(config, device).items()}
+        found |= {f"{case}: {name}": value for name, value in outcome(config, device, crew).items()}
     crew.first(lambda: np.savez(out, **found))
 
 

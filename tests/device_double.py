@@ -10,7 +10,8 @@ Python numbers and NumPy's scalars may meet an array, as they may with CuPy.
 """
 
 import operator
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
@@ -133,8 +134,8 @@ def _array(host, dtype=None):
     return DoubleArray(np.array(host._hidden if isinstance(host, DoubleArray) else host, dtype=dtype))
 
 
-xp = SimpleNamespace(
-    __name__="device_double.xp",
+xp = ModuleType("device_double_xp")
+xp.__dict__.update(
     ndarray=DoubleArray,
     array=_array,
     asarray=_array,
@@ -148,3 +149,5 @@ xp = SimpleNamespace(
     **{name: _lifted(getattr(np, name)) for name in FUNCTIONS},
     **{name: getattr(np, name) for name in "float32 float64 int32 int64 uint8 inf nan pi newaxis".split()},
 )
+DoubleArray.__module__ = xp.__name__  # by which backend.array_module finds the module of an array
+sys.modules[xp.__name__] = xp

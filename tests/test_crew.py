@@ -12,15 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import CPU, modest
+from helpers import CPU, equipped, modest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from on_device import bf16
 from PIL import Image
 
-from wtref import kernels, scaling
-from wtref.backend import Device
+from wtref import scaling
 from wtref.datasets.augment import Augmentation
 from wtref.datasets.base import Dataset
 from wtref.datasets.folder import FolderFeed
@@ -60,8 +59,7 @@ def test_shares_of_a_batch_are_varied_as_one_process_varies_it(size):
     data = Dataset("noise", 4, images[:17], labels[:17], images[17:], labels[17:])
 
     def feed(crew):
-        device = Device("cpu", np, np.float64, crew=crew)
-        return MemoryFeed(data, device, 7, 0, Augmentation(crop=2, flip=True, rotate=20))
+        return MemoryFeed(data, CPU, 7, 0, Augmentation(crop=2, flip=True, rotate=20), crew)
 
     together = [list(feed(each).train_batches(epoch=1)) for each in crew_of(size)]
     for batches, whole in zip(zip(*together), feed(ALONE).train_batches(epoch=1)):
@@ -81,7 +79,7 @@ def test_shares_of_an_image_folder(tmp_path, size):
                 Image.fromarray(rng.integers(256, size=(9, 12, 3), dtype=np.uint8)).save(tmp_path / split / name / f"{i}.png")
 
     def feed(crew):
-        return FolderFeed(tmp_path, Device("cpu", np, np.float64, crew=crew), 3, 0, image_size=8, workers=1)
+        return FolderFeed(tmp_path, CPU, 3, 0, image_size=8, workers=1, group=crew)
 
     for kind in (lambda f: f.train_batches(epoch=1), lambda f: f.test_batches(3)):
         together = [labelled for each in crew_of(size) for labelled in kind(feed(each))]
@@ -91,24 +89,19 @@ def test_shares_of_an_image_folder(tmp_path, size):
         assert ours == theirs
 
 
-@pytest.mark.parametrize("which", ["plain", "auto"])
-def test_an_empty_share_passes_every_primitive_and_adds_nothing(which):
-    kernels.use(which)
-    try:
-        fast = kernels.primitives(np.zeros(1))
-        y, above, same = np.zeros((0, 5, 5, 3)), np.zeros((0, 5, 5, 4)), ((3, 3), (1, 1), (1, 1))
-        W = np.ones((4, 27))
-        junk = [np.full((4, 27), np.nan) for _ in range(50)]
-        del junk  # memory that a sum must not be left with
-        assert fast.convolve(y, W, *same).shape == above.shape
-        assert np.array_equal(fast.convolve_outer(above, y, *same), 0 * W)
-        assert fast.convolve_back(above, W.T, *same, (5, 5)).shape == y.shape
-        assert np.array_equal(fast.product(np.zeros((4, 0)), np.zeros((0, 27))), 0 * W)
-        assert np.array_equal(fast.norm_sums(y, y, np.zeros(3), np.zeros(3)), np.zeros((2, 3)))
-        largest, winner = fast.max_pool(y, (2, 2), (2, 2), (0, 0))
-        assert fast.max_pool_back(largest, winner, (2, 2), (2, 2), (0, 0), (5, 5)).shape == y.shape
-    finally:
-        kernels.use()
+@pytest.mark.parametrize("ops", [plain, equipped().ops or plain], ids=["plain", "auto"])
+def test_an_empty_share_passes_every_op_and_adds_nothing(ops):
+    y, above, same = np.zeros((0, 5, 5, 3)), np.zeros((0, 5, 5, 4)), ((3, 3), (1, 1), (1, 1))
+    W = np.ones((4, 27))
+    junk = [np.full((4, 27), np.nan) for _ in range(50)]
+    del junk  # memory that a sum must not be left with
+    assert ops.convolve(y, W, *same).shape == above.shape
+    assert np.array_equal(ops.convolve_outer(above, y, *same), 0 * W)
+    assert ops.convolve_back(above, W.T, *same, (5, 5)).shape == y.shape
+    assert np.array_equal(ops.product(np.zeros((4, 0)), np.zeros((0, 27))), 0 * W)
+    assert np.array_equal(ops.norm_sums(y, y, np.zeros(3), np.zeros(3)), np.zeros((2, 3)))
+    largest, winner = ops.max_pool(y, (2, 2), (2, 2), (0, 0))
+    assert ops.max_pool_back(largest, winner, (2, 2), (2, 2), (0, 0), (5, 5)).shape == y.shape
 
 
 # --- moments -----------------------------------------------------------------------------------------------

@@ -11,26 +11,24 @@ from device_double import DoubleArray, xp
 from helpers import CPU, close
 
 from wtref import activations, backend
-from wtref.angles import matrix_angles
+from wtref.angles import delta_angles, matrix_angles
 from wtref.config import Config
 from wtref.datasets import Dataset
 from wtref.datasets.augment import Augmentation
 from wtref.datasets.memory import MemoryFeed
 from wtref.losses import one_hot
-from wtref.rules import RULES
-from wtref.training import Training
-
-pytestmark = pytest.mark.usefixtures("plain_kernels")  # the double has no others
+from wtref.models import MODELS
+from wtref.prepare import prepare
+from wtref.relatives import RULES
+from wtref.resuming import restore, state
 
 CLASSES, BATCH = 4, 6
 HOST = np.arange(6.0).reshape(2, 3)
 
 
-@pytest.fixture(autouse=True)
-def double(monkeypatch):
-    """The pretended device; the program forgets it after the test."""
-    monkeypatch.setattr(backend, "_modules", dict(backend._modules))
-    backend.register(DoubleArray, xp)
+@pytest.fixture
+def double():
+    """The pretended device, which has no ops: the plain program runs on it."""
     return backend.Device("double", xp, np.float64)
 
 
@@ -59,34 +57,51 @@ def epochs(training):
     return (record for record in training.steps() if record)
 
 
-def trained(config, device, size=12, steps=3, width=None):
-    """A run after its first mirroring and `steps` steps: (training, losses and angles on the way)."""
+def started(config, device, size=12, steps=3, width=None):
+    """A Training of so many steps on made-up images, not yet begun."""
     options = replace(config.model_options, width=width)  # narrower than a run may ask for
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Config, "model_options", options)
-        training = Training(config, device, feed_of(images(size, steps * BATCH), config, device))
+        return prepare(config, device, feed=feed_of(images(size, steps * BATCH), config, device))
+
+
+def trained(config, device, measured=True, **options):
+    """A run after its first mirroring and all its steps: (training, losses and angles on the way)."""
+    training, found = started(config, device, **options), []
     for s in training.network.with_feedback:
         training.rule.before_training(s)
-    measured = []
     for pixels, labels in training.feed.train_batches(epoch=0):
-        loss, _ = training.train_step(pixels, labels, measure=True)
+        loss, _ = training.train_step(pixels, labels)
         training.position += 1
-        measured += [float(backend.to_host(loss)), *training.delta_angles.values()]
-        measured += matrix_angles(training.network).values()
-    assert training.position == steps
-    return training, measured
+        found.append(float(backend.to_host(loss)))
+        if measured:
+            found += matrix_angles(training.network).values()
+            found += delta_angles(training.network, training.rule, training.loss, *training.feed.fixed_batch()).values()
+    assert training.position == training.feed.steps
+    return training, found
 
 
-def assert_same_on_both(config, double, **options):
+def arrays_of(training):
+    velocity = {f"velocity.{name}": v for name, v in training.sgd.velocity.items()}
+    return {**training.network.arrays(), **velocity}
+
+
+def assert_same_on_both(config, double, least=6, **options):
     ours, measured = trained(config, CPU, **options)
     theirs, measured_there = trained(config, double, **options)
-    arrays, there = ours.state()[0], theirs.state()[0]
-    assert list(arrays) == list(there) and len(arrays) >= 6
+    arrays, there = arrays_of(ours), arrays_of(theirs)
+    assert list(arrays) == list(there) and len(arrays) >= least
     for name, array in there.items():
         assert type(array) is DoubleArray, name
         assert np.isfinite(arrays[name]).all(), name
         assert close(array.get(), arrays[name]), name
     assert close(measured_there, measured)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_trains_by_every_rule(double, rule, model):
+    assert_same_on_both(config(rule, model), double, measured=False, steps=1, width=2, size=12 if model == "lenet" else 4)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -138,9 +153,13 @@ def test_single_precision_stays_single(double, rule, loss):
     """No double-precision number from the host makes its way into an array."""
     single = replace(double, dtype=np.float32)
     training, _ = trained(config(rule, "resnet8", loss=loss, momentum=0.9), single, width=3, steps=2)
-    parts = [(s.name, (s.delta, s.outer, s.B)) for s in training.network.with_feedback]
-    for name, arrays in [*parts, *((name, [array]) for name, array in training.state()[0].items())]:
-        assert all(array.dtype == np.float32 for array in arrays), name
+    for s in training.network.with_feedback:
+        s.keep_delta = True
+    training.train_step(*training.feed.fixed_batch())
+    for s in training.network.with_feedback:
+        assert all(x.dtype == np.float32 for x in (s.delta, s.W_gradient, s.b_gradient, s.B) if x is not None), s.name
+    for name, array in arrays_of(training).items():
+        assert array.dtype == np.float32, name
 
 
 @pytest.mark.parametrize("options", [{}, dict(crop=2, flip=True, rotate=15.0)])
@@ -148,7 +167,7 @@ def test_a_whole_epoch_with_its_evaluation(double, options):
     """The loop of training.py itself: shuffled batches, a smaller last one, test images, the record."""
     wanted, records = config("wm", "lenet", **options), []
     for device in (CPU, double):
-        training = Training(wanted, device, feed_of(images(12, 3 * BATCH + 2), wanted, device))
+        training = prepare(wanted, device, feed=feed_of(images(12, 3 * BATCH + 2), wanted, device))
         records.append(next(epochs(training)))
     ours, theirs = records
     assert set(ours) == set(theirs) and ours["train_loss"] > 0
@@ -162,17 +181,17 @@ def test_a_run_moves_between_devices(double, start_on_double, done):
     """Saved on one device in mid-epoch or between two, it goes on there or on the other with the same results."""
     wanted, data = config("kp", epochs=2), images(12, 2 * BATCH)
     start = double if start_on_double else CPU
-    saved = Training(wanted, start, feed_of(data, wanted, start))
+    saved = prepare(wanted, start, feed=feed_of(data, wanted, start))
     assert len(list(islice(saved.steps(), done))) == done
-    arrays, plain = saved.state()
-    arrays = {name: np.array(backend.to_host(array)) for name, array in arrays.items()}
+    arrays, plain = state(saved)
+    arrays = {name: array.copy() for name, array in arrays.items()}
     ends, records = [], []
     for device in (CPU, double):
-        training = Training(wanted, device, feed_of(data, wanted, device))
-        training.restore(arrays, plain)
+        training = prepare(wanted, device, feed=feed_of(data, wanted, device))
+        restore(training, arrays, plain)
         *_, record = training.steps()
         records.append(record)
-        ends.append({name: backend.to_host(array) for name, array in training.state()[0].items()})
+        ends.append(state(training)[0])
     assert all(close(ends[0][name], ends[1][name]) for name in arrays)
     assert not all(close(ends[0][name], arrays[name]) for name in arrays)
     assert records[0]["epoch"] == records[1]["epoch"] == 2
@@ -224,7 +243,7 @@ def test_a_layer_that_mixes_host_and_device_is_caught(double, monkeypatch, mista
 
 def test_a_rule_that_adds_a_host_array_is_caught(double, monkeypatch):
     def learn(rule, s, sgd):
-        sgd.descend(s, "W", s.outer)
+        sgd.descend(s.W, s.W_gradient, decay=True)
         s.W += 1e-9 * np.ones(s.W.shape)
 
     monkeypatch.setattr(RULES["fa"], "learn", learn)

@@ -9,6 +9,7 @@ import copy
 
 from wtref import layers
 from wtref.fast import layers as fast
+from wtref.rules import WeightMirror
 from wtref.training import train_step
 
 
@@ -129,15 +130,17 @@ def _of_the_whole_batch(loss, group):
 
 
 def share_mirroring(rule, group):
-    """Let each process of the group mirror its share of W's rows, by the noise that all draw alike."""
-    if group.size == 1 or not hasattr(rule, "mirror"):
+    """Let each process of the group find its share of a weight mirror's Delta B, by the noise that all draw alike."""
+    if group.size == 1 or not isinstance(rule, WeightMirror):
         return
-    mirror_all = rule.mirror
+    mirror, add_bounded = rule.mirror, rule.add_bounded
 
-    def mirror(s):
-        part, rows = copy.copy(s), group.share(s.n_out)
-        part.W, part.B = s.W[rows], s.B[:, rows]
-        mirror_all(part)  # moves part.B, which lies in s.B
-        s.B[...] = group.join(part.B, s.n_out)
+    def mirror_share(s):
+        part = copy.copy(s)
+        part.W = s.W[group.share(s.n_out)]
+        mirror(part)
 
-    rule.mirror = mirror
+    def add_joined(s, delta_B, lambda_B):
+        add_bounded(s, group.join(delta_B, s.n_out), lambda_B)
+
+    rule.mirror, rule.add_bounded = mirror_share, add_joined
