@@ -10,8 +10,12 @@ from helpers import CPU
 from wtref import models
 from wtref.angles import angle, delta_angles, matrix_angles, mean_angle
 from wtref.backend import Device
+from wtref.fast import accelerate
+from wtref.kernels import equip
 from wtref.losses import softmax_cross_entropy
-from wtref.rules import RULES
+from wtref.optim import SGD
+from wtref.relatives import RULES
+from wtref.training import train_step
 
 CLASSES = 5
 
@@ -111,26 +115,40 @@ def test_the_mean_of_the_angles_that_could_be_measured():
 # --- networks ----------------------------------------------------------------------------------------------
 
 
-def stepped(rule_name, model="resnet8", **options):
-    """A network in the middle of a training step, before the backward pass: (network, images, error)."""
+def ready_to_measure(rule_name, model="resnet8", **options):
+    """A network that has seen nothing so far: (network, rule, images, labels)."""
     rng, rule = np.random.default_rng(0), RULES[rule_name]()
     network = models.build(model, (8, 8, 2), CLASSES, models.Options(width=3, **options))
     network.initialise(CPU, rng)
     for s in network.with_feedback:
-        rule.connect(s, rng, CLASSES)
+        rule.connect(s, CLASSES)
         rule.before_training(s)
-    images = rng.standard_normal((6, 8, 8, 2))
-    _, error = softmax_cross_entropy(network.forward(images), np.arange(6) % CLASSES)
+    return network, rule, rng.standard_normal((6, 8, 8, 2)), np.arange(6) % CLASSES
+
+
+def deltas_of(network, rule, images, labels):
+    """{layer: delta at its output} of a training step's own passes."""
+    _, error = softmax_cross_entropy(network.forward(images), labels)
     for s in network.with_feedback:
-        rule.before_backward(s, rng, error)
-    return network, images, error
+        rule.before_backward(s, error)
+    for s in network.synapses:
+        s.keep_delta = True
+    network.backward(error)
+    found = {s.name: s.delta for s in network.synapses}
+    for s in network.synapses:
+        s.keep_delta, s.delta = False, None
+    return found
+
+
+def measure(network, rule, images, labels):
+    return delta_angles(network, rule, softmax_cross_entropy, images, labels)
 
 
 @pytest.mark.parametrize("model", ["mlp", "resnet8"])
 def test_backprop_has_no_angles(model):
-    network, _, error = stepped("bp", model)
-    assert set(delta_angles(network, error)) == {s.name for s in network.synapses[:-1]}
-    assert set(delta_angles(network, error).values()) == {0}
+    network, *batch = ready_to_measure("bp", model)
+    angles = measure(network, *batch)
+    assert set(angles) == {s.name for s in network.synapses[:-1]} and set(angles.values()) == {0}
     assert set(matrix_angles(network)) == {s.name for s in network.with_feedback}
     assert set(matrix_angles(network).values()) == {0}
 
@@ -142,31 +160,61 @@ def test_backprop_has_no_angle_where_its_errors_are_tiny(depth, fades_out):
     rng = np.random.default_rng(0)
     network.initialise(Device("cpu", np, np.float32), rng)
     for s in network.with_feedback:
-        rule.connect(s, rng, 3)
-    logits = network.forward(rng.standard_normal((5, 1, 2, 2)).astype(np.float32))
-    _, error = softmax_cross_entropy(logits, np.arange(5) % 3)
-    angles = delta_angles(network, error)
-    silent = [s.name for s in network.synapses if not s.delta.any()]
+        rule.connect(s, 3)
+    batch = rng.standard_normal((5, 1, 2, 2)).astype(np.float32), np.arange(5) % 3
+    angles = measure(network, rule, *batch)
+    silent = [name for name, delta in deltas_of(network, rule, *batch).items() if not delta.any()]
     assert len(angles) == depth and [name for name, found in angles.items() if math.isnan(found)] == silent
     assert sum(found == 0 for found in angles.values()) == depth - len(silent) and bool(silent) == fades_out
 
 
-@pytest.mark.parametrize("rule", [name for name in RULES if name != "bp"])
-def test_measuring_leaves_no_trace(rule):
-    """Every B and direct error is the very array it was; the backward pass left the rule's own products."""
-    network, _, error = stepped(rule)
-    own = [(s.B, s.B.copy(), s.direct) for s in network.with_feedback]
-    angles = delta_angles(network, error)
-    assert all(s.B is B and s.direct is direct for s, (B, _, direct) in zip(network.with_feedback, own))
-    assert all(np.array_equal(B, copy) for B, copy, _ in own)
-    measured = [s.outer for s in network.synapses]
-    network.backward(error)
-    assert all(np.array_equal(a, s.outer) for a, s in zip(measured, network.synapses))
-    assert 0 < min(angles[s.name] for s in network.synapses[:-2])
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("rule", RULES)
+def test_measuring_leaves_no_trace(rule, fast):
+    """Training goes on with the same numbers, from the plain network or the accelerated one."""
+
+    def trained(measured):
+        network, rule_, images, labels = ready_to_measure(rule)
+        used = accelerate(network, equip(CPU)) if fast else network
+        sgd = SGD(network.arrays(), 0.1, 0.9, weight_decay=0.01)
+        for step in range(3):
+            train_step(used, rule_, sgd, softmax_cross_entropy, images[::-1], labels, step)
+            if measured and step < 2:  # the last step sets the B's that are set anew for each batch
+                before = {name: x.copy() for name, x in network.arrays().items() if not name.endswith(".B")}
+                angles = measure(used, rule_, images, labels)
+                assert all(np.array_equal(network.arrays()[name], x) for name, x in before.items())
+                assert all(s.delta is None and not s.keep_delta for s in network.synapses)
+                assert rule == "bp" or 0 < min(angles[s.name] for s in network.synapses[:-2])
+        return network.arrays()
+
+    found, wanted = trained(measured=True), trained(measured=False)
+    assert found.keys() == wanted.keys() and all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("name", [name for name in RULES if name not in ("ss", "usf", "brsf")])
+def test_every_B_and_output_error_stays_the_very_array_it_was(name):
+    """Of the rules that do not set a new B for each batch."""
+    network, rule, *batch = ready_to_measure(name)
+    own, sent, before_backward = [(s.B, s.B.copy()) for s in network.with_feedback], [], rule.before_backward
+
+    def recorded(s, error):
+        before_backward(s, error)
+        sent.append(s.output_error)
+
+    rule.before_backward = recorded
+    measure(network, rule, *batch)
+    assert all(s.B is B and s.output_error is error for s, (B, _), error in zip(network.with_feedback, own, sent, strict=True))
+    assert name == "frsf" or all(np.array_equal(B, copy) for B, copy in own)
+
+
+def test_a_batch_without_images_has_no_angles():
+    network, rule, images, labels = ready_to_measure("fa")
+    angles = measure(network, rule, images[:0], labels[:0])
+    assert angles.keys() == {s.name for s in network.synapses[:-1]} and all(map(math.isnan, angles.values()))
 
 
 def test_a_matrix_angle_lies_between_B_and_the_transpose_of_W():
-    network, _, _ = stepped("fa")
+    network, *_ = ready_to_measure("fa")
     for s in network.with_feedback:
         dot = sum(s.B[i, o] * s.W[o, i] for i in range(s.n_in) for o in range(s.n_out))
         cosine = dot / math.sqrt((s.B**2).sum() * (s.W**2).sum())
@@ -175,7 +223,8 @@ def test_a_matrix_angle_lies_between_B_and_the_transpose_of_W():
 
 def test_matrix_angles_leave_out_direct_feedback():
     """Its B's are (n_in, classes); only the output layer's has the shape of its W's transpose."""
-    network, _, _ = stepped("dfa", "mlp", hidden=(7, 6))
+    network, rule, *batch = ready_to_measure("dfa", "mlp", hidden=(7, 6))
+    measure(network, rule, *batch)
     assert [s.name for s in network.with_feedback] == ["hidden2", "output"]
     assert list(matrix_angles(network)) == ["output"]
 
@@ -215,17 +264,14 @@ def test_delta_angles_against_autograd(rule_name):
     network = models.build("lenet", (12, 12, 2), CLASSES, models.Options(activation="tanh"))
     network.initialise(CPU, rng)
     for s in network.with_feedback:
-        rule.connect(s, rng, CLASSES)
-    images = rng.standard_normal((6, 12, 12, 2))
-    _, error = softmax_cross_entropy(network.forward(images), np.arange(6) % CLASSES)
-    for s in network.with_feedback:
-        rule.before_backward(s, rng, error)
-    found, true = delta_angles(network, error), torch_deltas(network, images)
+        rule.connect(s, CLASSES)
+    images, labels = rng.standard_normal((6, 12, 12, 2)), np.arange(6) % CLASSES
+    found, true = measure(network, rule, images, labels), torch_deltas(network, images)
 
-    network.backward(error)
-    assert np.allclose(network.synapses[-1].delta, true["output"], rtol=0, atol=1e-14)
+    deltas = deltas_of(network, rule, images, labels)
+    assert np.allclose(deltas["output"], true["output"], rtol=0, atol=1e-14)
     for s in network.synapses[:-1]:
-        u, v = s.delta.ravel(), true[s.name].ravel()
+        u, v = deltas[s.name].ravel(), true[s.name].ravel()
         cosine = u @ v / np.linalg.norm(u) / np.linalg.norm(v)
         assert 1 < found[s.name] < 179
         assert found[s.name] == pytest.approx(math.degrees(math.acos(cosine)), rel=1e-9)

@@ -37,15 +37,17 @@ def matrix_angles(network):
 def delta_angles(network, rule, loss, images, labels):
     """{layer: degrees between delta_l through the B's and through the W^T's}, output layer left out.
 
-    Parameters: as of training.train_step.  Nothing is learned: the running statistics are put back.  NaN
-    where a delta is all zero.
+    Parameters: as of training.train_step.  Nothing is learned: the running statistics and the rule's generator
+    are put back.  NaN where a delta is all zero.
     """
     if not len(labels):
         return {s.name: math.nan for s in network.synapses[:-1]}
     running = [(x, x.copy()) for norm in network.norms for x in (norm.running_mean, norm.running_var)]
+    drawn = rule.rng.bit_generator.state
     _, error = loss(network.forward(images), labels)
     for s in network.with_feedback:
         rule.before_backward(s, error)
+    rule.rng.bit_generator.state = drawn
     own = [(s.B, s.output_error) for s in network.with_feedback]
     for s in network.with_feedback:
         s.B, s.output_error = s.W.T, None
