@@ -19,7 +19,7 @@ TINY = Config(model="mlp", rule="kp", hidden=(8,), epochs=1, threads=1)
 def test_theory_is_what_becomes_of_a_w_that_keeps_its_length(kind, momentum, decay):
     """(16) and (17) step by step: W turns under a gradient that both feel, and is brought back to its length with B."""
     schedule, rng = Schedule(kind, 0.1, 3000, warmup=0.05), np.random.default_rng(0)
-    wanted = decays.theory(SimpleNamespace(schedule=schedule, sgd=SGD(0.1, momentum, weight_decay=decay)))
+    wanted = decays.theory(SimpleNamespace(schedule=schedule, sgd=SGD({}, 0.1, momentum, weight_decay=decay)))
     W, B = rng.standard_normal((2, 20_000))
     gap, velocity, size = B - W, np.zeros(20_000), np.linalg.norm(W)
     for step in range(3000):
@@ -35,7 +35,7 @@ def test_theory_is_what_becomes_of_a_w_that_keeps_its_length(kind, momentum, dec
 
 
 def test_too_little_decay_never_aligns():
-    training = SimpleNamespace(schedule=Schedule("cosine", 0.1, 500), sgd=SGD(0.1, 0.9, weight_decay=5e-4))
+    training = SimpleNamespace(schedule=Schedule("cosine", 0.1, 500), sgd=SGD({}, 0.1, 0.9, weight_decay=5e-4))
     assert decays.theory(training) == math.inf
 
 

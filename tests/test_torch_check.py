@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from wtref import rules, torch_check  # noqa: E402
+from wtref import relatives, rules, torch_check, training  # noqa: E402
 from wtref.errors import InputError  # noqa: E402
 from wtref.layers import BatchNorm, Conv2d, Linear, MaxPool, Residual  # noqa: E402
 from wtref.models import Options  # noqa: E402
@@ -111,15 +111,16 @@ def test_without_pytorch_one_line_says_how_to_get_it(monkeypatch):
 
 def feedback_without_decay(real):
     def learn(self, s, sgd):
-        sgd.descend(s, "W", s.outer)
-        sgd.descend(s, "B", s.outer.T, decay=False)
-        sgd.descend(s, "b", s.delta_sum, decay=False)
+        sgd.descend(s.W, s.W_gradient, decay=True)
+        if s.B is not None:
+            sgd.descend(s.B, s.W_gradient.T, decay=False)
+        self.learn_bias(s, sgd)
 
     return learn
 
 
 def decay_on_everything(real):
-    return lambda self, owner, name, gradient, decay=True: real(self, owner, name, gradient)
+    return lambda self, w, gradient, decay: real(self, w, gradient, decay=True)
 
 
 def nesterov(real):
@@ -135,21 +136,21 @@ def patches_transposed(real):
 
 
 def signs_of_size_one(real):
-    def before_backward(self, s, rng, error):
+    def before_backward(self, s, error):
         s.B = np.sign(s.W).T
 
     return before_backward
 
 
 def weights_transported(real):
-    def before_backward(self, s, rng, error):
+    def before_backward(self, s, error):
         s.B = s.W.T
 
     return before_backward
 
 
 def direct_error_doubled(real):
-    return lambda self, s, rng, error: real(self, s, rng, 2 * error)
+    return lambda self, s, error: real(self, s, 2 * error)
 
 
 def variance_biased(real):
@@ -167,9 +168,9 @@ def variance_biased(real):
 def errors_stop_at_shortcuts(real):
     def backward(self, delta):
         body, shortcut, after = self.layers
-        to_body, to_shortcut = after.backward_sum(delta)
-        shortcut.backward(to_shortcut)
-        return body.backward(to_body)
+        delta = after.backward(delta)
+        shortcut.backward(delta)
+        return body.backward(delta)
 
     return backward
 
@@ -199,7 +200,7 @@ FAULTS = [
     (Conv2d, "forward", patches_transposed, "lenet", "bp"),
     (rules.SignSymmetry, "before_backward", signs_of_size_one, "lenet", "ss"),
     (rules.FeedbackAlignment, "before_backward", weights_transported, "mlp", "fa"),
-    (rules.DirectFeedbackAlignment, "before_backward", direct_error_doubled, "lenet", "dfa"),
+    (relatives.DirectFeedbackAlignment, "before_backward", direct_error_doubled, "lenet", "dfa"),
     (BatchNorm, "forward", variance_biased, "resnet8", "bp"),
     (Residual, "backward", errors_stop_at_shortcuts, "resnet8", "dfa"),
     (Linear, "forward", bias_forgotten, "mlp", "wm"),
