@@ -1,4 +1,4 @@
-"""What every fast version of the primitives must equal: the plain one, in float64, on random shapes."""
+"""What every fast version of the ops must equal: the plain one, in float64, on random shapes."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from wtref.kernels import plain
 from wtref.kernels.building import NoCompiler
 from wtref.kernels.compiled import Compiled
+from wtref.layers import output_size
 
 seeds = st.integers(0, 2**32 - 1)
 channels, vectors = st.sampled_from([1, 3, 8, 10, 16, 17, 32, 40]), st.sampled_from([16, 32, 48, 80])
@@ -103,7 +104,7 @@ class KernelSuite:
         kernel, stride, padding = geometry
         n_in = kernel[0] * kernel[1] * c_in
         y, W, B = draw(batch, *size, c_in), draw(c_out, n_in), draw(c_out, n_in).T
-        delta = draw(batch, *plain.output_size(size, *geometry), c_out)
+        delta = draw(batch, *output_size(size, *geometry), c_out)
         self.both("convolve", y, W, *geometry)
         self.both("convolve_outer", delta, y, *geometry)
         self.both("convolve_back", delta, B, *geometry, size)

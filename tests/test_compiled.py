@@ -8,13 +8,10 @@ import numpy as np
 import pytest
 from kernel_suite import KernelSuite, compiled, in_double, normal
 
-from wtref import kernels
-from wtref.backend import open_device
 from wtref.config import Config
-from wtref.datasets import open_feed
 from wtref.kernels import plain
 from wtref.kernels.compiled import Shelf
-from wtref.training import Training
+from wtref.prepare import prepare
 
 fast = compiled()
 
@@ -99,8 +96,8 @@ def test_the_shelf_does_not_grow_with_every_size_ever_asked_for():
 GUARDED = """
 import ctypes, mmap, sys
 import numpy as np
-from wtref.kernels import plain
 from wtref.kernels.compiled import Compiled
+from wtref.layers import output_size
 
 fast, rng, kept = Compiled(2), np.random.default_rng(0), []
 
@@ -123,7 +120,7 @@ for c_in, c_out in [(3, 5), (6, 16), (16, 16), (17, 33), (32, 48)]:
     for kernel, stride, padding in [(3, 1, 1), (3, 2, 1), (1, 1, 0), (1, 2, 0), (5, 1, 0), (2, 2, 0)]:
         geometry = [(kernel, kernel), (stride, stride), (padding, padding)]
         y, W, B = draw(2, 6, 7, c_in), draw(c_out, kernel**2 * c_in), draw(c_out, kernel**2 * c_in).T
-        delta = draw(2, *plain.output_size((6, 7), *geometry), c_out)
+        delta = draw(2, *output_size((6, 7), *geometry), c_out)
         fast.convolve(y, W, *geometry), fast.convolve_outer(delta, y, *geometry)
         fast.convolve_back(delta, B, *geometry, (6, 7))
         if padding <= kernel // 2:
@@ -152,19 +149,14 @@ def test_no_read_or_write_beyond_an_array():
 @pytest.mark.parametrize("rule", ["bp", "fa", "ss", "wm", "kp", "dfa"])
 @pytest.mark.parametrize("norm", ["before", "after", "none"])
 def test_training_ends_with_the_same_network(rule, norm):
-    config = Config(model="resnet8", rule=rule, norm=norm, batch_size=64, lr=1e-3, dtype="float64", epochs=1)
-
-    def trained(which):
-        device = open_device("cpu", "float64", which)
-        training = Training(config, device, open_feed(config, device))
+    def trained(kernels):
+        config = Config(rule=rule, norm=norm, batch_size=64, lr=1e-3, dtype="float64", epochs=1, kernels=kernels)
+        training = prepare(config)
         for _, (images, labels) in zip(range(5), training.feed.train_batches(epoch=0)):
             training.train_step(images, labels)
             training.position += 1
         return training.network.arrays()
 
-    try:
-        found, wanted = trained("compiled"), trained("plain")
-    finally:
-        kernels.use()
+    found, wanted = trained("compiled"), trained("plain")
     for name, array in wanted.items():
         assert np.abs(found[name] - array).max() <= 1e-8 * max(np.abs(array).max(), 1e-3)

@@ -164,8 +164,9 @@ class MaxPool:
 
     def backward(self, delta):
         """delta (N, H', W', C) -> (N, H, W, C)."""
-        places = array_module(delta).arange(math.prod(self.kernel))[:, None]
-        won = (self.winner[:, :, :, None] == places) * delta[:, :, :, None]
+        xp = array_module(delta)
+        chosen = self.winner[:, :, :, None] == xp.arange(math.prod(self.kernel))[:, None]
+        won = xp.where(chosen, delta[:, :, :, None], 0)
         return image(won.reshape(*delta.shape[:3], math.prod(won.shape[3:])), self.shape, *self.geometry)
 
 

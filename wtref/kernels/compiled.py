@@ -51,7 +51,7 @@ class Compiled:
         with same_cores():
             self.libraries = {dtype: library(real) for dtype, (real, _) in REALS.items()}
             for functions in self.libraries.values():
-                self.threads = functions.use_threads(threads)
+                self.threads = functions.threads = functions.use_threads(threads)
                 functions.keep_memory()
         self.shelf = Shelf()
 
@@ -163,10 +163,12 @@ class Compiled:
 
     def _function(self, dtype, name, words):
         """The C function for numbers of the dtype, which knows the types of its arguments from the first it is given."""
-        try:
-            function = getattr(self.libraries[dtype], name)
-        except KeyError:
-            raise ValueError(f"{name}: arrays must be of float32 or float64, found {dtype}") from None
+        if dtype not in self.libraries:
+            raise ValueError(f"{name}: arrays must be of float32 or float64, found {dtype}")
+        functions = self.libraries[dtype]
+        if functions.threads != self.threads:  # all that use a library share its number of threads
+            functions.threads = functions.use_threads(self.threads)
+        function = getattr(functions, name)
         if function.argtypes is None:
             function.argtypes, function.restype = [_c_type(word, dtype) for word in words], None
         return function

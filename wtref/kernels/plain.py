@@ -1,16 +1,14 @@
-"""The array primitives, written plainly, on NumPy's arrays or CuPy's: what every faster version must equal.
+"""What each function of a device's `ops` computes, in array expressions: what every faster version must equal.
 
-A convolution is a matrix acting on patches.  `gather` lays the patches of an image out as rows,
-values in the order (k_h, k_w, C); `scatter` is its transpose and adds rows back into the image they
-came from.  Kernel, stride and padding are pairs (vertical, horizontal).
+Kernel, stride and padding are pairs (vertical, horizontal); patches are those of layers.py.
 """
 
 import math
 
-import numpy as np
-
+from wtref import layers
 from wtref.backend import array_module
-from wtref.noise import hadamard_product  # noqa: F401  (one of the primitives)
+from wtref.layers import image, patches, rows
+from wtref.noise import hadamard_product  # noqa: F401  (one of the functions)
 
 
 def product(a, b):
@@ -20,8 +18,7 @@ def product(a, b):
 
 def convolve(y, W, kernel, stride, padding):
     """W (C_out, k_h k_w C_in) acting on the patches of y (N, H, W, C_in): (N, H', W', C_out)."""
-    patches = gather(y, kernel, stride, padding)
-    return (_rows(patches, W.shape[1]) @ W.T).reshape(*patches.shape[:3], len(W))
+    return layers.product(patches(y, kernel, stride, padding), W.T)
 
 
 def convolve_with_moments(y, W, kernel, stride, padding):
@@ -31,29 +28,26 @@ def convolve_with_moments(y, W, kernel, stride, padding):
 
 def convolve_outer(delta, y, kernel, stride, padding):
     """The sum over batch and positions of delta y^T, delta (N, H', W', C_out) and y's patches: as W, (C_out, n_in)."""
-    patches = gather(y, kernel, stride, padding)
-    return _rows(delta, delta.shape[3]).T @ patches.reshape(-1, kernel[0] * kernel[1] * y.shape[3])
+    return rows(delta).T @ rows(patches(y, kernel, stride, padding))
 
 
 def convolve_back(delta, B, kernel, stride, padding, size):
     """delta (N, H', W', C_out) through B (k_h k_w C_in, C_out), patch by patch: (N, H, W, C_in), size = (H, W)."""
-    patches = _rows(delta, delta.shape[3]) @ B.T
-    channels = len(B) // math.prod(kernel)
-    return scatter(patches.reshape(*delta.shape[:3], *kernel, channels), size, stride, padding)
+    shape = len(delta), *size, len(B) // math.prod(kernel)
+    return image(layers.product(delta, B.T), shape, kernel, stride, padding)
 
 
 def max_pool(y, kernel, stride, padding):
     """The largest value of each window of y (N, H, W, C) and which of its places first held it, both (N, H', W', C)."""
-    patches = gather(y, kernel, stride, padding, fill=-math.inf)
-    windows = patches.reshape(*patches.shape[:3], math.prod(kernel), y.shape[3])
-    return windows.max(axis=3), windows.argmax(axis=3)
+    pool = layers.MaxPool("max_pool", kernel, stride, padding)
+    return pool.forward(y), pool.winner
 
 
 def max_pool_back(delta, winner, kernel, stride, padding, size):
     """delta (N, H', W', C) to the places that won: (N, H, W, C), size = (H, W)."""
-    xp = array_module(delta)
-    won = xp.where(winner[:, :, :, None] == xp.arange(math.prod(kernel))[:, None], delta[:, :, :, None], 0)
-    return scatter(won.reshape(*delta.shape[:3], *kernel, delta.shape[3]), size, stride, padding)
+    pool = layers.MaxPool("max_pool", kernel, stride, padding)
+    pool.winner, pool.shape = winner, (len(delta), *size, delta.shape[3])
+    return pool.backward(delta)
 
 
 def biased(a, b):
@@ -64,7 +58,7 @@ def biased(a, b):
 
 def total(x):
     """The sum (C) of x (..., C) over all but the last axis."""
-    return _rows(x, x.shape[-1]).sum(axis=0)
+    return rows(x).sum(axis=0)
 
 
 def average(y):
@@ -74,10 +68,8 @@ def average(y):
 
 def moments(x):
     """Mean and variance (C) of x (..., C) over all but the last axis."""
-    rows = _rows(x, x.shape[-1])
-    mean = rows.mean(axis=0)
-    centred = rows - mean
-    return mean, (centred * centred).mean(axis=0)
+    mean = rows(x).mean(axis=0)
+    return mean, ((rows(x) - mean) ** 2).mean(axis=0)
 
 
 def joint_moments(counts, means, variances):
@@ -115,8 +107,8 @@ def norm_sums(delta, x, mean, scale, beta=None):
 
     beta: if given, delta counts only where (x - mean) scale + beta > 0, as behind a ReLU.
     """
-    rows = _rows(_counted(delta, x, mean, scale, beta), len(mean))
-    return array_module(rows).stack([rows.sum(axis=0), (rows * _rows(x - mean, len(mean))).sum(axis=0)])
+    counted = _counted(delta, x, mean, scale, beta)
+    return array_module(x).stack([total(counted), total(counted * (x - mean))])
 
 
 def norm_gradients(delta, x, mean, inverse_std, scale, beta=None, norm_sums=norm_sums, count=None):
@@ -163,52 +155,6 @@ def descend(w, v, gradient, lr, momentum, decay, nesterov):
     w -= lr * (gradient + momentum * v if nesterov else v)
 
 
-def output_size(size, kernel, stride, padding):
-    """(H', W'): how many patches fit down and across an image of size (H, W)."""
-    return tuple((n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel, stride, padding))
-
-
-def gather(image, kernel, stride, padding, fill=0):
-    """All patches of an image batch.
-
-    Parameters: image (N, H, W, C); fill, the value outside the image.
-    Returns: patches (N, H', W', k_h, k_w, C), contiguous.
-    """
-    xp = array_module(image)
-    windows = xp.lib.stride_tricks.sliding_window_view(_pad(image, padding, fill), kernel, axis=(1, 2))
-    here = windows[:, :: stride[0], :: stride[1]]  # (N, H', W', C, k_h, k_w), a view
-    return xp.ascontiguousarray(here.transpose(0, 1, 2, 4, 5, 3))
-
-
-def scatter(patches, size, stride, padding):
-    """Add patches (N, H', W', k_h, k_w, C) into an image (N, H, W, C) of zeros, size = (H, W)."""
-    xp = array_module(patches)
-    n, rows, columns, k_h, k_w, channels = patches.shape
-    (height, width), (p_h, p_w) = size, padding
-    image = xp.zeros((n, height + 2 * p_h, width + 2 * p_w, channels), dtype=patches.dtype)
-    for i in range(k_h):
-        for j in range(k_w):  # place (i, j) of every patch at once
-            down = slice(i, i + stride[0] * (rows - 1) + 1, stride[0])
-            across = slice(j, j + stride[1] * (columns - 1) + 1, stride[1])
-            image[:, down, across] += patches[:, :, :, i, j]
-    return image[:, p_h : p_h + height, p_w : p_w + width]
-
-
 def _counted(delta, x, mean, scale, beta):
     """delta where a ReLU behind batch norm let x through; all of it where there is none."""
     return delta if beta is None else relu_back(delta, norm_forward(x, mean, scale, beta))
-
-
-def _rows(x, width):
-    return x.reshape(-1, width)
-
-
-def _pad(image, padding, fill):
-    (p_h, p_w) = padding
-    if p_h == p_w == 0:
-        return image
-    xp = array_module(image)
-    n, height, width, channels = image.shape
-    padded = xp.full((n, height + 2 * p_h, width + 2 * p_w, channels), fill, dtype=image.dtype)
-    padded[:, p_h : p_h + height, p_w : p_w + width] = image
-    return padded
