@@ -2,14 +2,16 @@
 
 import numpy as np
 import pytest
-from helpers import CPU, equipped, modest
+from helpers import CPU, close, equipped, modest, norms_of, ready
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wtref.activations import Identity, ReLU, Tanh
 from wtref.backend import Device
 from wtref.fast import accelerate
+from wtref.fast import layers as fast
 from wtref.kernels import equip
-from wtref.layers import Conv2d
+from wtref.layers import BatchNorm, Conv2d, Linear, MaxPool, Residual, Sequential, walk
 from wtref.losses import softmax_cross_entropy
 from wtref.models import Network, Options, build
 from wtref.relatives import RULES
@@ -81,6 +83,66 @@ def _pass(network, rule, images, labels):
         found |= {f"{norm.name} {name}": x for name, x in norm.arrays().items()}
         found |= {f"{norm.name} gradients": np.stack([norm.gamma_gradient, norm.beta_gradient])}
     return {name: x.copy() for name, x in found.items() if x is not None}
+
+
+with_ops = pytest.mark.skipif(equipped().ops is None, reason=equipped().kernels)
+
+
+def kinds(layer):
+    """The kinds of all layers inside, in forward order, those that rectify marked; containers left out."""
+    marks = (f"{type(part).__name__}{'+' * getattr(part, 'rectify', False)}" for part in walk(layer) if not hasattr(part, "layers"))
+    return " ".join(marks)
+
+
+@with_ops
+@pytest.mark.parametrize("norm, body, shortcut, end", [
+    ("before", "Conv2d BatchNorm+ Conv2d", "Conv2d BatchNorm", "BatchNorm+"),
+    ("after", "Conv2d ReLU BatchNorm Conv2d ReLU BatchNorm", "Conv2d BatchNorm", "Identity"),
+    ("none", "Conv2d ReLU Conv2d", "Conv2d", "ReLU"),
+])  # fmt: skip
+def test_which_layers_are_taken_in_one_pass(norm, body, shortcut, end):
+    network = accelerate(build("resnet8", (8, 8, 3), 4, Options(norm=norm)), equipped())
+    stem = {"before": ["Conv2d", "BatchNorm+"], "after": ["Conv2d", "ReLU", "BatchNorm"], "none": ["Conv2d", "ReLU"]}[norm]
+    first = len(stem)
+    assert [kinds(layer) for layer in network.layers[:first]] == stem
+    assert [kinds(part) for part in network.layers[first].layers] == [body, "", end]
+    assert [kinds(part) for part in network.layers[first + 1].layers] == [body, shortcut, end]
+    normed = [layer.normed for layer in walk(network) if isinstance(layer, fast.Conv2d)]
+    assert len(normed) == 9 and all(normed) == any(normed) == (norm == "before")
+    for layer in walk(network):
+        assert type(layer).__module__ == "wtref.fast.layers" or type(layer).__name__ in ("Network", "Sequential", "Identity")
+
+
+@pytest.mark.parametrize("train", [True, False])
+@given(st.sampled_from([(4,), (7,), (2, 3, 2)]), st.integers(1, 3), st.integers(0, 2**32 - 1))
+@modest
+def test_one_pass_is_batch_norm_and_what_follows_one_by_one(train, shape, c, seed):
+    """The ReLU behind it; and at the end of a residual block the sum, too; in other places neither."""
+    rng = np.random.default_rng(seed)
+    for make in (
+        lambda norm: Sequential(norm, ReLU()),
+        lambda norm: Sequential(norm, ReLU(), ReLU()),
+        lambda norm: Residual(norm, Sequential(), ReLU()),
+        lambda norm: Residual(Sequential(norm, ReLU()), Sequential(), ReLU()),
+        lambda norm: Residual(Sequential(), norm, ReLU()),
+        lambda norm: Residual(norm, Sequential(), Tanh()),
+        lambda norm: Residual(Sequential(), Sequential(norm, ReLU()), Identity()),
+    ):
+        plain, twin = (ready(make(BatchNorm("n", c)), np.random.default_rng(seed)) for _ in range(2))
+        a, delta = rng.standard_normal((2, *shape, c))
+        one_pass = accelerate(Sequential(twin), equipped(threads=1))
+        assert close(one_pass.forward(a, train), plain.forward(a, train), 1e-13)
+        (norm,), (found,) = norms_of(plain), norms_of(twin)
+        if train:
+            assert close(one_pass.backward(delta), plain.backward(delta), 1e-13)
+            for name in ("gamma_gradient", "beta_gradient", "running_mean", "running_var"):
+                assert close(getattr(found, name), getattr(norm, name), 1e-13), name
+
+
+@pytest.mark.parametrize("kind", [Linear, Conv2d, BatchNorm, ReLU, MaxPool, Residual])
+def test_a_subclass_of_a_layer_stays_as_it_is(kind):
+    layer = object.__new__(type("Mine", (kind,), {}))
+    assert accelerate(Sequential(layer), equipped()).layers[0] is layer
 
 
 def test_the_plain_network_is_left_as_it_is_where_the_device_has_no_ops():

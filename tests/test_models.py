@@ -9,7 +9,7 @@ from wtref.errors import InputError
 from wtref.layers import BatchNorm, Conv2d, GlobalAvgPool, Linear, MaxPool, walk
 from wtref.losses import softmax_cross_entropy
 from wtref.models import ALIASES, MODELS, Options, build
-from wtref.rules import RULES
+from wtref.relatives import RULES
 
 CPU = open_device("cpu", "float64")
 RESNETS = [name for name in MODELS if name.startswith("resnet")]
@@ -140,18 +140,18 @@ def test_the_aliases_of_the_papers_networks():
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("model", ["mlp", "lenet", "resnet8"])
 def test_only_the_first_layer_has_no_feedback(model, rule):
-    shape, rng, learner = (12, 12, 1), np.random.default_rng(0), RULES[rule]()
+    shape, learner = (12, 12, 1), RULES[rule]()
     network = drawn(model, shape, hidden=(6, 5), width=4)
     for s in network.with_feedback:
-        learner.connect(s, rng, 10)
+        learner.connect(s, 10)
     first, *others = network.synapses
     assert first.B is None and others == network.with_feedback
     assert all(s.B.shape == (s.n_in, 10 if rule == "dfa" else s.n_out) for s in others)
     _, error = softmax_cross_entropy(network.forward(images(shape)), np.array([3, 4]))
     for s in others:
-        learner.before_backward(s, rng, error)
+        learner.before_backward(s, error)
     assert network.backward(error) is None
-    assert all(s.outer.shape == s.W.shape and s.outer.any() for s in network.synapses)
+    assert all(s.W_gradient.shape == s.W.shape and s.W_gradient.any() for s in network.synapses)
 
 
 # --- signals ----------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_the_stem_goes_by_the_image(name, shape, stem, wanted):
 
 
 BLOCKS = {  # body, shortcut, after the sum
-    "before": ["Conv2d NormReLU Conv2d", "Conv2d BatchNorm", "NormSumReLU"],
+    "before": ["Conv2d BatchNorm ReLU Conv2d BatchNorm", "Conv2d BatchNorm", "ReLU"],
     "after": ["Conv2d ReLU BatchNorm Conv2d ReLU BatchNorm", "Conv2d BatchNorm", "Identity"],
     "none": ["Conv2d ReLU Conv2d", "Conv2d", "ReLU"],
 }
@@ -247,7 +247,7 @@ def test_where_the_norm_stands_in_a_residual_block(norm):
 
 
 BOTTLENECKS = {
-    "before": "Conv2d NormReLU Conv2d NormReLU Conv2d",
+    "before": "Conv2d BatchNorm ReLU Conv2d BatchNorm ReLU Conv2d BatchNorm",
     "after": "Conv2d ReLU BatchNorm Conv2d ReLU BatchNorm Conv2d ReLU BatchNorm",
     "none": "Conv2d ReLU Conv2d ReLU Conv2d",
 }
@@ -258,7 +258,7 @@ def test_where_the_norm_stands_in_a_bottleneck(norm):
     assert kinds(build("resnet50", *CIFAR, Options(norm=norm)).layers[1].layers[0]) == BOTTLENECKS[norm]
 
 
-UNITS = {"before": "Linear NormReLU", "after": "Linear ReLU BatchNorm", "none": "Linear ReLU"}
+UNITS = {"before": "Linear BatchNorm ReLU", "after": "Linear ReLU BatchNorm", "none": "Linear ReLU"}
 
 
 @pytest.mark.parametrize("norm", UNITS)

@@ -9,18 +9,18 @@ from wtref.fast import layers as fast
 def accelerate(network, device):
     """The same network from fused layers, which share its synapses and batch norms; itself where the device has no ops.
 
-    Both may be used in turn: they read and change the same arrays.
+    Both may be used in turn: they read and change the same arrays.  Layers of other classes, subclasses too, stay as they are.
     """
     if device.ops is None:
         return network
     accelerated = copy.copy(network)
-    accelerated.layers = _sequence(network, device.ops)
+    accelerated.layers = _sequence(layers.Sequential(*network.layers), device.ops)
     return accelerated
 
 
-def _sequence(sequential, ops):
-    """The fast layers of a Sequential, in a row."""
-    plain, made = list(_flattened(sequential)), []
+def _sequence(layer, ops):
+    """The fast layers of a Sequential or of one layer, in a row."""
+    plain, made = list(_flattened(layer)), []
     for layer, following in zip(plain, [*plain[1:], None]):
         behind = made[-1] if made else None
         if type(layer) is activations.ReLU and isinstance(behind, fast.BatchNorm):
@@ -32,11 +32,11 @@ def _sequence(sequential, ops):
 
 def _layer(layer, following, behind, ops):
     """One layer's fast form; behind: the fast layer that gives its input."""
-    if isinstance(layer, layers.Conv2d):
-        return fast.Conv2d(layer, ops, normed=isinstance(following, layers.BatchNorm) and not layer.synapses.bias)
-    if isinstance(layer, layers.BatchNorm):
+    if type(layer) is layers.Conv2d:
+        return fast.Conv2d(layer, ops, normed=type(following) is layers.BatchNorm and not layer.synapses.bias)
+    if type(layer) is layers.BatchNorm:
         return fast.BatchNorm(layer, ops, behind=behind if isinstance(behind, fast.Conv2d) else None)
-    if isinstance(layer, layers.Residual):
+    if type(layer) is layers.Residual:
         return _residual(layer, ops)
     return FORMS[type(layer)](layer, ops) if type(layer) in FORMS else layer
 
@@ -45,18 +45,20 @@ def _residual(block, ops):
     *branches, phi = block.layers
     body, shortcut = (layers.Sequential(*_sequence(branch, ops)) for branch in branches)
     phi = _layer(phi, None, None, ops)
-    if isinstance(phi, fast.ReLU) and isinstance(body.layers[-1], fast.BatchNorm):
-        *inner, phi = body.layers
+    *inner, last = body.layers or [None]
+    if isinstance(phi, fast.ReLU) and isinstance(last, fast.BatchNorm) and not last.rectify:
+        phi = last
         phi.rectify, body = True, layers.Sequential(*inner)
     return fast.Residual(body, shortcut, phi, ops)
 
 
-def _flattened(sequential):
-    for layer in sequential.layers:
-        if isinstance(layer, layers.Sequential):
-            yield from _flattened(layer)
-        else:
-            yield layer
+def _flattened(layer):
+    """The layers of a Sequential, and of those inside it, in a row; any other layer alone."""
+    if type(layer) is layers.Sequential:
+        for inner in layer.layers:
+            yield from _flattened(inner)
+    else:
+        yield layer
 
 
 FORMS = {
