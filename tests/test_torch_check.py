@@ -1,6 +1,8 @@
 """Every rule on every kind of network agrees with PyTorch, and a fault on our side does not go unseen."""
 
+import copy
 import importlib
+import inspect
 import sys
 
 import numpy as np
@@ -8,12 +10,16 @@ import pytest
 
 pytest.importorskip("torch")
 
-from wtref import relatives, rules, torch_check, training  # noqa: E402
+from helpers import CPU  # noqa: E402
+
+from wtref import layers, relatives, rules, torch_check  # noqa: E402
 from wtref.errors import InputError  # noqa: E402
-from wtref.layers import BatchNorm, Conv2d, Linear, MaxPool, Residual  # noqa: E402
+from wtref.fast import layers as fast  # noqa: E402
+from wtref.kernels import equip  # noqa: E402
 from wtref.models import Options  # noqa: E402
 from wtref.optim import SGD  # noqa: E402
 from wtref.torch_check import CHECKED, Row, check, table  # noqa: E402
+from wtref.training import Training, train_step  # noqa: E402
 
 STEPS = 3
 
@@ -24,9 +30,9 @@ def few_rows(monkeypatch):
     monkeypatch.setitem(torch_check.MIRROR, "rows", 32)
 
 
-def checked(model, rule, steps=STEPS, dtype="float64", **options):
+def checked(model, rule, steps=STEPS, dtype="float64", kernels="auto", **options):
     options = Options(**({"hidden": (20, 12)} | options))
-    (row,) = check([model], [rule], dtype=dtype, steps=steps, options=options)
+    (row,) = check([model], [rule], dtype=dtype, steps=steps, options=options, kernels=kernels)
     return row
 
 
@@ -35,6 +41,13 @@ def checked(model, rule, steps=STEPS, dtype="float64", **options):
 @pytest.mark.parametrize("model", ["mlp", "lenet", "resnet8", "resnet18", "resnet50"])
 def test_every_rule_agrees_with_pytorch(model, norm, rule):
     row = checked(model, rule, norm=norm, width=4)
+    assert row.passed, row
+
+
+@pytest.mark.parametrize("rule", CHECKED)
+@pytest.mark.parametrize("model", ["mlp", "lenet", "resnet8"])
+def test_the_plain_layers_agree_with_pytorch(model, rule):
+    row = checked(model, rule, kernels="plain", norm="before", width=4)
     assert row.passed, row
 
 
@@ -132,7 +145,10 @@ def nesterov(real):
 
 
 def patches_transposed(real):
-    return lambda self, y, train=True: real(self, y.swapaxes(1, 2), train).swapaxes(1, 2)
+    def forward(self, y, train=True):
+        return np.ascontiguousarray(real(self, np.ascontiguousarray(y.swapaxes(1, 2)), train).swapaxes(1, 2))
+
+    return forward
 
 
 def signs_of_size_one(real):
@@ -154,23 +170,35 @@ def direct_error_doubled(real):
 
 
 def variance_biased(real):
-    def forward(self, y, train=True):
-        before, count = self.running_var.copy(), y.size // self.channels
-        out = real(self, y, train)
+    def forward(self, y, train=True, **more):
+        norm = getattr(self, "plain", self)
+        before, count = norm.running_var.copy(), y.size // norm.channels
+        out = real(self, y, train, **more)
         if train:
-            kept = (1 - self.momentum) * before
-            self.running_var[...] = kept + (self.running_var - kept) * (count - 1) / count
+            kept = (1 - norm.momentum) * before
+            norm.running_var[...] = kept + (norm.running_var - kept) * (count - 1) / count
         return out
 
     return forward
 
 
+class Silent:
+    """A layer that sends no error back."""
+
+    def __init__(self, layer):
+        self.layer = layer
+
+    def backward(self, delta):
+        return 0 * self.layer.backward(delta)
+
+
 def errors_stop_at_shortcuts(real):
     def backward(self, delta):
-        body, shortcut, after = self.layers
-        delta = after.backward(delta)
-        shortcut.backward(delta)
-        return body.backward(delta)
+        body, shortcut, phi = layers = self.layers
+        self.layers = body, Silent(shortcut), phi
+        delta = real(self, delta)
+        self.layers = layers
+        return delta
 
     return backward
 
@@ -184,7 +212,7 @@ def bias_forgotten(real):
 
 def largest_in_the_wrong_place(real):
     def backward(self, delta):
-        return real(self, delta)[:, ::-1]
+        return np.ascontiguousarray(real(self, delta)[:, ::-1])
 
     return backward
 
@@ -197,20 +225,79 @@ FAULTS = [
     (rules.KolenPollack, "learn", feedback_without_decay, "mlp", "kp"),
     (SGD, "descend", decay_on_everything, "mlp", "bp"),
     (SGD, "descend", nesterov, "mlp", "fa"),
-    (Conv2d, "forward", patches_transposed, "lenet", "bp"),
     (rules.SignSymmetry, "before_backward", signs_of_size_one, "lenet", "ss"),
     (rules.FeedbackAlignment, "before_backward", weights_transported, "mlp", "fa"),
     (relatives.DirectFeedbackAlignment, "before_backward", direct_error_doubled, "lenet", "dfa"),
-    (BatchNorm, "forward", variance_biased, "resnet8", "bp"),
-    (Residual, "backward", errors_stop_at_shortcuts, "resnet8", "dfa"),
-    (Linear, "forward", bias_forgotten, "mlp", "wm"),
-    (MaxPool, "backward", largest_in_the_wrong_place, "lenet", "kp"),
     (rules.WeightMirror, "memory", half_the_noise, "mlp", "wm"),
 ]
+FAULTS_OF_LAYERS = [
+    ("Conv2d", "forward", patches_transposed, "lenet", "bp"),
+    ("BatchNorm", "forward", variance_biased, "resnet8", "bp"),
+    ("Residual", "backward", errors_stop_at_shortcuts, "resnet8", "dfa"),
+    ("Linear", "forward", bias_forgotten, "mlp", "wm"),
+    ("MaxPool", "backward", largest_in_the_wrong_place, "lenet", "kp"),
+]
+
+
+def assert_seen(model, rule, kernels="auto"):
+    row = checked(model, rule, kernels=kernels, width=4)
+    assert row.worst > 1e-6, row  # a thousand times the limit
 
 
 @pytest.mark.parametrize("place, name, fault, model, rule", FAULTS, ids=lambda x: getattr(x, "__name__", x))
 def test_a_fault_on_our_side_is_seen(monkeypatch, place, name, fault, model, rule):
     monkeypatch.setattr(place, name, fault(getattr(place, name)))
-    row = checked(model, rule, width=4)
-    assert row.worst > 1e-6, row  # a thousand times the limit
+    assert_seen(model, rule)
+
+
+@pytest.mark.parametrize("kernels", ["plain", "compiled"])
+@pytest.mark.parametrize("layer, name, fault, model, rule", FAULTS_OF_LAYERS, ids=lambda x: getattr(x, "__name__", x))
+def test_a_fault_in_a_layer_is_seen(monkeypatch, layer, name, fault, model, rule, kernels):
+    """In the plain layers, and in those that take their place."""
+    if kernels == "compiled" and equip(CPU).ops is None:
+        pytest.skip("no C compiler")
+    place = getattr(layers if kernels == "plain" else fast, layer)
+    monkeypatch.setattr(place, name, fault(getattr(place, name)))
+    assert_seen(model, rule, kernels)
+
+
+# Faults of the training step.  `check` takes the steps that Training takes, so that what one leaves out the other does.
+
+
+def planted(monkeypatch, **left_out):
+    """train_step sees a network whose lists lack what left_out says: {list: the index to be left out, or None for all}."""
+
+    def faulty(network, *rest):
+        network = copy.copy(network)
+        for name, index in left_out.items():
+            whole = getattr(network, name)
+            setattr(network, name, [] if index is None else [part for i, part in enumerate(whole) if i != index])
+        return train_step(network, *rest)
+
+    monkeypatch.setattr(torch_check, "train_step", faulty)
+
+
+def test_check_takes_the_step_of_training():
+    assert torch_check.train_step is train_step is inspect.signature(Training).parameters["step"].default
+
+
+@pytest.mark.parametrize("index", range(5))
+@pytest.mark.parametrize("rule", CHECKED)
+def test_a_step_that_skips_a_layer_is_seen(monkeypatch, rule, index):
+    assert checked("lenet", rule, steps=1).passed
+    planted(monkeypatch, synapses=index)
+    assert not checked("lenet", rule, steps=1).passed
+
+
+@pytest.mark.parametrize("rule", ["wm", "ss"])
+@pytest.mark.parametrize("index", range(4))
+def test_a_step_that_skips_the_feedback_of_a_layer_is_seen(monkeypatch, rule, index):
+    planted(monkeypatch, with_feedback=index)
+    assert_seen("lenet", rule)
+
+
+@pytest.mark.parametrize("index", [None, 0, 3])
+@pytest.mark.parametrize("rule", CHECKED)
+def test_a_step_that_skips_batch_norms_is_seen(monkeypatch, rule, index):
+    planted(monkeypatch, norms=index)
+    assert not checked("resnet8", rule, steps=1, width=4).passed

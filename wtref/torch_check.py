@@ -15,6 +15,7 @@ import numpy as np
 from wtref.backend import open_device, to_host
 from wtref.errors import InputError, check_choice
 from wtref.fast import accelerate
+from wtref.kernels import equip
 from wtref.losses import softmax_cross_entropy
 from wtref.models import ALIASES, Options, build
 from wtref.noise import NOISES
@@ -86,18 +87,19 @@ class Row:
 
 
 def check(
-    models=MODELS, rules=CHECKED, device="cpu", dtype="float64", steps=10, options=Options(), progress=None
+    models=MODELS, rules=CHECKED, device="cpu", dtype="float64", steps=10, options=Options(), progress=None, kernels="auto"
 ):
     """Compare every model under every rule with PyTorch.
 
     Parameters: models and rules by name; device and dtype as `open_device` takes them; steps of
-    training; options of the models; progress, called with one line of text after each comparison.
+    training; options of the models; progress, called with one line of text after each comparison;
+    kernels as `equip` takes them: with "plain" the network's own layers compute, else accelerated ones.
     Returns: a list of Rows.
     Raises: InputError for an unknown name, a rule not in CHECKED, or a device PyTorch lacks.
     """
     for rule in rules:
         check_choice("rule to check", rule, CHECKED)
-    device, rows = open_device(device, dtype), []
+    device, rows = equip(open_device(device, dtype), kernels), []
     if device.name != "cpu" and not torch.cuda.is_available():
         raise InputError(f"check: PyTorch {torch.__version__} sees no CUDA device; use --device cpu")
     for model in (ALIASES.get(name, name) for name in models):
