@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import CPU
 from kernel_suite import KernelSuite, compiled, normal
 
-from wtref import kernels
 from wtref.errors import InputError
-from wtref.kernels import building, plain
+from wtref.kernels import building, cores, equip
 from wtref.kernels.compiled import REALS, Compiled, Shelf
 
 compiled()
@@ -29,7 +29,7 @@ def compiled_with(folder, *flags):
         words = [*building.FLAGS, *flags, f"-DREAL={real}", str(building.SOURCES / "all.c"), "-o", str(path)]
         subprocess.run(["cc", *words], check=True)
         other.libraries[dtype] = building.ctypes.CDLL(str(path))
-        other.libraries[dtype].use_threads(2)
+        other.threads = other.libraries[dtype].threads = other.libraries[dtype].use_threads(2)
     return other
 
 
@@ -62,12 +62,11 @@ def best_time(function, *arguments):
     return min(once() for _ in range(30))
 
 
-def test_passes_over_arrays_do_not_lose_their_vectors_to_the_stack(narrower):
+def test_passes_over_arrays_do_not_lose_their_vectors_to_the_stack(narrower, monkeypatch):
     """They take 2 to 4 times as long as NumPy's addition; where each vector went through the stack, 20 to 40 times as long."""
     draw = normal(3, np.float32)
     x, delta, vector = draw(2000, 64), draw(2000, 64), draw(64)
-    for functions in narrower.libraries.values():
-        functions.use_threads(1)
+    monkeypatch.setattr(narrower, "threads", 1)
     usual = best_time(np.add, x, delta)
     assert best_time(narrower.moments, x) < 10 * usual
     assert best_time(narrower.norm_sums, delta, x, vector, vector, vector) < 10 * usual
@@ -80,12 +79,13 @@ def test_sources_compile_without_a_warning(tmp_path):
 def test_words_and_refusals_without_a_compiler(monkeypatch):
     for compiler, reason in [("no-such-compiler", "no-such-compiler is not there"), ("false", "false fails")]:
         monkeypatch.setenv("CC", compiler)
-        assert reason in kernels.use("auto", 1) and kernels.use("auto", 1).startswith("plain kernels")
-        assert kernels.primitives(np.zeros(1)) is plain
+        device = equip(CPU, "auto", 1)
+        assert reason in device.kernels and device.kernels.startswith("plain kernels")
+        assert device.ops is None
         with pytest.raises(InputError, match=f"--kernels compiled: .*{reason}"):
-            kernels.use("compiled")
+            equip(CPU, "compiled")
     monkeypatch.undo()
-    assert kernels.use() == f"compiled kernels, {kernels.cores()} thread{'s' * (kernels.cores() > 1)}"
+    assert equip(CPU).kernels == f"compiled kernels, {cores()} thread{'s' * (cores() > 1)}"
 
 
 @pytest.fixture
@@ -160,9 +160,7 @@ def test_without_a_home_folder_the_plain_kernels_compute_and_say_why(monkeypatch
         monkeypatch.delenv(variable, raising=False)
     building._library.cache_clear()
     reason = "no home folder to keep the compiled kernels in; set XDG_CACHE_HOME to a folder"
-    assert kernels.use("auto", 1) == f"plain kernels ({reason}), 1 thread"
-    monkeypatch.undo()
-    kernels.use()
+    assert equip(CPU, "auto", 1).kernels == f"plain kernels ({reason}), 1 thread"
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):

@@ -3,36 +3,25 @@
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import CPU
 from kernel_suite import assert_equal, compiled, normal
 
-from wtref import kernels
-from wtref.backend import open_device
 from wtref.config import Config
 from wtref.errors import InputError
+from wtref.kernels import equip
 from wtref.kernels.compiled import Compiled
 
 compiled()
 ROOT = Path(__file__).parents[1]
 
 
-@contextmanager
-def on_threads(threads):
-    """The compiled kernels; as many threads as usual are in use again afterwards."""
-    try:
-        yield Compiled(threads)
-    finally:
-        Compiled(kernels.cores())
-
-
 def results(threads):
-    with on_threads(threads) as many:
-        return results_of(many)
+    return results_of(Compiled(threads))
 
 
 def results_of(many):
@@ -71,12 +60,12 @@ def test_threads_change_nothing_but_rounding(threads):
 def test_fewer_threads_than_there_were_before(name, value):
     """What nobody computed must not be added up."""
     alone = results(1)
-    with on_threads(7) as many:
-        openmp = many.libraries[np.dtype(np.float64)]
-        usual = getattr(openmp, name.replace("set", "get"))()
-        getattr(openmp, name)(value)
-        found = results_of(many)
-        getattr(openmp, name)(usual)
+    many = Compiled(7)
+    openmp = many.libraries[np.dtype(np.float64)]
+    usual = getattr(openmp, name.replace("set", "get"))()
+    getattr(openmp, name)(value)
+    found = results_of(many)
+    getattr(openmp, name)(usual)
     assert_same(found, alone)
 
 
@@ -90,26 +79,28 @@ def test_kernels_equal_the_plain_ones_under_openmp_s_variables(variable):
 
 
 def test_the_number_of_threads_is_that_of_openmp():
-    command = [sys.executable, "-c", "from wtref import kernels; print(kernels.use('compiled', 2))"]
+    program = "from helpers import CPU; from wtref.kernels import equip; print(equip(CPU, 'compiled', 2).kernels)"
+    command, path = [sys.executable, "-c", program], {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     for variable, words in [
         ("OMP_THREAD_LIMIT=1", "compiled kernels, 1 thread (OpenMP allows no more)"),
         ("OMP_THREAD_LIMIT=2", "compiled kernels, 2 threads"), ("OMP_DYNAMIC=true", "compiled kernels, 2 threads"),
     ]:  # fmt: skip
-        environment = os.environ | dict([variable.split("=")])
+        environment = os.environ | path | dict([variable.split("=")])
         assert subprocess.check_output(command, text=True, cwd=ROOT, env=environment) == words + "\n"
 
 
 BOUND = """
 import os
 import numpy as np
-from wtref import kernels
+from wtref.backend import open_device
 from wtref.datasets import folder
+from wtref.kernels import equip
 cores = os.sched_getaffinity(0)
-words = kernels.use("compiled")
+device = equip(open_device("cpu"), "compiled")
 x = np.ones((300, 300))
-assert (kernels.primitives(x).product(x, x) == 300).all()
+assert (device.ops.product(x, x) == 300).all()
 assert os.sched_getaffinity(0) == cores
-assert words == kernels.use("compiled") == f"compiled kernels, {len(cores)} thread" + "s" * (len(cores) > 1)
+assert device.kernels == equip(open_device("cpu"), "compiled").kernels == f"compiled kernels, {len(cores)} thread" + "s" * (len(cores) > 1)
 assert folder._worker_count(None) == len(cores)
 """
 
@@ -127,7 +118,7 @@ def test_openmp_binds_only_its_own_threads(variable):
 @pytest.mark.parametrize("threads", [2**32 + 1, 2**32, 100_000, 1025, 0, -1])
 def test_numbers_of_threads_that_cannot_be(threads):
     right = "at least 1" if threads < 1 else "at most 1,024"
-    for use in (kernels.use, partial(open_device, "cpu"), Config):
+    for use in (partial(equip, CPU), Config):
         with pytest.raises(InputError, match=f"^--threads must be {right}, found {threads}$"):
             use(threads=threads)
 
