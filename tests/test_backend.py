@@ -9,7 +9,7 @@ import pytest
 from wtref import backend, kernels
 from wtref.backend import array_module, open_device, to_host
 from wtref.errors import InputError
-from wtref.kernels import plain
+from wtref.kernels import equip
 from wtref.kernels.cuda import Cuda
 
 
@@ -34,15 +34,13 @@ def fake_cupy(devices, error=None):
     runtime = SimpleNamespace(getDeviceCount=count, CUDARuntimeError=CUDARuntimeError)
     stream = SimpleNamespace(use=lambda: None)
     cuda = SimpleNamespace(runtime=runtime, Device=device, Stream=lambda non_blocking: stream)
-    array = type("ndarray", (), {"dtype": np.dtype(np.float32)})
+    array = type("ndarray", (), {"dtype": np.dtype(np.float32), "__module__": "cupy"})
     return SimpleNamespace(cuda=cuda, ndarray=array, RawModule=module, used=used, compiled=compiled)
 
 
 @pytest.fixture
 def install(monkeypatch):
     """A function that puts a fake cupy, or None for no cupy, in the real one's place."""
-    monkeypatch.setattr(backend, "_modules", dict(backend._modules))
-    monkeypatch.setattr(kernels, "_fast", dict(kernels._fast))
     backend._stream.cache_clear()
 
     def put(module):
@@ -80,19 +78,26 @@ def test_a_gpu_by_its_number(install, name, index):
 
 def test_a_gpu_computes_with_its_kernels_in_the_asked_precision(install):
     cupy = install(fake_cupy(1))
-    device = open_device("cuda", precision="tf32")
+    device = equip(open_device("cuda"), precision="tf32")
     assert device.kernels == "CUDA kernels, tf32 products"
-    assert isinstance(kernels.primitives(cupy.ndarray()), Cuda)
+    assert isinstance(device.ops, Cuda) and device.ops.processors == 4
     assert ["-DTF32" in options for options in cupy.compiled] == [True, False]  # float32's, float64's
-    assert open_device("cuda", kernels="plain").kernels == "plain kernels"
-    assert kernels.primitives(cupy.ndarray()) is plain
+    for plain in (open_device("cuda"), equip(open_device("cuda"), "plain")):
+        assert (plain.kernels, plain.ops) == ("plain kernels", None)
+
+
+def test_devices_own_their_kernels(install):
+    install(fake_cupy(1))
+    exact, fast = (equip(open_device("cuda"), precision=precision) for precision in ("float32", "tf32"))
+    assert exact.ops is not fast.ops
+    assert (exact.kernels, fast.kernels) == ("CUDA kernels, float32 products", "CUDA kernels, tf32 products")
 
 
 @pytest.mark.parametrize("device, options", [("cpu", {}), ("cuda", {"kernels": "plain"})])
 def test_a_precision_that_cannot_be_had_is_refused(install, device, options):
     install(fake_cupy(1))
     with pytest.raises(InputError, match="--precision bf16 needs"):
-        open_device(device, precision="bf16", **options)
+        equip(open_device(device), precision="bf16", **options)
 
 
 @pytest.mark.parametrize("ml_dtypes, cupy_knows", [(False, True), (True, False), (True, True)])
@@ -105,10 +110,10 @@ def test_bf16_needs_a_cupy_that_knows_it(install, monkeypatch, ml_dtypes, cupy_k
     monkeypatch.setattr(kernels, "BFLOAT16", np.dtype("V2") if ml_dtypes else None)
     install(fake_cupy(1)).empty = empty
     if ml_dtypes and cupy_knows:
-        assert open_device("cuda", precision="bf16").kernels == "CUDA kernels, bf16 products"
+        assert equip(open_device("cuda"), precision="bf16").kernels == "CUDA kernels, bf16 products"
     else:
         with pytest.raises(InputError, match="--precision bf16 needs ml_dtypes, CuPy 14"):
-            open_device("cuda", precision="bf16")
+            equip(open_device("cuda"), precision="bf16")
 
 
 def test_cpu_is_the_cpu_even_beside_a_gpu(install):
@@ -179,19 +184,20 @@ def test_the_module_of_an_array():
     assert array_module(np.zeros(2)) is np
 
 
+@pytest.mark.parametrize("x", [np.zeros(2)[:1], np.float32(2), np.array(1.0)])
+def test_the_module_of_numpy_s_other_arrays_and_scalars(x):
+    assert array_module(x) is np
+
+
+def test_the_module_is_that_which_defines_the_arrays_type(install):
+    cupy = install(fake_cupy(1))
+    assert array_module(cupy.ndarray()) is cupy
+
+
 @pytest.mark.parametrize("x", [[1.0], 1.0, "x", None])
-def test_the_module_of_something_else_is_an_error(x):
-    with pytest.raises(KeyError):
-        array_module(x)
-
-
-def test_a_registered_type_has_its_module(monkeypatch):
-    monkeypatch.setattr(backend, "_modules", dict(backend._modules))
-    kind, module = type("array", (), {}), SimpleNamespace()
-    with pytest.raises(KeyError):
-        array_module(kind())
-    backend.register(kind, module)
-    assert array_module(kind()) is module
+def test_what_is_no_array_has_no_array_functions(x):
+    with pytest.raises(AttributeError):
+        array_module(x).zeros_like(x)
 
 
 def test_to_host_fetches_what_lies_elsewhere_and_leaves_the_rest():
