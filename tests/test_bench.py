@@ -1,5 +1,6 @@
 """The benchmark: an honest opponent, fair turns, right arithmetic, a profile that finds where the time is spent."""
 
+import importlib.util
 import json
 import re
 import sys
@@ -328,13 +329,32 @@ def test_the_innermost_name_counts(monkeypatch):
         return below
 
     conv = "wtref.layers:Conv2d.forward", "wtref.training:Training.train_step"
-    assert sampling.category(frames("wtref.kernels.plain:gather", *conv)) == "convolution gather"
+    fast = "wtref.fast.layers:Conv2d.forward", "wtref.training:Training.train_step"
+    assert sampling.category(frames("wtref.layers:patches", *conv)) == "convolution gather"
+    assert sampling.category(frames("wtref.kernels.compiled:Compiled._call", *fast)) == "products"
+    through_B = "wtref.kernels.compiled:Compiled._call", "wtref.kernels.compiled:Compiled.convolve_back"
+    assert sampling.category(frames(*through_B, *fast)) == "convolution, through B"
+    assert sampling.category(frames("wtref.fast.layers:ReLU.forward")) == "element-wise"
+    assert sampling.category(frames("wtref.fast.noise:Patterns.product", "wtref.rules:WeightMirror.mirror")) == "mirror"
     assert sampling.category(frames("numpy._core._methods:_mean", *conv)) == "products"
     assert sampling.category(frames("wtref.optim:SGD.descend", "wtref.layers:BatchNorm.learn")) == "optimizer"
     assert sampling.category(frames("wtref.noise:_signs", "wtref.rules:WeightMirror.mirror")) == "mirror"
     assert sampling.category(frames("wtref.training:Training.train_step", "threading:Thread.run")) == "other"
     assert sampling.category(frames("threading:Condition.wait", *conv)) == "waiting"
     assert sampling.category(frames("somewhere:else")) is None
+
+
+def test_every_category_is_of_something_that_there_is():
+    def exists(name):
+        module, *inner = name.split(".")
+        found = [importlib.import_module(f"wtref.{package}{module}") for package in ("", "fast.", "kernels.")
+                 if importlib.util.find_spec(f"wtref.{package}{module}")]  # fmt: skip
+        for part in inner:
+            found = [getattr(thing, part) for thing in found if hasattr(thing, part)]
+        return bool(found)
+
+    assert [name for name in sampling.CATEGORIES if not exists(name)] == []
+    assert not exists("layers.Nothing")
 
 
 # --- the command line -------------------------------------------------------------------------------------

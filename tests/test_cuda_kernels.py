@@ -3,16 +3,15 @@
 import numpy as np
 import pytest
 from cuda_double import emulated, emulator_obstacle
-from device_double import DoubleArray, xp
+from device_double import xp
 from kernel_suite import KernelSuite, normal
 from on_device import InBf16, OnDevice, bf16, tf32
 
-from wtref import backend, kernels
+from wtref import backend
 from wtref.config import Config
-from wtref.datasets import open_feed
 from wtref.kernels import plain
 from wtref.kernels.cuda import BFLOAT16, Cuda, Geometry
-from wtref.training import Training
+from wtref.prepare import prepare
 
 if emulator_obstacle():
     pytest.skip(emulator_obstacle(), allow_module_level=True)
@@ -99,8 +98,7 @@ def test_no_kernel_depends_on_the_order_of_its_threads(precision, order):
 
 
 @pytest.mark.parametrize("dtype, order", [(np.float32, 16384), (np.float64, 8192)])
-def test_an_order_that_no_block_can_hold(monkeypatch, dtype, order):
-    monkeypatch.setattr(backend, "_modules", {**backend._modules, DoubleArray: xp})
+def test_an_order_that_no_block_can_hold(dtype, order):
     draw = normal(0, dtype)
     TestFloat().both("hadamard_product", draw(2, order - 1), draw(order - 1), draw(order), order)
 
@@ -115,27 +113,19 @@ def test_numbers_divide_exactly():
         assert value == d and np.array_equal((n + (n * magic >> np.uint64(32))) >> shift, n // np.uint64(d))
 
 
-@pytest.fixture
-def trained(monkeypatch):
-    """Trains on the double, then on the CPU by `plainly`; their arrays, {name: array}: at first, and of both at last."""
-
-    def train(steps, dtype, precision="float32", plainly=plain, **options):
-        monkeypatch.setattr(backend, "_modules", {**backend._modules, DoubleArray: xp})
-        monkeypatch.setattr(kernels, "_fast", {**kernels._fast, DoubleArray: emulated(precision)})
-        config = Config(batch_size=4, dtype=dtype, hidden=(20,), mirror_rows=16, **options)
-        double, found = backend.Device("double", xp, backend.DTYPES[dtype]), []
-        cpu = backend.open_device("cpu", dtype, "plain")
-        monkeypatch.setattr(kernels, "_fast", {**kernels._fast, np.ndarray: plainly})
-        for device in (double, cpu):
-            training = Training(config, device, open_feed(config, device))
-            start = arrays_of(training)
-            for _, (images, labels) in zip(range(steps), training.feed.train_batches(epoch=0)):
-                training.train_step(images, labels)
-                training.position += 1
-            found.append(arrays_of(training))
-        return start, *found
-
-    return train
+def trained(steps, dtype, precision="float32", plainly=plain, **options):
+    """Train on the double, then on the CPU by the ops `plainly`; their arrays, {name: array}: at first, and of both at last."""
+    config = Config(batch_size=4, dtype=dtype, hidden=(20,), mirror_rows=16, **options)
+    double = backend.Device("double", xp, backend.DTYPES[dtype], ops=emulated(precision))
+    cpu, found = backend.Device("cpu", np, backend.DTYPES[dtype], ops=plainly), []
+    for device in (double, cpu):
+        training = prepare(config, device)
+        start = arrays_of(training)
+        for _, (images, labels) in zip(range(steps), training.feed.train_batches(epoch=0)):
+            training.train_step(images, labels)
+            training.position += 1
+        found.append(arrays_of(training))
+    return start, *found
 
 
 def arrays_of(training):
@@ -143,7 +133,7 @@ def arrays_of(training):
 
 
 @pytest.mark.parametrize("rule, model", [("kp", "resnet8"), ("wm", "mlp"), ("ss", "lenet")])
-def test_training_on_the_kernels_is_training_on_the_cpu(trained, rule, model):
+def test_training_on_the_kernels_is_training_on_the_cpu(rule, model):
     _, found, wanted = trained(2, "float64", model=model, rule=rule, dataset="synthetic" if model == "lenet" else "digits")
     for name, array in wanted.items():
         assert np.abs(found[name] - array).max() <= 1e-9 * max(np.abs(array).max(), 1e-3), name
@@ -151,7 +141,7 @@ def test_training_on_the_kernels_is_training_on_the_cpu(trained, rule, model):
 
 @with_bf16
 @pytest.mark.parametrize("model, norm", [("resnet8", "before"), ("lenet", None), ("mlp", "after")])
-def test_a_step_with_activities_in_bf16_is_the_plain_one_rounded(trained, model, norm):
+def test_a_step_with_activities_in_bf16_is_the_plain_one_rounded(model, norm):
     """But for sums that differ in their last digit, and so now and then round to the other neighbour."""
     options = {"model": model, "norm": norm, "rule": "kp", "dataset": "synthetic" if model == "lenet" else "digits"}
     start, found, wanted = trained(1, "float32", "bf16", InBf16(), **options)

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from wtref.graphs import WARM_UP, Captured
+from wtref.fast import CapturedStep
+from wtref.fast.graphs import WARM_UP, Captured
+from wtref.training import train_step
 
 
 class Stream:

@@ -1,14 +1,13 @@
 """Timed kernels: on a pretended device whose clock goes on by what each launch is said to take."""
 
-from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from device_double import DoubleArray, xp
 
-from wtref import kernels
-from wtref.kernels import plain, timed
+from wtref.backend import Device
+from wtref.kernels import between_events, timed
 from wtref.kernels.cuda import Cuda
 
 
@@ -38,33 +37,30 @@ class Kernel:
         self.clock.now += 1000 if self.name == "spin" else 2
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    monkeypatch.setattr(kernels, "_fast", {DoubleArray: Cuda(xp, Clock().RawModule, processors=4)})
-    return Clock()
+def timed_device():
+    """(the pretended GPU as it is, the same with timed kernels, their launches)"""
+    usual = Device("cuda:0", Clock(), np.float32, ops=Cuda(xp, Clock().RawModule, processors=4))
+    return usual, *between_events(usual, "float32")
 
 
-def test_every_kernel_s_launches_bytes_and_products_add_up(clock):
+def test_every_kernel_s_launches_bytes_and_products_add_up():
+    usual, device, launches = timed_device()
     y, W, delta = (xp.zeros(shape, dtype=np.float32) for shape in ((2, 8, 8, 16), (32, 144), (2, 8, 8, 32)))
     same = (3, 3), (1, 1), (1, 1)
 
     def step():
-        fast = kernels.primitives(y)
         for _ in range(3):
-            fast.relu(y)
-        fast.convolve(y, W, *same)
-        fast.convolve_outer(delta, y, *same)
-        fast.convolve_back(delta, W.T, *same, (8, 8))
+            device.ops.relu(y)
+        device.ops.convolve(y, W, *same)
+        device.ops.convolve_outer(delta, y, *same)
+        device.ops.convolve_back(delta, W.T, *same, (8, 8))
 
-    usual = kernels.primitives(y)
-    with kernels.between_events(clock, "float32") as launches:
-        found = timed.profile(clock, launches, step)
-    assert kernels.primitives(y) is usual
+    found = timed.profile(device.xp, launches, step)
     times = {title.partition(" x")[0]: ms for title, ms in found.items()}
     assert times["relu"] == 6
     (relu,) = [title for title in found if title.startswith("relu")]
     assert relu == f"relu x3, {3 * 2 * y.nbytes / 6 / 1e6:,.0f} GB/s"
-    assert "spin" not in times and sum(times.values()) == (clock.now - 1000) / 2, "one step of two, all of it"
+    assert "spin" not in times and sum(times.values()) == (device.xp.now - 1000) / 2, "one step of two, all of it"
 
 
 @pytest.mark.parametrize("name", ["convolve_64x64", "convolve_outer_128x128", "convolve_back_128x64"])
@@ -76,10 +72,11 @@ def test_products_are_counted(name):
     assert timed.flop("relu", [y, y]) == 0
 
 
-def test_the_usual_kernels_come_back_after_an_error(clock):
+def test_the_device_s_own_kernels_stay_as_they_are():
+    usual, device, launches = timed_device()
     x = xp.zeros(4, dtype=np.float32)
-    usual = kernels.primitives(x)
-    with suppress(RuntimeError), kernels.between_events(clock, "float32"):
-        assert kernels.primitives(x) is not usual and kernels.primitives(x) is not plain
-        raise RuntimeError
-    assert kernels.primitives(x) is usual
+    usual.ops.relu(x)
+    assert launches == []
+    device.ops.relu(x)
+    assert [name for name, *_ in launches] == ["relu"]
+    assert device.ops.processors == usual.ops.processors == 4 and type(usual.ops._kernel(x.dtype, "relu")) is Kernel

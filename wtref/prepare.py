@@ -44,7 +44,7 @@ def _faster(config, device, group, network, rule, *parts):
         share_mirroring(rule, group)
         options = {"step": distributed_step(group), "group": group, "check_copies": config.check_copies}
         return DistributedTraining(network, rule, *parts, **options)
-    captured = config.graph and device.name.startswith("cuda") and not rule.draws_each_batch
+    captured = config.graph and device.name != "cpu" and device.ops is not None and not rule.draws_each_batch
     return Training(network, rule, *parts, step=fast.CapturedStep(device.xp) if captured else train_step)
 
 

@@ -10,20 +10,22 @@ import time
 from collections import Counter
 
 # A function, a class or a module -> what its time is spent on.  The innermost name on a thread's stack counts.
+# "layers" are both the plain ones and those of fast/.
 CATEGORIES = {
-    "plain.gather": "convolution gather",
-    "plain.scatter": "convolution gather",
+    "layers.patches": "convolution gather",
+    "layers.image": "convolution gather",
     "compiled.Compiled.convolve": "convolution, forward",
+    "compiled.Compiled.convolve_with_moments": "convolution, forward",
     "compiled.Compiled.convolve_outer": "convolution, for W",
     "compiled.Compiled.convolve_back": "convolution, through B",
     "layers.Conv2d": "products",
     "layers.Linear": "products",
     "layers.BatchNorm": "batch norm",
     "layers.Residual": "element-wise",
+    "layers.ReLU": "element-wise",
     "activations": "element-wise",
     "losses": "element-wise",
     "layers.MaxPool": "pooling",
-    "layers.AvgPool": "pooling",
     "layers.GlobalAvgPool": "pooling",
     "optim.SGD": "optimizer",
     "rules.WeightMirror": "mirror",

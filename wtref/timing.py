@@ -15,10 +15,9 @@ from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 
-from wtref import kernels
 from wtref.backend import to_host
 from wtref.fast import graphs
-from wtref.kernels import timed
+from wtref.kernels import between_events, timed
 from wtref.parallel import ALONE
 from wtref.prepare import prepare
 from wtref.sampling import profile
@@ -31,13 +30,13 @@ EPOCHS = {(28, 28, 1): ("mnist", 60_000), (32, 32, 3): ("cifar", 50_000)}  # tra
 class Ours:
     """wtref's side of a Work."""
 
-    def __init__(self, work, crew=ALONE):
-        """crew: the processes that share each batch."""
-        self.device = work.config.open_device(group=crew)
-        images, labels = (array[crew.share(work.config.batch_size)] for array in work.data())
+    def __init__(self, work, group=ALONE, device=None):
+        """group: the processes that share each batch; device: the work's own by default."""
+        self.device = device or work.config.open_device(group=group)
+        images, labels = (array[group.share(work.config.batch_size)] for array in work.data())
         self.images, self.labels = self.device.array(images), self.device.raw(labels)
         feed = SimpleNamespace(shape=work.shape, classes=work.classes, steps=1)
-        self.training = prepare(work.config, self.device, crew, feed)
+        self.training = prepare(work.config, self.device, group, feed)
         for _ in range(graphs.WARM_UP if work.on_gpu and not work.evaluation else 0):
             self.step()
 
@@ -102,10 +101,9 @@ def measure(work, repeats, profiled=False):
 
 def _kernels_profile(work):
     """{kernel: ms of a step} on a GPU: of a step as Python launches it, since what is replayed cannot be looked into."""
-    ours = Ours(replace(work, config=replace(work.config, graph=False)))
-    cupy = ours.device.xp
-    with kernels.between_events(cupy, work.config.precision) as launches:
-        return timed.profile(cupy, launches, work.task(ours))
+    device, launches = between_events(work.config.open_device(), work.config.precision)
+    ours = Ours(replace(work, config=replace(work.config, graph=False)), device=device)
+    return timed.profile(device.xp, launches, work.task(ours))
 
 
 def _speed(work, ours, ms):

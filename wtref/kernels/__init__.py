@@ -4,7 +4,6 @@
 """
 
 import os
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -71,15 +70,11 @@ def _knows_bfloat16(cupy):
         return False
 
 
-@contextmanager
-def between_events(cupy, precision):
-    """For as long, CuPy's arrays are computed by kernels that are timed; yields the list of their launches (timed.py)."""
-    usual, launches = _fast[cupy.ndarray], []
-    _fast[cupy.ndarray] = Cuda(cupy, partial(TimedModule, cupy, launches), precision, usual.processors)
-    try:
-        yield launches
-    finally:
-        _fast[cupy.ndarray] = usual
+def between_events(device, precision):
+    """The same GPU with kernels that are timed, and the list to which each of their launches is added (timed.py)."""
+    launches = []
+    module = partial(TimedModule, device.xp, launches)
+    return replace(device, ops=Cuda(device.xp, module, precision, device.ops.processors)), launches
 
 
 def cores():
