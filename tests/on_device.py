@@ -1,4 +1,4 @@
-"""A device's primitives with NumPy arrays for a test: there and back again.  And the roundings of its tensor cores."""
+"""A device's ops with NumPy arrays for a test: there and back again.  And the roundings of its tensor cores."""
 
 import numpy as np
 from kernel_suite import GIVE_ACTIVITIES, as_stored
@@ -7,15 +7,15 @@ from wtref.kernels import plain
 
 
 class OnDevice:
-    """What `kernels` computes with `xp`'s arrays; arrays changed in place come back changed."""
+    """What `ops` compute with `xp`'s arrays; arrays changed in place come back changed."""
 
-    def __init__(self, kernels, xp):
-        self.kernels, self.xp = kernels, xp
+    def __init__(self, ops, xp):
+        self.ops, self.xp = ops, xp
 
     def __getattr__(self, name):
         def call(*arguments):
             there = [self.xp.array(x) if isinstance(x, np.ndarray) else x for x in arguments]
-            result = getattr(self.kernels, name)(*there)
+            result = getattr(self.ops, name)(*there)
             for here, moved in zip(arguments, there):
                 if isinstance(here, np.ndarray) and here.flags.writeable:
                     here[...] = moved.get()
@@ -32,7 +32,10 @@ def _back(result):
 
 
 class InBf16:
-    """The plain primitives, with activities, errors and the factors of products rounded as they lie in memory."""
+    """The plain functions, with activities, errors and the factors of products rounded as they lie in memory."""
+
+    def convolve_with_moments(self, *arguments):
+        return self.convolve(*arguments), None
 
     def __getattr__(self, name):
         def call(*arguments, **options):

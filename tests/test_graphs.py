@@ -1,13 +1,18 @@
 """A captured function, on a pretended stream: recording computes nothing, replaying reads and writes fixed arrays."""
 
 import contextlib
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from wtref import backend
+from wtref.config import Config
 from wtref.fast import CapturedStep
 from wtref.fast.graphs import WARM_UP, Captured
+from wtref.kernels import plain
+from wtref.prepare import prepare
 from wtref.training import train_step
 
 
@@ -114,3 +119,38 @@ def test_what_cannot_be_recorded_runs_without_and_says_so_once(running_sum, caps
         step(np.ones(1))
     assert total[0] == WARM_UP + 4 and not device.stream.capturing
     assert capsys.readouterr().err.count("cannot be a CUDA graph (operation not permitted") == 1
+
+
+@pytest.mark.parametrize("rule", ["kp", "wm", "dfa"])
+def test_a_captured_step_that_cannot_be_recorded_is_train_step(capsys, rule):
+    """The mirror's steps keep their numbers."""
+    device, found = Device(), []
+    config = Config(model="mlp", rule=rule, hidden=(7,), device="cpu", dtype="float64", epochs=1, mirror_every=3, mirror_rows=4)
+
+    def before_backward(usual, *arguments):
+        if device.stream.capturing:
+            raise RuntimeError("no capture on a CPU")
+        usual(*arguments)
+
+    for step in (train_step, CapturedStep(device)):
+        training = prepare(config)
+        training.rule.before_backward = partial(before_backward, training.rule.before_backward)
+        training.step = step
+        for _ in zip(range(WARM_UP + 4), training.steps()):
+            pass
+        found.append(training.network.arrays())
+    assert found[0].keys() == found[1].keys()
+    for name, array in found[0].items():
+        assert np.array_equal(array, found[1][name]), name
+    assert capsys.readouterr().err.count("cannot be a CUDA graph (no capture on a CPU)") == 1
+
+
+def test_only_steps_of_cuda_kernels_are_captured():
+    """Array expressions read the learning rate on the host, which a recording would hold fast; brSF draws on the host."""
+    options = {"model": "mlp", "hidden": (7,), "dtype": "float64", "dataset": "digits"}
+    for rule, ops, graph, captured in (
+        ("kp", plain, True, True), ("kp", plain, False, False), ("kp", None, True, False), ("brsf", plain, True, False),
+    ):  # fmt: skip
+        pretended = backend.Device("cuda:0", np, np.float64, ops=ops)
+        step = prepare(Config(rule=rule, graph=graph, **options), pretended).step
+        assert isinstance(step, CapturedStep) if captured else step is train_step

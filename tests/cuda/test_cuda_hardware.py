@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,11 @@ import pytest
 from kernel_suite import KernelSuite, normal
 from on_device import InBf16, OnDevice, bf16, tf32
 
-from wtref import backend, kernels, torch_check
+from wtref import backend, resuming, torch_check
 from wtref.config import Config
-from wtref.datasets import open_feed
+from wtref.kernels import equip
 from wtref.kernels.cuda import BFLOAT16
-from wtref.training import Training
+from wtref.prepare import prepare
 
 ROOT = Path(__file__).parents[2]
 with_bf16 = pytest.mark.skipif(BFLOAT16 is None, reason="no ml_dtypes, from which CuPy has bfloat16")
@@ -31,8 +32,8 @@ class OnGpu(KernelSuite):
 
 
 def on_gpu(precision):
-    device = backend.open_device("cuda", precision=precision)
-    return OnDevice(kernels._fast[device.xp.ndarray], device.xp)
+    device = equip(backend.open_device("cuda"), precision=precision)
+    return OnDevice(device.ops, device.xp)
 
 
 class TestFloat(OnGpu):
@@ -65,11 +66,11 @@ def test_every_rule_is_pytorch_s(model):
     assert len(rows) == 6 and all(row.passed for row in rows), torch_check.table(rows)
 
 
-def trained(device_name, steps, **options):
-    """The network's arrays and the last loss after so many steps on the digits."""
+def trained(device_name, steps, ops=None, **options):
+    """The network's arrays and the last loss after so many steps on the digits; ops: in place of the device's own."""
     config = Config(**{"model": "resnet8", "epochs": 1, "dtype": "float64", "device": device_name, **options})
     device = config.open_device()
-    training = Training(config, device, open_feed(config, device))
+    training = prepare(config, replace(device, ops=ops) if ops else device)
     for _, (images, labels) in zip(range(steps), training.feed.train_batches(epoch=0)):
         loss, _ = training.train_step(images, labels)
         training.position += 1
@@ -94,7 +95,7 @@ def test_a_replayed_step_is_the_same_step(rule):
     """12 steps, of which 9 are replays; the same kernels in the same order: the same bits."""
     found, loss, training = trained("cuda", 12, rule=rule, dtype="float32")
     wanted, other, _ = trained("cuda", 12, rule=rule, dtype="float32", graph=False)
-    assert training.engaged_replayed.graph is not None
+    assert training.step.engaged.graph is not None
     assert loss == other
     assert_same(found, wanted, 0)
 
@@ -115,12 +116,9 @@ def test_a_step_in_tf32_is_nearly_the_same():
 
 
 @with_bf16
-def test_a_step_in_bf16_is_the_plain_one_rounded(monkeypatch):
+def test_a_step_in_bf16_is_the_plain_one_rounded():
     found, _, _ = trained("cuda", 1, rule="kp", dtype="float32", precision="bf16")
-    monkeypatch.setattr(kernels, "use", lambda *_: kernels._fast.update({np.ndarray: InBf16()}) or "plain kernels in bf16")
-    wanted, _, _ = trained("cpu", 1, rule="kp", dtype="float32")
-    monkeypatch.undo()
-    backend.open_device("cpu")  # the usual kernels again
+    wanted, _, _ = trained("cpu", 1, ops=InBf16(), rule="kp", dtype="float32")
     assert_nearly_same_step(found, wanted, 0.05)
 
 
@@ -132,14 +130,12 @@ def run(*arguments, **environment):
 
 def after(device_name, epochs, state=None):
     """The state of a run of 3 epochs after so many of them, from the start or from another state; all on the host."""
-    config = Config(model="resnet8", rule="kp", epochs=3, dtype="float64", device=device_name)
-    device = config.open_device()
-    training = Training(config, device, open_feed(config, device))
+    training = prepare(Config(model="resnet8", rule="kp", epochs=3, dtype="float64", device=device_name))
     if state:
-        training.restore(*state)
+        resuming.restore(training, *state)
     next(record for record in training.steps() if record and record["epoch"] == epochs)
-    arrays, plain = training.state()
-    return {name: backend.to_host(array) for name, array in arrays.items()}, json.loads(json.dumps(plain))
+    arrays, plain = resuming.state(training)
+    return arrays, json.loads(json.dumps(plain))
 
 
 @pytest.mark.parametrize("first, second", [("cuda", "cpu"), ("cpu", "cuda")])
