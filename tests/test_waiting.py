@@ -23,16 +23,16 @@ WHOLE = "what was saved before is whole"
 # The rank argv[1] sends itself the signal argv[2] before its third step; the rest is for wtref.
 STRUCK = """
 import os, signal, sys
-from wtref import cli, training
+from wtref import cli, distributed, prepare
 from wtref.parallel import talk
 talk.GRACE, talk.MOMENT = 1, 0.3
 rank, number = int(sys.argv[1]), getattr(signal, sys.argv[2])
-class Struck(training.Training):
-    def train_step(self, *batch, **how):
-        if self.crew.rank == rank and self.position == 3:
+class Struck(distributed.DistributedTraining):
+    def train_step(self, *batch):
+        if self.group.rank == rank and self.position == 3:
             os.kill(os.getpid(), number)
-        return super().train_step(*batch, **how)
-cli.commands.running.Training = Struck
+        return super().train_step(*batch)
+prepare.DistributedTraining = Struck
 raise SystemExit(cli.main(sys.argv[3:]))
 """
 
@@ -85,7 +85,7 @@ def test_a_dead_process_is_named_where_its_launcher_does_not_end_the_others(here
 def test_an_error_of_one_process_does_not_wait_without_end_for_the_others_to_see_it(here):
     text = STRUCK.replace("talk.GRACE, talk.MOMENT = 1, 0.3", "talk.LIMIT = 1.2")
     text = text.replace("class Struck", "cli.datasets.open_feed = lambda *_: os.kill(os.getpid(), number)\nclass Struck")
-    text = text.replace("from wtref import cli, training", "from wtref import cli, datasets, training").replace("cli.datasets", "datasets")
+    text = text.replace("from wtref import cli,", "from wtref import cli, datasets,").replace("cli.datasets", "datasets")
     one, other = (mpiexec(1, program(text), 1, "SIGSTOP", *SMALL, "--lr", lr) for lr in ("-1", "1"))
     done = run([*one, ":", *other[1:]], seconds=60)
     (line,) = said(done.stderr)
