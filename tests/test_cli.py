@@ -21,7 +21,7 @@ from wtref.config import Config
 from wtref.datasets import DATA_DIR, DATASETS
 from wtref.models import ALIASES, MODELS
 from wtref.noise import NOISES
-from wtref.rules import RULES
+from wtref.relatives import RULES
 from wtref.runs import Run
 from wtref.training import Training
 
@@ -225,7 +225,6 @@ def test_eval_on_a_gpu_that_is_not_there(monkeypatch, refused, mine):
 
 
 def test_auto_trains_on_the_cpu_without_cupy(monkeypatch, capsys):
-    monkeypatch.setattr(backend, "_modules", dict(backend._modules))
     monkeypatch.setitem(sys.modules, "cupy", None)
     assert main(["--model", "mlp", "--hidden", "4", "--epochs", "1"]) == 0
     assert "; cpu, float32" in capsys.readouterr().out
@@ -431,7 +430,7 @@ def test_training_prints_an_epoch_a_line_and_where_it_went(capsys):
     head, data, run, *epochs, done = out.splitlines()
     where, compute, threads = head.rsplit(", ", 2)
     assert where == f"mlp, {64 * 8 + 80} weights, by kp on digits; cpu, float32"
-    assert (compute, threads) == tuple(kernels.use().rsplit(", ", 1))
+    assert (compute, threads) == tuple(kernels.equip(backend.open_device("cpu")).kernels.rsplit(", ", 1))
     assert data == "data: 1,437 training and 360 test images of 10 classes"
     assert run == "run: runs/mine" and "runs/mine" in done and err == ""
     for number, (line, record) in enumerate(zip(epochs, Run("mine").metrics(), strict=True), start=1):
@@ -524,8 +523,8 @@ def test_divergence_in_compare_names_the_run(here):
 def test_divergence_later_on_keeps_the_epochs_before(monkeypatch, capsys):
     step = Training.train_step
 
-    def spoilt(self, images, labels, measure=False):
-        loss, logits = step(self, images, labels, measure)
+    def spoilt(self, images, labels):
+        loss, logits = step(self, images, labels)
         return (np.float32("nan") if self.epoch == 2 else loss), logits
 
     monkeypatch.setattr(Training, "train_step", spoilt)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wtref import checkpoints, datasets, runs
-from wtref.backend import open_device
+from wtref import checkpoints, datasets, resuming, runs
 from wtref.cli import main
 from wtref.config import Config
 from wtref.datasets.synthetic import load_synthetic
 from wtref.models import Options
+from wtref.prepare import prepare
 from wtref.presets import PRESETS
 from wtref.runs import Run
 from wtref.stored import Images
@@ -74,8 +74,7 @@ def mine(said):
 
 def trained(config, steps=4):
     """A Training a few steps on its way, so that no array is at its starting value."""
-    device = open_device("cpu", config.dtype)
-    training = Training(config, device, datasets.open_feed(config, device))
+    training = prepare(config)
     for _ in zip(range(steps), training.steps()):
         pass
     return training
@@ -145,8 +144,7 @@ def test_what_was_exported_comes_back_to_the_bit(here, config):
 
     training = trained(config)
     export_to(here / "net.pt", training)
-    device = open_device("cpu", config.dtype)
-    again = Training(config, device, datasets.open_feed(config, device))
+    again = prepare(config)
     torch_state.load(again, torch_state.read(here / "net.pt"))
     mine, theirs = training.network.arrays(), again.network.arrays()
     exported = [name for name in mine if not name.endswith(".B")]
@@ -339,10 +337,8 @@ def save_png(path, image):
 
 
 def test_predict_gives_five_classes_that_fall_and_agree_with_the_network(mine, said):
-    config = mine.config()
-    device = open_device("cpu")
-    training = Training(config, device, datasets.open_feed(config, device))
-    training.restore(*checkpoints.read(mine.folder / "last.npz"))
+    training = prepare(mine.config())
+    resuming.restore(training, *checkpoints.read(mine.folder / "last.npz"))
     data = datasets.load("digits")
     paths = [f"{i}.png" for i in range(3)]
     for i, path in enumerate(paths):
@@ -352,7 +348,7 @@ def test_predict_gives_five_classes_that_fall_and_agree_with_the_network(mine, s
     for i, path in enumerate(paths):
         name, *rows = lines[6 * i : 6 * i + 6]
         image = (data.test_images[i : i + 1] - data.mean) / data.std
-        logits = training.network.forward(device.array(image), train=False)[0].astype(float)
+        logits = training.network.forward(training.device.array(image), train=False)[0].astype(float)
         p = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
         found = [re.fullmatch(r" +(\d+\.\d\d) %  (\d)", row) for row in rows]
         shown, classes = [float(m[1]) for m in found], [int(m[2]) for m in found]

@@ -9,14 +9,14 @@ import signal
 import numpy as np
 import pytest
 
-from wtref import checkpoints, datasets, runs
-from wtref.backend import open_device
+from wtref import checkpoints, datasets, resuming, runs
 from wtref.cli import main
 from wtref.config import Config
 from wtref.datasets.synthetic import load_synthetic
 from wtref.errors import InputError
 from wtref.files import replacing
 from wtref.folders import free_name
+from wtref.prepare import prepare
 from wtref.runs import Run
 from wtref.training import Training
 
@@ -129,7 +129,7 @@ MOMENTS = {  # when Ctrl-C comes, at which call, and (epoch, step) at which the 
     "in an epoch's last step": (Training, "train_step", 2 * STEPS, (2, 0)),
     "while evaluating": (Training, "evaluate", 3, (3, 0)),
     "before saving": (Run, "save", 3, (3, 0)),
-    "before writing the checkpoint": (Training, "state", 3, (3, 0)),
+    "before writing the checkpoint": (resuming, "state", 3, (3, 0)),
     "while writing the checkpoint": (np, "savez", 3, (3, 0)),
     "between checkpoint and metrics": (Run, "_write_metrics", 3, (3, 0)),
     "while writing the metrics": (json, "dumps", 9, (3, 0)),
@@ -269,8 +269,7 @@ def test_the_folder_names_the_versions():
 
 def test_a_fresh_run_has_nothing_to_restore():
     run = Run.create(Config(model="mlp"), DATA, "cpu", "mine")
-    device = open_device("cpu")
-    fresh = Training(Config(model="mlp"), device, datasets.open_feed(Config(model="mlp"), device))
+    fresh = prepare(Config(model="mlp", device="cpu"))
     assert run.restore(fresh) is False and fresh.epoch == 0
     assert run.metrics() == []
 

@@ -4,23 +4,23 @@ import json
 import math
 import re
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 
 import numpy as np
 import pytest
 
-from wtref import datasets
-from wtref.backend import open_device
+from wtref import datasets, resuming
+from wtref.angles import delta_angles
 from wtref.config import Config
 from wtref.datasets import Dataset
-from wtref.datasets.memory import MemoryFeed
+from wtref.datasets.memory import MemoryFeed, training_order
 from wtref.datasets.synthetic import load_synthetic
 from wtref.errors import Diverged, InputError
 from wtref.losses import softmax_cross_entropy
 from wtref.parallel import Crew
-from wtref.rules import RULES
-from wtref.training import Training
+from wtref.prepare import prepare
+from wtref.relatives import RULES
 
 SMALL = load_synthetic(None, shape=(8, 8, 1), train=70, test=30)
 TINY = load_synthetic(None, shape=(4, 4, 1), train=40, test=12)
@@ -33,12 +33,17 @@ TIMES = ("seconds", "images_per_second")
 def training(config=MLP, data=None, **changes):
     config = replace(config, **changes)
     data = data or (TINY if config.model == "resnet8" else SMALL)
-    device = open_device("cpu", config.dtype)
-    return Training(config, device, MemoryFeed(data, device, config.batch_size, config.seed))
+    device = cpu(config.dtype)
+    return prepare(config, device, feed=MemoryFeed(data, device, config.batch_size, config.seed))
+
+
+@cache
+def cpu(dtype):
+    return Config(device="cpu", dtype=dtype).open_device()
 
 
 def arrays(run):
-    return {name: array.copy() for name, array in run.state()[0].items()}
+    return {name: array.copy() for name, array in resuming.state(run)[0].items()}
 
 
 def same(a, b):
@@ -55,12 +60,12 @@ def records(run):
 
 
 def watch(run, after):
-    """Call after(run, images, labels, measure, loss, logits) behind each step; returns its answers."""
+    """Call after(run, images, labels, loss, logits) behind each step; returns its answers."""
     step, seen = run.train_step, []
 
-    def watched(images, labels, measure=False):
-        loss, logits = step(images, labels, measure)
-        seen.append(after(run, images, labels, measure, loss, logits))
+    def watched(images, labels):
+        loss, logits = step(images, labels)
+        seen.append(after(run, images, labels, loss, logits))
         return loss, logits
 
     run.train_step = watched
@@ -197,9 +202,9 @@ def test_shuffled_labels_cannot_be_learned():
 
 def test_a_record_says_what_happened():
     run = training(rule="kp")
-    losses = watch(run, lambda run, images, labels, measure, loss, logits: float(loss))
-    wrong = watch(run, lambda run, images, labels, measure, loss, out: (out.argmax(axis=1) != labels).sum())
-    sizes = watch(run, lambda run, images, labels, measure, loss, out: len(labels))
+    losses = watch(run, lambda run, images, labels, loss, logits: float(loss))
+    wrong = watch(run, lambda run, images, labels, loss, out: (out.argmax(axis=1) != labels).sum())
+    sizes = watch(run, lambda run, images, labels, loss, out: len(labels))
     rates = watch(run, lambda run, *_: float(run.sgd.lr))
     for number, record in enumerate(epochs(run), start=1):
         assert record["epoch"] == number
@@ -244,18 +249,57 @@ def test_batches_of_one_image_are_refused_where_batch_norm_sees_one_value(model,
 def test_shares_of_one_image_are_refused_where_each_has_statistics_of_its_own():
     crew = Crew()
     crew.size = 4
-    device = replace(open_device("cpu"), crew=crew)
-    for batch_size, sync_bn in ((8, False), (2, True)):
-        Training(replace(MLP, batch_size=batch_size, sync_bn=sync_bn), device, MemoryFeed(SMALL, device, batch_size, 0))
+
+    def begin(batch_size, sync_bn):
+        device = cpu("float32")
+        feed = MemoryFeed(SMALL, device, batch_size, 0, group=crew)
+        prepare(replace(MLP, batch_size=batch_size, sync_bn=sync_bn), device, crew, feed)
+
+    begin(8, sync_bn=False)
+    begin(2, sync_bn=True)
     with pytest.raises(InputError, match="would see one value of a channel in one of 4 processes; take at least 8, or --norm none"):
-        Training(replace(MLP, batch_size=7, sync_bn=False), device, MemoryFeed(SMALL, device, 7, 0))
+        begin(7, sync_bn=False)
 
 
-def test_delta_angles_are_measured_on_the_last_batch_only():
-    run = training(rule="fa")
-    measured = watch(run, lambda run, images, labels, measure, *_: measure)
-    records(run)
-    assert measured == [False, False, True] * 2
+def degrees(u, v):
+    return math.degrees(math.acos(np.clip((u * v).sum() / math.sqrt((u * u).sum() * (v * v).sum()), -1, 1)))
+
+
+def feedback(run):
+    """The B of every layer but the first, as the rule sets it for the next batch."""
+    generator = np.random.default_rng()
+    generator.bit_generator.state = run.rule.rng.bit_generator.state
+    for s in run.network.with_feedback:
+        signs = np.sign(s.W.T)
+        if run.config.rule in ("ss", "usf"):
+            yield signs / math.sqrt(s.n_in)
+        elif run.config.rule == "frsf":
+            yield signs * abs(s.B)
+        elif run.config.rule == "brsf":
+            yield signs * abs(generator.standard_normal(s.W.shape) * s.std).T
+        else:
+            yield s.B
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_delta_angles_are_those_of_a_fixed_batch_by_hand(rule):
+    """Of the images that come first in the first epoch, however they are varied there, after the epoch's last step."""
+    run = prepare(replace(MLP, rule=rule, norm="none", dtype="float64", batch_size=50, rotate=20.0, crop=1, seed=3))
+    _, first = next(training_order(3, 0, 1437, 50))
+    x = ((DIGITS.train_images[first] - DIGITS.mean) / DIGITS.std).reshape(50, -1)
+    for record in epochs(run):
+        y, slopes = x, []
+        *hidden, output = run.network.synapses
+        for s in hidden:
+            slopes.append(y @ s.W.T + s.b > 0)
+            y = (y @ s.W.T + s.b) * slopes[-1]
+        p = np.exp(y @ output.W.T + output.b)
+        error = own = wanted = (p / p.sum(axis=1)[:, None] - np.eye(10)[DIGITS.train_labels[first]]) / 50
+        layers = zip(hidden, run.network.with_feedback, feedback(run), slopes)
+        for below, s, B, slope in reversed(list(layers)):
+            own = slope * ((error if rule == "dfa" else own) @ B.T)
+            wanted = slope * (wanted @ s.W)
+            assert record["delta_angles"][below.name] == pytest.approx(degrees(own, wanted), abs=1e-5)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -268,11 +312,12 @@ def test_measuring_angles_leaves_no_trace(rule):
     x, labels = next(plain.feed.train_batches(0))
     for _ in range(3):
         loss, logits = plain.train_step(x, labels)
-        loss_m, logits_m = measured.train_step(x, labels, measure=True)
+        loss_m, logits_m = measured.train_step(x, labels)
+        delta_angles(measured.network, measured.rule, measured.loss, *measured.feed.fixed_batch())
         assert loss == loss_m and np.array_equal(logits, logits_m)
         plain.position, measured.position = plain.position + 1, measured.position + 1
     assert same(arrays(plain), arrays(measured))
-    assert plain.state()[1] == measured.state()[1]
+    assert resuming.state(plain)[1] == resuming.state(measured)[1]
 
 
 def test_the_last_step_of_an_epoch_yields_its_record():
@@ -289,8 +334,8 @@ def test_training_goes_on_from_any_step(config, rule):
         left, fresh = training(config, rule=rule), training(config, rule=rule)
         assert len(list(islice(left.steps(), done))) == done
         assert (left.epoch, left.position) == divmod(done, 3)
-        saved, plain = left.state()
-        fresh.restore(saved, json.loads(json.dumps(plain)))
+        saved, plain = resuming.state(left)
+        resuming.restore(fresh, saved, json.loads(json.dumps(plain)))
         assert records(fresh) == wanted[left.epoch :]
         assert same(arrays(fresh), arrays(whole)) and fresh.best == whole.best
 
@@ -333,10 +378,10 @@ def test_evaluation_by_hand(norm, batch_size):
 def test_evaluation_changes_nothing(rule):
     run = training(RESNET, rule=rule)
     records(run)
-    before, plain = arrays(run), str(run.state()[1])
+    before, plain = arrays(run), str(resuming.state(run)[1])
     run.evaluate(run.feed.train_batches(0))
     assert same(before, arrays(run))
-    assert str(run.state()[1]) == plain
+    assert str(resuming.state(run)[1]) == plain
 
 
 def test_evaluation_does_not_disturb_training():
@@ -370,9 +415,9 @@ def test_each_step_uses_its_learning_rate(schedule, warmup, warm):
     weights = [s.W.copy()]
 
     def rate(run, *_):
-        moved, (i, j) = weights[-1] - s.W, np.unravel_index(abs(s.outer).argmax(), s.outer.shape)
+        moved, (i, j) = weights[-1] - s.W, np.unravel_index(abs(s.W_gradient).argmax(), s.W_gradient.shape)
         weights.append(s.W.copy())
-        return moved[i, j] / s.outer[i, j]
+        return moved[i, j] / s.W_gradient[i, j]
 
     rates = watch(run, rate)
     records(run)
@@ -388,8 +433,8 @@ def spoil(run, at, value):
     """The loss of training step `at`, counted from 0, becomes value; returns every step's learning rate."""
     step, rates = run.train_step, []
 
-    def spoilt(images, labels, measure=False):
-        loss, logits = step(images, labels, measure)
+    def spoilt(images, labels):
+        loss, logits = step(images, labels)
         rates.append(float(run.sgd.lr))
         return (value if len(rates) == at + 1 else loss), logits
 
@@ -421,7 +466,7 @@ def test_divergence_names_the_first_bad_step(epoch, step, value):
 ], ids=str)  # fmt: skip
 def test_real_divergence_names_the_first_bad_step_without_warnings(changes):
     run = training(data=DIGITS, **{"norm": "none", **changes})
-    seen = watch(run, lambda run, images, labels, measure, loss, logits: (float(loss), run.schedule(run.position)))
+    seen = watch(run, lambda run, images, labels, loss, logits: (float(loss), run.schedule(run.position)))
     with pytest.raises(Diverged) as caught:
         records(run)
     first = next(i for i, (loss, _) in enumerate(seen) if not math.isfinite(loss))
@@ -447,7 +492,7 @@ def test_a_network_that_does_not_fit_is_refused_at_once():
 
 def test_the_first_loss_is_that_of_the_first_weights():
     run = training(dtype="float64", batch_size=70, momentum=0.0, norm="none")
-    seen = watch(run, lambda run, images, labels, measure, loss, logits: float(loss))
+    seen = watch(run, lambda run, images, labels, loss, logits: float(loss))
     fresh = training(dtype="float64", norm="none")
     records(run)
     logits = fresh.network.forward(fresh.feed.normalise(SMALL.train_images))

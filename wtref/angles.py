@@ -37,27 +37,28 @@ def matrix_angles(network):
 def delta_angles(network, rule, loss, images, labels):
     """{layer: degrees between delta_l through the B's and through the W^T's}, output layer left out.
 
-    Parameters: as of training.train_step.  Nothing is learned: the running statistics and the rule's generator
-    are put back.  NaN where a delta is all zero.
+    Parameters: as of training.train_step.  Nothing is learned: the running statistics, what the rule does before a
+    backward pass and its generator are put back.  NaN where a delta is all zero.
     """
     if not len(labels):
         return {s.name: math.nan for s in network.synapses[:-1]}
     running = [(x, x.copy()) for norm in network.norms for x in (norm.running_mean, norm.running_var)]
+    feedback = [(s, s.B, s.B.copy(), s.output_error) for s in network.with_feedback]
     drawn = rule.rng.bit_generator.state
     _, error = loss(network.forward(images), labels)
     for s in network.with_feedback:
         rule.before_backward(s, error)
-    rule.rng.bit_generator.state = drawn
-    own = [(s.B, s.output_error) for s in network.with_feedback]
+    found = _deltas(network, error)
     for s in network.with_feedback:
         s.B, s.output_error = s.W.T, None
-    wanted = _deltas(network, error)
-    for s, (B, output_error) in zip(network.with_feedback, own):
-        s.B, s.output_error = B, output_error
     network.forward(images)
-    found = _deltas(network, error)
+    wanted = _deltas(network, error)
+    rule.rng.bit_generator.state = drawn
     for x, before in running:
         x[...] = before
+    for s, B, before, output_error in feedback:
+        s.B, s.output_error = B, output_error
+        B[...] = before
     return {s.name: angle(u, v) for s, u, v in zip(network.synapses, found, wanted)}
 
 
