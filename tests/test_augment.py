@@ -202,7 +202,6 @@ def test_padding_is_black_not_average():
 
 
 def test_no_array_of_the_device_meets_one_of_the_host():
-    backend.register(DoubleArray, xp)
     images, statistics = draw_images(0, (16, 10, 12, 3)), ([1.0, 2, 3], [4.0, 5, 6])
     double, cpu = (Device(name, module, np.float32) for name, module in (("double", xp), ("cpu", np)))
     found = Normalise(double, (10, 12, 3), *statistics)(FULL(xp.array(images), np.random.default_rng(0)))

@@ -157,7 +157,6 @@ def test_images_are_normalised_in_the_devices_precision(dtype):
 
 
 def test_the_same_batches_on_a_device_whose_arrays_do_not_meet_the_hosts():
-    backend.register(DoubleArray, xp)
     feed = feed_of(device=Device("double", xp, np.float64), augmentation=FULL)
     cpu = feed_of(augmentation=FULL)
     found = [(images.get(), labels.get()) for images, labels in feed.train_batches(1, first=2)]

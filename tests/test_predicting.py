@@ -13,7 +13,7 @@ import pytest
 from PIL import EpsImagePlugin, Image, features
 from test_augment import picture
 
-from wtref import datasets, running
+from wtref import datasets
 from wtref.cli import main
 from wtref.datasets import reading
 from wtref.predicting import Predictor
@@ -52,7 +52,7 @@ def odd_files(folder, size):
 
 def fed_by_evaluation(run):
     """{file name: what the network gets} of a run's test images."""
-    feed = running.prepared(run.config()).feed
+    feed = prepare(run.config()).feed
     paths = sorted(str(path) for path in Path("set/val").glob("*/*"))
     images = np.concatenate([images for images, _ in feed.test_batches()])
     assert len(images) == len(paths) > 12
@@ -80,7 +80,7 @@ def test_a_grey_set_is_fed_its_own_grey_levels():
     assert main([*TRAIN, "--dataset", "digits"]) == 0
     run = Run.find("mine")
     predictor, digits = Predictor(run, "last", "cpu"), datasets.load("digits")
-    images, _ = next(running.prepared(run.config()).feed.test_batches())
+    images, _ = next(prepare(run.config()).feed.test_batches())
     for number in range(20):
         pixels = np.rint(digits.test_images[number, ..., 0] * (255 / 16)).astype(np.uint8)
         Image.fromarray(pixels).save("8.png")
