@@ -12,13 +12,12 @@ import warnings
 
 import numpy as np
 import pytest
-from device_double import DoubleArray, xp
+from device_double import xp
 from helpers import CPU, modest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from wtref import backend
 from wtref.backend import Device
 from wtref.datasets import augment, reading
 from wtref.datasets.augment import Augmentation, Normalise, crop, flip, pick, rotate

@@ -4,10 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-from device_double import DoubleArray, xp
+from device_double import xp
 from helpers import CPU
 
-from wtref import backend
 from wtref.backend import Device
 from wtref.datasets import Dataset
 from wtref.datasets.augment import Augmentation

@@ -17,6 +17,7 @@ from wtref import datasets
 from wtref.cli import main
 from wtref.datasets import reading
 from wtref.predicting import Predictor
+from wtref.prepare import prepare
 from wtref.runs import Run
 
 TRAIN = "train --model mlp --hidden 3 --epochs 1 --batch-size 4 --device cpu --log-name mine".split()
