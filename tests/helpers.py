@@ -36,7 +36,7 @@ def ready(layer, rng):
 
 
 def synapses_of(layer):
-    return [part.synapses for part in walk(layer) if hasattr(part, "synapses")]
+    return [part.synapses for part in walk(layer) if hasattr(part, "synapses") and not hasattr(part, "layers")]
 
 
 def norms_of(layer):

@@ -99,9 +99,8 @@ class FastSyncBatchNorm(fast.BatchNorm):
         return self.group.rows(y)
 
     def statistics(self, y):
-        plain, known = self.plain, self.behind and self.behind.moments
-        running = plain.running_mean, plain.running_var
-        return self.group.norm_statistics(self.ops, y, plain.gamma, *running, plain.momentum, plain.epsilon, known)
+        plain, running = self.plain, (self.plain.running_mean, self.plain.running_var)
+        return self.group.norm_statistics(self.ops, y, plain.gamma, *running, plain.momentum, plain.epsilon, self.known())
 
     def gradients(self, delta, beta):
         return self.group.norm_gradients(self.ops, delta, self.y, self.mean, self.inverse_std, self.scale, beta)

@@ -22,20 +22,20 @@ def _sequence(layer, ops):
     """The fast layers of a Sequential or of one layer, in a row."""
     plain, made = list(_flattened(layer)), []
     for layer, following in zip(plain, [*plain[1:], None]):
-        behind = made[-1] if made else None
-        if type(layer) is activations.ReLU and isinstance(behind, fast.BatchNorm):
-            behind.rectify = True
+        source = made[-1] if made else None
+        if type(layer) is activations.ReLU and isinstance(source, fast.BatchNorm):
+            source.rectify = True
         else:
-            made.append(_layer(layer, following, behind, ops))
+            made.append(_layer(layer, following, source, ops))
     return made
 
 
-def _layer(layer, following, behind, ops):
-    """One layer's fast form; behind: the fast layer that gives its input."""
+def _layer(layer, following, source, ops):
+    """One layer's fast form; source: the fast layer that gives its input."""
     if type(layer) is layers.Conv2d:
         return fast.Conv2d(layer, ops, normed=type(following) is layers.BatchNorm and not layer.synapses.bias)
     if type(layer) is layers.BatchNorm:
-        return fast.BatchNorm(layer, ops, behind=behind if isinstance(behind, fast.Conv2d) else None)
+        return fast.BatchNorm(layer, ops, source=source if isinstance(source, fast.Conv2d) else None)
     if type(layer) is layers.Residual:
         return _residual(layer, ops)
     return FORMS[type(layer)](layer, ops) if type(layer) in FORMS else layer

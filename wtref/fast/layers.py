@@ -28,7 +28,7 @@ class Linear(layers.Linear):
 
 
 class Conv2d(layers.Conv2d):
-    """moments: of the latest result, in parts, where a batch norm follows and ops finds them on the way; else None."""
+    """moments: what ops found on the way about those of the latest result, for the batch norm that follows; else None."""
 
     def __init__(self, plain, ops, normed):
         """normed: whether a batch norm follows at once."""
@@ -56,9 +56,9 @@ class Conv2d(layers.Conv2d):
 class BatchNorm:
     """Batch norm, and the ReLU behind it or the end of a residual block, max(norm(y) + plus, 0), in one pass."""
 
-    def __init__(self, plain, ops, rectify=False, behind=None):
-        """rectify: whether a ReLU follows; behind: the fast Conv2d that gives y and may know its moments, or None."""
-        self.plain, self.ops, self.rectify, self.behind = plain, ops, rectify, behind
+    def __init__(self, plain, ops, rectify=False, source=None):
+        """rectify: whether a ReLU follows; source: the fast Conv2d that gives y and may know its moments, or None."""
+        self.plain, self.ops, self.rectify, self.source = plain, ops, rectify, source
 
     def forward(self, y, train=True, plus=None):
         """y, plus (..., C) -> (..., C)."""
@@ -82,9 +82,15 @@ class BatchNorm:
 
     def statistics(self, y):
         """The mean of y, 1 / sqrt(variance + epsilon), and gamma times that; the running statistics move."""
-        plain, moments = self.plain, self.behind and self.behind.moments
-        running = plain.running_mean, plain.running_var
-        return self.ops.norm_statistics(y, plain.gamma, *running, plain.momentum, plain.epsilon, known=moments)
+        plain, running = self.plain, (self.plain.running_mean, self.plain.running_var)
+        return self.ops.norm_statistics(y, plain.gamma, *running, plain.momentum, plain.epsilon, known=self.known())
+
+    def known(self):
+        """What the convolution that gave y found about its moments, once; or None."""
+        moments = self.source and self.source.moments
+        if moments is not None:
+            self.source.moments = None
+        return moments
 
     def gradients(self, delta, beta):
         """The gradients of beta and gamma, and slope and shift of ops.norm_back."""
