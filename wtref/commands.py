@@ -227,7 +227,7 @@ def decay(args, given):
 
 
 def audit(args, given):
-    """Does a rule's backward pass read W?  Exits 1 if a rule that claims to be free of it is not."""
+    """Which rules transport weights, and how?  Exits 1 if one does that does not declare it."""
     findings = auditing.audit(open_device(args.device, args.dtype))
     print(auditing.table(findings))
     return int(not all(finding.honest for finding in findings))
