@@ -22,6 +22,7 @@ from wtref.datasets.listing import list_folder
 from wtref.datasets.memory import MemoryFeed, images_per_second, training_order
 from wtref.datasets.reading import BadImage, read_image
 from wtref.errors import InputError
+from wtref.parallel import Crew
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -167,6 +168,21 @@ def test_every_test_image_once_in_order(folder, batch_size):
     assert np.array_equal(np.concatenate([raw(images) for images, _ in batches]), right)
     assert np.array_equal(np.concatenate([labels for _, labels in batches]), feed.test.labels)
     assert all(len(labels) == batch_size for _, labels in batches[:-1])
+
+
+def test_the_fixed_batch_is_the_first_of_the_first_epoch_seen_as_in_evaluation_and_whole(folder):
+    share = Crew()
+    share.size, share.rank = 4, 2
+    feed = feed_of(folder, jitter=0.4, group=share)
+    threads = threading.active_count()
+    images, labels = feed.fixed_batch()
+    assert threading.active_count() == threads
+    _, first = next(training_order(1, 0, 21, 6))
+    paths = [folder / "train" / CLASSES[k // 7] / f"{k % 7:02d}.png" for k in first]
+    assert np.array_equal(raw(images), [central_view(read_image(path), 16) for path in paths])
+    assert np.array_equal(labels, first // 7)
+    list(feed.train_batches(4))
+    assert same([feed.fixed_batch()], [(images, labels)])
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.4])

@@ -11,6 +11,7 @@ from wtref.backend import Device
 from wtref.datasets import Dataset
 from wtref.datasets.augment import Augmentation
 from wtref.datasets.memory import MemoryFeed, batch_count, images_per_second, training_order
+from wtref.parallel import Crew
 
 FULL = Augmentation(crop=1, flip=True, rotate=15.0)
 
@@ -89,6 +90,19 @@ def test_every_test_image_once_in_order_and_as_it_is(batch_size):
     assert np.array_equal(raw(feed, data, images), data.test_images)
     assert np.array_equal(np.concatenate([labels for _, labels in batches]), data.test_labels)
     assert all(len(labels) == batch_size for _, labels in batches[:-1])
+
+
+@pytest.mark.parametrize("batch_size, count", [(8, 8), (42, 43), (100, 43)])
+def test_the_fixed_batch_is_the_first_of_the_first_epoch_unvaried_whole_and_always_the_same(batch_size, count):
+    data, share = numbered(), Crew()
+    share.size, share.rank = 4, 2
+    feed = MemoryFeed(data, CPU, batch_size, 3, FULL, group=share)
+    images, labels = feed.fixed_batch()
+    _, first = next(training_order(3, 0, 43, batch_size))
+    assert len(first) == count
+    assert np.array_equal(images, (data.train_images[first] - data.mean) / data.std) and np.array_equal(labels, first % 7)
+    list(feed.train_batches(4))
+    assert same([feed.fixed_batch()], [(images, labels)])
 
 
 def test_order_changes_with_epoch_and_seed():

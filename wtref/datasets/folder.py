@@ -82,7 +82,8 @@ class FolderFeed:
     def fixed_batch(self):
         """(images, labels) of one batch of training images, seen as in evaluation: the same at all times and in all processes."""
         _, batch = next(training_order(self.seed, 0, self.train_count, self.batch_size))
-        return next(self._batches(self.train, [batch], functools.partial(self._central, self.train)))
+        with contextlib.closing(self._batches(self.train, [batch], functools.partial(self._central, self.train))) as batches:
+            return next(batches)
 
     def test_batches(self, batch_size=256):
         """Yield (images (n, H, W, C) normalised, labels (n,)), each test image once, in one of the group's processes."""
