@@ -32,6 +32,7 @@ MIRRORS = {
 CASES = {
     **{f"{model} {rule}": Config(**USUAL, model=model, rule=rule) for model in ("mlp", "lenet", "resnet8") for rule in RULES},
     **{f"mlp wm {name}": Config(**USUAL, model="mlp", rule="wm", norm="after", **how) for name, how in MIRRORS.items()},
+    "plain kernels": Config(**USUAL, model="resnet8", rule="wm", norm="after", kernels="plain"),
     "own statistics": Config(**USUAL, model="resnet8", rule="kp", sync_bn=False),
 }
 DOUBLED = ("resnet8 kp", "lenet dfa", "mlp wm turns")

@@ -11,8 +11,8 @@ from kernel_suite import assert_equal, modest, normal, seeds
 
 from wtref.backend import Device
 from wtref.fast import accelerate
-from wtref.kernels import cuda, plain
-from wtref.kernels.cuda import BFLOAT16, NULL
+from wtref.kernels import cuda_launches, plain
+from wtref.kernels.cuda_launches import BFLOAT16, NULL
 from wtref.layers import walk
 from wtref.models import Options, build
 
@@ -97,12 +97,12 @@ def test_they_do_not_depend_on_the_order_of_threads(precision):
 )
 def test_a_fault_shows(monkeypatch, right, wrong):
     """Rows behind the last are counted, a mean far from 0 costs digits, a barrier is missing."""
-    code, options = cuda.source(), {"size": (9, 7), "mean": 1e6, "geometry": [(3, 3), (1, 1), (0, 0)]}
+    code, options = cuda_launches.source(), {"size": (9, 7), "mean": 1e6, "geometry": [(3, 3), (1, 1), (0, 0)]}
     assert code.count(right) == 1
     usual = emulated()
     out, known = convolved(usual, normal(0, np.float64), **options)
     assert_moments(moments(usual, known), out, 1e-9)
-    monkeypatch.setattr(cuda, "source", lambda: code.replace(right, wrong))
+    monkeypatch.setattr(cuda_launches, "source", lambda: code.replace(right, wrong))
     faulty = emulated(order="shuffled")
     _, known = convolved(faulty, normal(0, np.float64), **options)
     with pytest.raises(AssertionError):

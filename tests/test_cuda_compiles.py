@@ -8,7 +8,7 @@ import nvrtc
 import numpy as np
 import pytest
 
-from wtref.kernels.cuda import PRECISIONS, options, source
+from wtref.kernels.cuda_launches import PRECISIONS, options, source
 
 NVCC = shutil.which("nvcc")
 with_nvcc = pytest.mark.skipif(NVCC is None, reason="no nvcc, which compiles CUDA without a GPU")

@@ -10,7 +10,8 @@ from on_device import InBf16, OnDevice, bf16, tf32
 from wtref import backend
 from wtref.config import Config
 from wtref.kernels import plain
-from wtref.kernels.cuda import BFLOAT16, Cuda, Geometry
+from wtref.kernels.cuda import Cuda, Geometry
+from wtref.kernels.cuda_launches import BFLOAT16
 from wtref.prepare import prepare
 
 if emulator_obstacle():

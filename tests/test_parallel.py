@@ -78,7 +78,7 @@ def test_any_number_of_processes_learns_the_same(alone, processes, here):
     assert together.keys() == alone.keys()
     own = {name for name in alone if name.startswith("own statistics")}
     assert not any(np.isnan(x).any() for name, x in alone.items() if "_angles " not in name)
-    assert len({name.partition(":")[0] for name in alone}) == 28
+    assert len({name.partition(":")[0] for name in alone}) == 29
     assert {name for name in alone.keys() - own if not distance(alone[name], together[name]) < 1e-9} == set()
     assert any(distance(alone[name], together[name]) > 1e-3 for name in own)  # as each share has its own
 

@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from launching import MPIEXEC, ROOT, SMALL, mpiexec, nothing_left, run, start
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 
-from wtref.backend import to_host
 from wtref.fast import graphs
 from wtref.kernels import between_events, timed
 from wtref.parallel import ALONE

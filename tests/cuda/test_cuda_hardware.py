@@ -15,7 +15,7 @@ from on_device import InBf16, OnDevice, bf16, tf32
 from wtref import backend, resuming, torch_check
 from wtref.config import Config
 from wtref.kernels import equip
-from wtref.kernels.cuda import BFLOAT16
+from wtref.kernels.cuda_launches import BFLOAT16
 from wtref.prepare import prepare
 
 ROOT = Path(__file__).parents[2]

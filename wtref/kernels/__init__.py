@@ -12,7 +12,8 @@ from threadpoolctl import threadpool_limits
 from wtref.errors import InputError
 from wtref.kernels.building import NoCompiler
 from wtref.kernels.compiled import Compiled
-from wtref.kernels.cuda import BFLOAT16, PRECISIONS, Cuda
+from wtref.kernels.cuda import Cuda
+from wtref.kernels.cuda_launches import BFLOAT16, PRECISIONS
 from wtref.kernels.timed import TimedModule
 from wtref.values import LIMITS, check_limits
 
