@@ -1,17 +1,18 @@
-"""Twenty steps of every rule on four small networks, in float64 with the plain program, held to recorded numbers.
+"""Twenty steps of every rule on four small networks, in float64, plain and accelerated, held to recorded numbers.
 
 The numbers in digests.json are what the program gave before it was rebuilt.  `python tests/test_digests.py` writes them
 anew; only a change of the mathematics itself, said in the commit, may do that.
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import CPU
+from helpers import CPU, equipped
 
-from wtref.fast import accelerate
+from wtref import fast
 from wtref.losses import softmax_cross_entropy
 from wtref.models import Options, build
 from wtref.optim import SGD
@@ -34,23 +35,27 @@ def digest(network_name, rule_name, device=CPU):
     rng = np.random.default_rng(7)
     network, rule = build(model, shape, CLASSES, options), RULES[rule_name](rng)
     network.initialise(device, rng)
+    fast.accelerate_noise(rule, device)
     for s in network.with_feedback:
         rule.connect(s, CLASSES)
     for s in network.with_feedback:
         rule.before_training(s)
-    sgd, losses = SGD(network.arrays(), 0.01, momentum=0.9, weight_decay=0.01), []
+    make, losses = partial(fast.SGD, device) if device.ops else SGD, []
+    sgd = make(network.arrays(), 0.01, momentum=0.9, weight_decay=0.01)
+    accelerated = fast.accelerate(network, device)
     for step in range(STEPS):
         images, labels = rng.standard_normal((BATCH, *shape)), rng.integers(CLASSES, size=BATCH)
-        loss, _ = train_step(accelerate(network, device), rule, sgd, softmax_cross_entropy, images, labels, step)
+        loss, _ = train_step(accelerated, rule, sgd, softmax_cross_entropy, images, labels, step)
         losses.append(float(loss))
     arrays = {name: float((x * x).sum()) for name, x in sorted(network.arrays().items())}
     return {"losses": sum(losses), **arrays}
 
 
+@pytest.mark.parametrize("device", [CPU, equipped(threads=1)], ids=["plain", "accelerated"])
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_twenty_steps_give_the_recorded_numbers(network, rule):
-    found, recorded = digest(network, rule), json.loads(RECORDED.read_text())[network][rule]
+def test_twenty_steps_give_the_recorded_numbers(network, rule, device):
+    found, recorded = digest(network, rule, device), json.loads(RECORDED.read_text())[network][rule]
     assert found.keys() == recorded.keys()
     for name, number in recorded.items():
         assert found[name] == pytest.approx(number, rel=1e-8, abs=1e-12), name
