@@ -14,8 +14,11 @@ CPU = Device("cpu", np, np.float64)  # array expressions alone
 modest = settings(deadline=None, max_examples=25, derandomize=True, database=None)
 
 
-def equipped(dtype=np.float64, threads=2):
-    """A CPU with the ops that there are: compiled ones, or none without a C compiler and under `pytest --kernels plain`."""
+def equipped(dtype=np.float64, threads=1):
+    """A CPU with the ops that there are: compiled ones, or none without a C compiler and under `pytest --kernels plain`.
+
+    One thread: of arrays as small as those of the tests more would wait for each other.
+    """
     return equip(Device("cpu", np, dtype), threads=threads)
 
 

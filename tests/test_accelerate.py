@@ -130,7 +130,7 @@ def test_one_pass_is_batch_norm_and_what_follows_one_by_one(train, shape, c, see
     ):
         plain, twin = (ready(make(BatchNorm("n", c)), np.random.default_rng(seed)) for _ in range(2))
         a, delta = rng.standard_normal((2, *shape, c))
-        one_pass = accelerate(Sequential(twin), equipped(threads=1))
+        one_pass = accelerate(Sequential(twin), equipped())
         assert close(one_pass.forward(a, train), plain.forward(a, train), 1e-13)
         (norm,), (found,) = norms_of(plain), norms_of(twin)
         if train:

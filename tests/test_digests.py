@@ -51,7 +51,7 @@ def digest(network_name, rule_name, device=CPU):
     return {"losses": sum(losses), **arrays}
 
 
-@pytest.mark.parametrize("device", [CPU, equipped(threads=1)], ids=["plain", "accelerated"])
+@pytest.mark.parametrize("device", [CPU, equipped()], ids=["plain", "accelerated"])
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_twenty_steps_give_the_recorded_numbers(network, rule, device):

@@ -19,7 +19,7 @@ from wtref.layers import BatchNorm, Conv2d, Flatten, GlobalAvgPool, Linear, MaxP
 from wtref.losses import softmax_cross_entropy
 from wtref.relatives import RULES
 
-FAST = equipped(threads=1)  # of arrays as small as here more would wait for each other
+FAST = equipped()
 
 
 def plain(layer):
