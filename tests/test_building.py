@@ -14,7 +14,7 @@ from kernel_suite import KernelSuite, compiled, normal
 
 from wtref.errors import InputError
 from wtref.kernels import building, cores, equip
-from wtref.kernels.compiled import REALS, Compiled, Shelf
+from wtref.kernels.compiled import REALS, Compiled, BufferPool
 
 compiled()
 ROOT = Path(__file__).parents[1]
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 def compiled_with(folder, *flags):
     """Kernels whose sources were compiled with other flags."""
     other = Compiled.__new__(Compiled)
-    other.libraries, other.shelf = {}, Shelf()
+    other.libraries, other.buffers = {}, BufferPool()
     for dtype, (real, _) in REALS.items():
         path = folder / f"{real}.so"
         words = [*building.FLAGS, *flags, f"-DREAL={real}", str(building.SOURCES / "all.c"), "-o", str(path)]

@@ -10,7 +10,7 @@ from kernel_suite import KernelSuite, compiled, in_double, normal
 
 from wtref.config import Config
 from wtref.kernels import plain
-from wtref.kernels.compiled import Shelf
+from wtref.kernels.compiled import BufferPool
 from wtref.prepare import prepare
 
 fast = compiled()
@@ -74,23 +74,23 @@ def address(x):
     return x.__array_interface__["data"][0]
 
 
-def test_a_large_array_is_lent_again_once_no_view_of_it_is_left():
-    shelf, shape = Shelf(), (2**23,)
-    first = shelf.empty(shape, np.dtype(np.float32))
+def test_the_memory_of_a_large_array_is_used_again_once_no_view_of_it_is_left():
+    pool, shape = BufferPool(), (2**23,)
+    first = pool.empty(shape, np.dtype(np.float32))
     view, where = first[5::7].T, address(first)
     del first
-    second = shelf.empty(shape, np.dtype(np.float32))
+    second = pool.empty(shape, np.dtype(np.float32))
     assert address(second) != where and not np.shares_memory(second, view)
     view[...] = 3
     del view
-    assert address(shelf.empty((2**11, 2**11), np.dtype(np.float64))) == where  # as many bytes
+    assert address(pool.empty((2**11, 2**11), np.dtype(np.float64))) == where  # as many bytes
 
 
-def test_the_shelf_does_not_grow_with_every_size_ever_asked_for():
-    shelf = Shelf()
+def test_the_pool_does_not_grow_with_every_size_ever_asked_for():
+    pool = BufferPool()
     for size in range(2**23, 2**23 + 5):
-        shelf.empty((size,), np.dtype(np.float32))
-    assert sum(len(blocks) for blocks in shelf.free.values()) == 1
+        pool.empty((size,), np.dtype(np.float32))
+    assert sum(len(blocks) for blocks in pool.free.values()) == 1
 
 
 GUARDED = """

@@ -24,7 +24,8 @@ def equip(device, kernels="auto", threads=None, precision="float32"):
     """The device with ops of its own, and which in words.
 
     kernels: "auto", "compiled" or "plain"; auto: compiled where there is a C compiler, or on a GPU, else plain.
-    threads: of a CPU; None for one on each core.  precision: of the factors of float32's products, one of PRECISIONS.
+    threads: of a CPU; None for one on each core.  BLAS, which has one number of threads for the whole process, takes that
+    of the device equipped last.  precision: of the factors of float32's products, one of PRECISIONS.
     Raises InputError where compiled kernels, the precision or the number of threads are asked for and cannot be had.
     """
     if device.name != "cpu":

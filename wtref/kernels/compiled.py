@@ -1,4 +1,4 @@
-"""The primitives of plain.py by the C functions of the same names in c/."""
+"""The functions of plain.py by the C functions of the same names in c/."""
 
 import ctypes
 import functools
@@ -11,7 +11,6 @@ from wtref.kernels import plain
 from wtref.kernels.building import library, same_cores
 from wtref.kernels.operands import check_order, output_size
 
-_address, _buffer = ctypes.addressof, ctypes.c_char.from_buffer
 REALS = {np.dtype(np.float32): ("float", ctypes.c_float), np.dtype(np.float64): ("double", ctypes.c_double)}
 
 WINNER = np.dtype(np.int32)  # max_pool's places
@@ -53,7 +52,7 @@ class Compiled:
             for functions in self.libraries.values():
                 self.threads = functions.threads = functions.use_threads(threads)
                 functions.keep_memory()
-        self.shelf = Shelf()
+        self.buffers = BufferPool()
 
     def product(self, a, b):
         m, n, k = len(a), b.shape[-1], len(b)
@@ -83,14 +82,14 @@ class Compiled:
     def max_pool(self, y, kernel, stride, padding):
         g = Geometry.of("max_pool", y.shape, y.shape[-1], kernel, stride, padding)
         winner = np.empty(g.above(), WINNER)
-        return self._new(g.above(), "max_pool", g, _packed(y), _place(winner)), winner
+        return self._new(g.above(), "max_pool", g, _packed(y), _address(winner)), winner
 
     def max_pool_back(self, delta, winner, kernel, stride, padding, size):
         g = Geometry.of("max_pool_back", (len(delta), *size, delta.shape[-1]), delta.shape[-1], kernel, stride, padding)
         winner = winner if winner.dtype.kind not in "iu" else winner.astype(WINNER, copy=False)  # plain.py's are wider
         (error,) = _arrays("max_pool_back", g.above(), delta.dtype, delta=delta)
         (places,) = _arrays("max_pool_back", g.above(), WINNER, winner=winner)
-        return self._new(g.below(), "max_pool_back", g, error, _place(places))
+        return self._new(g.below(), "max_pool_back", g, error, _address(places))
 
     def moments(self, x):
         return self._new((2, x.shape[-1]), "moments", _packed(x), *_rows(x))
@@ -149,32 +148,33 @@ class Compiled:
 
         Zeros where there is nothing to add up: a process's share of a batch may be empty.
         """
-        dtype, words, empty = _words(arguments)
+        dtype, c_arguments, empty = _c_arguments(arguments)
         if empty:
             return np.zeros(shape, dtype)
-        out = self.shelf.empty(shape, dtype)
-        words.append(_place(out))
-        self._function(dtype, name, words)(*words)
+        out = self.buffers.empty(shape, dtype)
+        c_arguments.append(_address(out))
+        self._function(dtype, name, c_arguments)(*c_arguments)
         return out
 
     def _call(self, name, *arguments):
-        dtype, words, _ = _words(arguments)
-        self._function(dtype, name, words)(*words)
+        dtype, c_arguments, _ = _c_arguments(arguments)
+        self._function(dtype, name, c_arguments)(*c_arguments)
 
-    def _function(self, dtype, name, words):
+    def _function(self, dtype, name, c_arguments):
         """The C function for numbers of the dtype, which knows the types of its arguments from the first it is given."""
         if dtype not in self.libraries:
             raise ValueError(f"{name}: arrays must be of float32 or float64, found {dtype}")
         functions = self.libraries[dtype]
         if functions.threads != self.threads:  # all that use a library share its number of threads
-            functions.threads = functions.use_threads(self.threads)
+            functions.use_threads(self.threads)
+            functions.threads = self.threads
         function = getattr(functions, name)
         if function.argtypes is None:
-            function.argtypes, function.restype = [_c_type(word, dtype) for word in words], None
+            function.argtypes, function.restype = [_c_type(argument, dtype) for argument in c_arguments], None
         return function
 
 
-class Shelf:
+class BufferPool:
     """Large arrays, kept for the next of their size once nobody holds them: to touch so much fresh memory for the first
     time takes longer than to fill it.  Smaller ones are kept by the C library (keep_memory in products.c)."""
 
@@ -194,12 +194,12 @@ class Shelf:
             return np.empty(shape, dtype)
         if size < self.LARGE:
             block = np.empty(size + self.LINE, np.uint8)
-            return np.ndarray(shape, dtype, block, -_place(block) % self.LINE)
+            return np.ndarray(shape, dtype, block, -_address(block) % self.LINE)
         blocks = self.free.setdefault(size, [])
         if not blocks:
             self.free = {size: blocks}  # what other sizes keep goes back to the system first
         block = blocks.pop() if blocks else np.empty(size + self.LINE, np.uint8)
-        array = np.frombuffer(block.data, dtype, count, -_place(block) % self.LINE)  # every view of it holds on to it
+        array = np.frombuffer(block.data, dtype, count, -_address(block) % self.LINE)  # every view of it holds on to it
         weakref.finalize(array, self._take_back, blocks, block).atexit = False
         return array.reshape(shape)
 
@@ -239,28 +239,28 @@ def _misfit(function, name, x, shape, dtype):
     return ValueError(f"{function}: {name} must be an array {dtype} {shape}, found {found}")
 
 
-def _words(arguments):
+def _c_arguments(arguments):
     """What a C function is called with: (the dtype of all arrays, the arguments with addresses for arrays, is one empty?)"""
-    dtype, words, empty = None, [], False
+    dtype, c_arguments, empty = None, [], False
     for x in arguments:
         if isinstance(x, np.ndarray):
             dtype = x.dtype if dtype is None else dtype
             empty = empty or x.size == 0
-            x = _place(x)
-        words.append(x)
-    return dtype, words, empty
+            x = _address(x)
+        c_arguments.append(x)
+    return dtype, c_arguments, empty
 
 
-def _c_type(word, dtype):
+def _c_type(argument, dtype):
     """All but geometries and real numbers is an address, none, or an integer as wide as one."""
-    return {float: REALS[dtype][1], Geometry: ctypes.POINTER(Geometry)}.get(type(word), ctypes.c_void_p)
+    return {float: REALS[dtype][1], Geometry: ctypes.POINTER(Geometry)}.get(type(argument), ctypes.c_void_p)
 
 
-def _place(x):
+def _address(x):
     """The address of x's first number."""
     try:
         packed = x if x.flags.c_contiguous else x.T
-        return _address(_buffer(packed))  # takes a third of the time, but not every array
+        return ctypes.addressof(ctypes.c_char.from_buffer(packed))  # takes a third of the time, but not every array
     except (TypeError, ValueError, BufferError):
         return x.__array_interface__["data"][0]
 
