@@ -12,12 +12,10 @@ pytest.importorskip("torch")
 
 from helpers import CPU  # noqa: E402
 
-from wtref import layers, relatives, rules, torch_check  # noqa: E402
+from wtref import fast, layers, noise, optim, relatives, rules, torch_check  # noqa: E402
 from wtref.errors import InputError  # noqa: E402
-from wtref.fast import layers as fast  # noqa: E402
 from wtref.kernels import equip  # noqa: E402
 from wtref.models import Options  # noqa: E402
-from wtref.optim import SGD  # noqa: E402
 from wtref.torch_check import CHECKED, Row, check, table  # noqa: E402
 from wtref.training import Training, train_step  # noqa: E402
 
@@ -217,25 +215,30 @@ def largest_in_the_wrong_place(real):
     return backward
 
 
+def products_halved(real):
+    return lambda self, *arguments: real(self, *arguments) / 2
+
+
 def half_the_noise(real):
     return lambda self, s: real(self, s) // 2
 
 
 FAULTS = [
     (rules.KolenPollack, "learn", feedback_without_decay, "mlp", "kp"),
-    (SGD, "descend", decay_on_everything, "mlp", "bp"),
-    (SGD, "descend", nesterov, "mlp", "fa"),
     (rules.SignSymmetry, "before_backward", signs_of_size_one, "lenet", "ss"),
     (rules.FeedbackAlignment, "before_backward", weights_transported, "mlp", "fa"),
     (relatives.DirectFeedbackAlignment, "before_backward", direct_error_doubled, "lenet", "dfa"),
     (rules.WeightMirror, "memory", half_the_noise, "mlp", "wm"),
 ]
-FAULTS_OF_LAYERS = [
-    ("Conv2d", "forward", patches_transposed, "lenet", "bp"),
-    ("BatchNorm", "forward", variance_biased, "resnet8", "bp"),
-    ("Residual", "backward", errors_stop_at_shortcuts, "resnet8", "dfa"),
-    ("Linear", "forward", bias_forgotten, "mlp", "wm"),
-    ("MaxPool", "backward", largest_in_the_wrong_place, "lenet", "kp"),
+FAULTS_OF_PARTS = [
+    (optim.SGD, fast.SGD, "descend", decay_on_everything, "mlp", "bp"),
+    (optim.SGD, fast.SGD, "descend", nesterov, "mlp", "fa"),
+    (layers.Conv2d, fast.layers.Conv2d, "forward", patches_transposed, "lenet", "bp"),
+    (layers.BatchNorm, fast.layers.BatchNorm, "forward", variance_biased, "resnet8", "bp"),
+    (layers.Residual, fast.layers.Residual, "backward", errors_stop_at_shortcuts, "resnet8", "dfa"),
+    (layers.Linear, fast.layers.Linear, "forward", bias_forgotten, "mlp", "wm"),
+    (layers.MaxPool, fast.layers.MaxPool, "backward", largest_in_the_wrong_place, "lenet", "kp"),
+    (noise.Patterns, fast.noise.Patterns, "product", products_halved, "mlp", "wm"),
 ]
 
 
@@ -251,12 +254,12 @@ def test_a_fault_on_our_side_is_seen(monkeypatch, place, name, fault, model, rul
 
 
 @pytest.mark.parametrize("kernels", ["plain", "compiled"])
-@pytest.mark.parametrize("layer, name, fault, model, rule", FAULTS_OF_LAYERS, ids=lambda x: getattr(x, "__name__", x))
-def test_a_fault_in_a_layer_is_seen(monkeypatch, layer, name, fault, model, rule, kernels):
-    """In the plain layers, and in those that take their place."""
+@pytest.mark.parametrize("plain, faster, name, fault, model, rule", FAULTS_OF_PARTS, ids=lambda x: getattr(x, "__name__", x))
+def test_a_fault_in_a_part_is_seen(monkeypatch, plain, faster, name, fault, model, rule, kernels):
+    """In the plain one, and in the one that takes its place."""
     if kernels == "compiled" and equip(CPU).ops is None:
         pytest.skip("no C compiler")
-    place = getattr(layers if kernels == "plain" else fast, layer)
+    place = plain if kernels == "plain" else faster
     monkeypatch.setattr(place, name, fault(getattr(place, name)))
     assert_seen(model, rule, kernels)
 
