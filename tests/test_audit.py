@@ -4,10 +4,11 @@ import copy
 
 import numpy as np
 import pytest
+from device_double import xp
 
 from wtref import layers
 from wtref.audit import Finding, audit, table
-from wtref.backend import open_device
+from wtref.backend import Device, open_device
 from wtref.cli import main
 from wtref.relatives import RULES, DirectFeedbackAlignment
 from wtref.rules import Backprop, FeedbackAlignment, KolenPollack, Rule, WeightMirror
@@ -471,6 +472,17 @@ def test_a_rule_is_whatever_makes_one():
 def test_honest_is_who_declares_what_was_found(found, declares, honest):
     assert Finding("fa", declares, found).honest == honest
     assert ("NOT AS IT SAYS" in table([Finding("fa", declares, found)])) == (not honest)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_arrays_of_another_device_are_guarded_too(rule):
+    """With arrays that know nothing of NumPy's protocols."""
+    device = Device("double", xp, np.float64)
+    (finding,) = audit(device, {rule: RULES[rule]}, "mlp")
+    assert finding.honest and finding.declares == (finding.found is not None)
+    for cheat in (let_B_be_it, copy_it, assign_it, slice_it, add_it, write_B_into_it):
+        (finding,) = audit(device, {rule: planted(RULES[rule], "learn", cheat)}, "mlp")
+        assert finding.found.startswith(f"{TRANSPORT.get(rule, 'learn')} ")
 
 
 # --- the command -------------------------------------------------------------------------------------------
