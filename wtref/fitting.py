@@ -27,7 +27,7 @@ def load(network, device, arrays, plain):
 
 
 def check_training(arrays, plain, training):
-    """Does the checkpoint hold all that Training.restore takes over?"""
+    """Does the checkpoint hold all that resuming.restore takes over?"""
     check_plain(plain)
     epochs, steps = training.config.epochs, training.feed.steps
     if plain["epoch"] > epochs or plain["position"] >= steps:
@@ -40,7 +40,7 @@ def check_training(arrays, plain, training):
 
 
 def check_plain(plain):
-    """Does a checkpoint's plain.json hold what Training.state writes?"""
+    """Does a checkpoint's plain.json hold what resuming.state writes?"""
     check_entries(plain, PLAIN)
     if plain["best"] is not None:
         check_entries(plain["best"], BEST)

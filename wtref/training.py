@@ -75,8 +75,7 @@ class Training:
     def steps(self):
         """Train.  Yields after each step: None, or at the end of an epoch its record, a dict of plain numbers.
 
-        Between two steps the training may be saved (`state`) and left; `restore` goes on as if
-        nothing had happened.
+        Between two steps the training may be saved and left, and goes on as if nothing had happened (resuming.py).
         """
         if self.epoch == self.position == 0:
             for s in self.network.with_feedback:
