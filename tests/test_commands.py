@@ -406,7 +406,13 @@ def test_a_folder_is_no_image(mine, refused):
 def test_predict_wants_a_checkpoint(refused):
     data = {"shape": (8, 8, 1), "class_names": ["a"], "mean": [0.0], "std": [1.0], "levels": 16, "sha256": ""}
     Run.create(Config(model="mlp"), data, "cpu", "x")
-    assert "no last checkpoint" in refused("predict", "x", "x.png", "--device", "cpu")
+    err = refused("predict", "x", "x.png", "--device", "cpu")
+    assert "run 'x' has no last checkpoint; go on with --resume x\n" in err
+
+
+def test_a_last_checkpoint_that_is_lost_is_told_with_the_one_that_is_there(mine, refused):
+    Path("runs/mine/last.npz").unlink()
+    assert "run 'mine' has no last checkpoint; try --checkpoint best\n" in refused("eval", "mine")
 
 
 # --- eval -------------------------------------------------------------------------------------------------

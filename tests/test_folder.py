@@ -343,6 +343,14 @@ def test_nothing_left_to_train_on_is_an_error_even_when_skipping(tmp_path):
     assert no_threads_left()
 
 
+def test_nothing_left_to_test_on_is_an_error_that_names_an_image(tmp_path):
+    write_folder(tmp_path, size=(20, 20))
+    for file in tmp_path.glob("val/*/*"):
+        file.write_bytes(b"")
+    with pytest.raises(InputError, match="not one of 9 test images can be read; .*val/ant/00.png is no image"):
+        load_folder_into_memory(tmp_path, bad_images="skip")
+
+
 def test_what_is_no_file_is_skipped_like_damage_and_what_the_machine_fails_to_read_is_not(tmp_path, monkeypatch):
     write_folder(tmp_path, size=(20, 20))
     ant = tmp_path / "train/ant"

@@ -11,7 +11,7 @@ from test_cli import MLP, finish, nobody_in, patience, start
 
 from wtref import compare
 from wtref.cli import main
-from wtref.errors import Diverged, Unsaved
+from wtref.errors import Diverged, InputError, Unsaved
 
 LONG = ["compare", *MLP, "--rules", "bp", "fa", "--seeds", "5000", "--jobs", "2", "--threads", "1"]
 METRICS = Path("runs/compare-digits-1/metrics.jsonl")
@@ -127,6 +127,16 @@ def test_one_failure_among_good_runs(pretended, capsys, error, said):
     rows = {line.split()[0]: line.split()[1:4] for line in out.splitlines() if "±" in line}
     assert rows == {"fa": ["99.00", "±", "0.00"], "bp": ["99.50", "±", "0.71"]}
     assert seeds(saved(), "fa") == {1} and seeds(saved(), "bp") == {0, 1}
+
+
+def test_data_that_become_unreadable_end_the_comparison_and_the_finished_runs_are_named(pretended, capsys):
+    pretended["fa", 1] = InputError("x.png cannot be read")
+    assert main(["compare", *MLP, "--rules", "fa", "bp", "--seeds", "2"]) == 2
+    out, err = capsys.readouterr()
+    missing = "fa seed 0, bp seed 0, fa seed 1"
+    assert err == f"wtref: x.png cannot be read; the finished runs are in {METRICS}; missing: {missing}\n"
+    assert [line.split()[0] for line in out.splitlines() if "±" in line] == ["bp"]
+    assert [(line["rule"], line["seed"]) for line in saved()] == [("bp", 1)]
 
 
 def test_an_internal_error_in_a_worker_is_not_dressed_up(pretended):

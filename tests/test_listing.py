@@ -176,9 +176,11 @@ def test_annotations_that_are_no_text_are_one_line(tiny):
 
 
 def test_images_that_the_annotations_do_not_name_are_left_out_by_name(tiny):
-    add(tiny, "val/images/extra.JPEG")
+    """Wherever they are in val/."""
+    add(tiny / "val", "images/extra.JPEG", "images/more/x.png", "n01/images/y.png", "loose.png", "notes.txt")
     _, _, test = list_folder(tiny)
     assert len(test.paths) == 4
     assert test.left_out == (
-        f"left out in {tiny}/val: images that val_annotations.txt does not name (1), such as images/extra.JPEG",
+        f"left out in {tiny}/val: images that val_annotations.txt does not name (4), such as images/extra.JPEG",
+        f"left out in {tiny}/val: files whose ending is of no format that is read (1), such as notes.txt",
     )

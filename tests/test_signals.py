@@ -25,8 +25,8 @@ from wtref import cli, datasets
 from wtref.runs import Run
 signals, where = [getattr(signal, name) for name in sys.argv[1].split(",")], sys.argv[2]
 signal.signal(signal.SIGINT, signal.default_int_handler)
-if where == "under nohup":
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+if where == "ignored":
+    signal.signal(signals[0], signal.SIG_IGN)
 owner, name = (datasets, "open_feed") if where == "loading" else (Run, "save")
 original = getattr(owner, name)
 def struck(*args):
@@ -83,8 +83,10 @@ def test_before_training_begins_the_signals_end_the_program_in_one_line(signals,
     assert not Path("runs").exists()
 
 
-def test_nohup_is_respected():
-    done = struck("SIGHUP", "under nohup")
+@pytest.mark.parametrize("signals", ["SIGHUP", "SIGINT"])
+def test_what_was_ignored_at_the_start_stays_so(signals):
+    """SIGHUP under nohup, SIGINT in a job that a script put in the background."""
+    done = struck(signals, "ignored")
     assert (done.returncode, done.stderr) == (0, "")
     assert [json.loads(line)["epoch"] for line in Path("runs/mine/metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
 

@@ -10,7 +10,7 @@ from statistics import mean, stdev
 
 from wtref import datasets, figures
 from wtref.angles import mean_angle, measured
-from wtref.errors import Diverged, Unsaved, check_choice
+from wtref.errors import Diverged, InputError, Unsaved, check_choice
 from wtref.files import write_lines, write_text
 from wtref.folders import free_folder
 from wtref.jobs import completed
@@ -92,7 +92,8 @@ def _cell(angle):
 def _run_all(configs, jobs, folder):
     """(the metrics lines of all finished runs, in the order of configs; exit code).
 
-    Each run is saved as soon as it is finished.  A run that fails does not stop the others.
+    Each run is saved as soon as it is finished.  A run that diverges or finds no memory does not stop the others;
+    data that have become unreadable do, as all runs share them.
     """
     configs = [replace(config, threads=config.threads or max(cores() // jobs, 1)) for config in configs]
     finished, skipped, code = {}, set(), 0
@@ -108,6 +109,9 @@ def _run_all(configs, jobs, folder):
                 skipped |= unread
                 _keep(folder, _lines(configs, finished))
                 print(f"{_progress(finished, configs)} {_summary(config, finished[config])}", flush=True)
+    except InputError as error:
+        code = 2
+        _complain(f"{error}; {_held(configs, finished, folder)}")
     except KeyboardInterrupt as interrupt:
         code = exit_code(interrupt)
         _complain(f"interrupted; {_held(configs, finished, folder)}")

@@ -59,11 +59,13 @@ def _opened(path, what):
         try:
             file = open(path, "r+b", buffering=0, opener=_creating)
         except OSError as error:
+            if path.is_symlink() or path.is_dir():
+                raise _obstacle(path) from None
             raise Unsaved(f"cannot write to {path.parent}: {error.strerror}") from None
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             file.close()
-            raise InputError(f"{path} is a link or no regular file, where a lock file should be; remove it")
+            raise _obstacle(path)
         if take(file, path):
             return file
         with file:
@@ -74,6 +76,10 @@ def _opened(path, what):
 def _creating(path, flags):
     """Open path, and make it if need be, but follow no symbolic link: what is written there must hit no other file."""
     return os.open(path, flags | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def _obstacle(path):
+    return InputError(f"{path} is a link or no regular file, where a lock file should be; remove it")
 
 
 def _is_named(file, path):

@@ -148,7 +148,8 @@ class Run:
         try:
             arrays, plain = checkpoints.read(self.folder / name)
         except FileNotFoundError:
-            raise InputError(f"run {self.name!r} has no {which} checkpoint yet; go on with --resume {self.name}") from None
+            remedy = "try --checkpoint best" if self.folder.joinpath("best.npz").exists() else f"go on with --resume {self.name}"
+            raise InputError(f"run {self.name!r} has no {which} checkpoint; {remedy}") from None
         except checkpoints.Damaged as damage:
             raise InputError(f"{damage}; try another with --checkpoint, or --resume {self.name}") from None
         with self._fitting(name):
@@ -165,11 +166,11 @@ class Run:
 
     @contextlib.contextmanager
     def writing(self):
-        """Let what keeps the folder from being written to raise Unsaved, which says what is still whole."""
+        """Let what keeps the folder from being written to raise Unsaved, which says what is still there."""
         try:
             yield
         except OSError as error:
-            raise Unsaved(f"cannot write to {self.folder}: {error.strerror or error}; {self.saved()}, unharmed") from None
+            raise Unsaved(f"cannot write to {self.folder}: {error.strerror or error}; {self.saved()}") from None
 
     def progress(self):
         """The plain values of the newest checkpoint, which say how far the run is; None if it has not got to its first.

@@ -1,8 +1,8 @@
 """Stopping in good order: Ctrl-C, SIGTERM and SIGHUP end the program as soon as nothing can be lost by it.
 
 While a network is trained, they are noted and obeyed between two steps (`stop_requests`); at all other times they
-raise KeyboardInterrupt, so that files and other processes are left in order (`interrupting`).  SIGHUP that is
-ignored when the program starts, as under nohup, stays ignored.
+raise KeyboardInterrupt, so that files and other processes are left in order (`interrupting`).  A signal that is
+ignored when the program starts, as SIGHUP under nohup and SIGINT in a job that a script put in the background, stays ignored.
 """
 
 import contextlib
@@ -72,7 +72,7 @@ def _handling(handler, numbers):
     """Within it, these signals have this handler, in the main thread; Python allows no other to set one."""
     usual = {}
     if threading.current_thread() is threading.main_thread():
-        wanted = [which for which in numbers if which != signal.SIGHUP or signal.getsignal(which) != signal.SIG_IGN]
+        wanted = [which for which in numbers if signal.getsignal(which) != signal.SIG_IGN]
         usual = {which: signal.signal(which, handler) for which in wanted}
     try:
         yield

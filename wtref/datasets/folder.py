@@ -131,6 +131,8 @@ def load_folder_into_memory(root, workers=None, bad_images="error"):
     if not counts.all():
         empty = names[counts.argmin()]
         raise InputError(f"{root}: no training image of class {empty} can be read; {min(skipped)}")
+    if not len(arrays[3]):
+        raise InputError(f"{root}: not one of {len(test.paths)} test images can be read; {min(skipped)}")
     left_out = train.left_out + test.left_out
     return FolderDataset(
         "folder", len(names), *arrays, class_names=names, skipped=tuple(sorted(skipped)), left_out=left_out

@@ -56,7 +56,7 @@ class _Split:
     def __init__(self, folder):
         self.folder, self.left_out = folder, defaultdict(list)
         files, folders = self._entries(folder)
-        self.classes = self._annotated(folders) if ANNOTATIONS in files else None
+        self.classes = self._annotated(files, folders) if ANNOTATIONS in files else None
         if self.classes is None:
             self.left_out["files outside of class folders"] += files.values()
             self.classes = {name: self._images(path) for name, path in folders.items()}
@@ -105,9 +105,10 @@ class _Split:
         self.left_out["files whose ending is of no format that is read"] += others.values()
         return list(images.values())
 
-    def _annotated(self, folders):
+    def _annotated(self, files, folders):
         """{class name: paths} by Tiny ImageNet's annotations, or None where the images lie elsewhere."""
-        images, others = _by_ending(self._entries(folders[NESTED])[0]) if NESTED in folders else ({}, {})
+        inner, deeper = self._entries(folders[NESTED]) if NESTED in folders else ({}, {})
+        images, others = _by_ending(inner)
         if not images:
             return None
         classes, path = defaultdict(list), self.folder / ANNOTATIONS
@@ -115,8 +116,11 @@ class _Split:
             if name not in images:
                 raise InputError(f"{path}: {name} is named twice, or is no image in {folders[NESTED]}")
             classes[class_name].append(images.pop(name))
-        self.left_out[f"images that {ANNOTATIONS} does not name"] += images.values()
-        self.left_out["files whose ending is of no format that is read"] += others.values()
+        loose, unknown = _by_ending({name: path for name, path in files.items() if name != ANNOTATIONS})
+        elsewhere = [inside for name, inside in folders.items() if name != NESTED] + list(deeper.values())
+        nested = [image for inside in elsewhere for image in _nested_images(inside)]
+        self.left_out[f"images that {ANNOTATIONS} does not name"] += [*images.values(), *loose.values(), *nested]
+        self.left_out["files whose ending is of no format that is read"] += [*others.values(), *unknown.values()]
         return {name: sorted(classes[name]) for name in sorted(classes)}
 
 
