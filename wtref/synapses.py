@@ -54,7 +54,7 @@ class Synapses:
         if self.output_error is None:
             return delta
         N, *positions = delta.shape[:-1]
-        share = self.output_error.reshape(N, *(1 for _ in positions), -1)
+        share = self.output_error.reshape(N, *(1 for _ in positions), self.output_error.shape[-1])
         for count in positions:
             share = share / count
         return self.device.xp.broadcast_to(share, (N, *positions, share.shape[-1]))
