@@ -13,6 +13,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a script starts with &
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
     if config.getoption("--kernels") == "plain":
         os.environ["CC"] = "false"  # in subprocesses too
 
