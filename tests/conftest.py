@@ -21,6 +21,7 @@ def plain_kernels():
 
 def pytest_configure(config):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a script starts with &
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
     if config.getoption("--kernels") == "plain":
         os.environ["CC"] = "false"  # as on a machine without a C compiler, in subprocesses too
     config.kernels_in_words = kernels.use()
