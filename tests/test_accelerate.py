@@ -11,7 +11,7 @@ from wtref.backend import Device
 from wtref.fast import accelerate
 from wtref.fast import layers as fast
 from wtref.kernels import equip
-from wtref.layers import BatchNorm, Conv2d, Linear, MaxPool, Residual, Sequential, walk
+from wtref.layers import BatchNorm, Conv2d, Flatten, Linear, MaxPool, Residual, Sequential, walk
 from wtref.losses import softmax_cross_entropy
 from wtref.models import Network, Options, build
 from wtref.relatives import RULES
@@ -184,3 +184,15 @@ def test_two_devices_with_other_kernels_live_side_by_side():
         assert np.array_equal(network.forward(y), alone[0])
         assert np.array_equal(accelerated.forward(y), alone[1])
     assert CPU.ops is None and fast.kernels != CPU.kernels
+
+
+def test_a_residual_block_around_the_first_weights_has_no_error_to_return():
+    device, rng = equipped(), np.random.default_rng(0)
+    block = Residual(Sequential(Linear("a", 6, 6)), Sequential(), ReLU())
+    network = Network(Flatten(), block, Linear("o", 6, 3))
+    network.initialise(device, rng)
+    network.with_feedback[0].B = network.with_feedback[0].W.T
+    for each in (network, accelerate(network, device)):
+        _, error = softmax_cross_entropy(each.forward(rng.standard_normal((4, 6))), np.arange(4) % 3)
+        assert each.backward(error) is None
+        assert network.synapses[0].W_gradient.any()

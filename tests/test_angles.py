@@ -216,6 +216,15 @@ def test_a_matrix_angle_lies_between_B_and_the_transpose_of_W():
         assert matrix_angles(network)[s.name] == pytest.approx(math.degrees(math.acos(cosine)), rel=1e-12)
 
 
+def test_matrix_angles_leave_out_direct_feedback_before_the_first_step_too():
+    """Hidden layers of as many cells as classes, whose B has the shape of W^T and stands for something else."""
+    network, rule = models.build("mlp", (3, 3, 1), 5, models.Options(hidden=(5, 5))), RULES["dfa"]()
+    network.initialise(CPU, np.random.default_rng(0))
+    for s in network.with_feedback:
+        rule.connect(s, 5)
+    assert list(matrix_angles(network)) == ["output"]
+
+
 def test_matrix_angles_leave_out_direct_feedback():
     """Its B's are (n_in, classes); only the output layer's has the shape of its W's transpose."""
     network, rule, *batch = ready_to_measure("dfa", "mlp", hidden=(7, 6))

@@ -30,7 +30,7 @@ def matrix_angles(network):
 
     Under direct feedback alignment that is the output layer alone: the others skip all layers between.
     """
-    synapses = [s for s in network.with_feedback if s.output_error is None or s is network.synapses[-1]]
+    synapses = [s for s in network.with_feedback if not s.direct or s is network.synapses[-1]]
     return {s.name: angle(s.B, s.W.T) for s in synapses}
 
 

@@ -61,7 +61,7 @@ class Device:
 
 
 def open_device(name="auto", dtype="float32", place=0):
-    """The device called auto, cpu, cuda or cuda:N, with array expressions alone; fast.equip adds what is faster.
+    """The device called auto, cpu, cuda or cuda:N, with array expressions alone; kernels.equip adds what is faster.
 
     place: which CUDA device to take where N does not say.
 

@@ -1,9 +1,9 @@
 """How signals travel: activities forward, errors back.
 
-Every layer has `forward(y, train)` and `backward(delta)`, to be read against each other.  The forward
-pass keeps what the backward pass needs; the backward pass takes the error at the layer's output and
-returns the error at its input, once for each forward pass.  No layer knows which learning rule it serves: it multiplies by W on the
-way up and by B on the way down, and leaves in its synapses the products that the rules learn from.
+Every layer has `forward(y, train)` and `backward(delta)`, to be read against each other.  The forward pass keeps
+what the backward pass needs; the backward pass, called at most once after each forward pass, takes the error at the
+layer's output and returns the error at its input.  No layer knows which learning rule it serves: it multiplies by W on
+the way up and by B on the way down, and leaves in its synapses the products that the rules learn from.
 
 Activities are (N, features) or channels-last images (N, H, W, C).
 """
@@ -226,7 +226,8 @@ class Residual:
     def backward(self, delta):
         body, shortcut, phi = self.layers
         delta = phi.backward(delta)
-        return body.backward(delta) + shortcut.backward(delta)
+        along_body, along_shortcut = body.backward(delta), shortcut.backward(delta)
+        return None if along_body is None or along_shortcut is None else along_body + along_shortcut
 
 
 def walk(layer):

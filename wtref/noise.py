@@ -1,7 +1,7 @@
 """The zero-mean noise that a layer fires in mirror mode: rows x (M, n) with E[x^T x] = M I.
 
 Both kinds are functions of (seed, layer, step) alone: they carry no state from step to step and
-come out the same on every device.  `rows` is M where nobody asks for another.
+come out the same on every device.  `rows` is the default M.
 """
 
 import math

@@ -15,7 +15,7 @@ class SGD:
     lr * weight_decay: without momentum the step is exactly eq (16), -eta gradient - lambda w.  Every array has
     a velocity of its own, so W and B obey the same linear recursion.
 
-    Attributes: lr, a number that the training loop changes; velocity, {name: array}, of those that have moved.
+    Attributes: lr, a number that the training loop changes; velocity, {name: array}, of arrays descended at least once.
     """
 
     def __init__(self, arrays, lr, momentum=0.0, nesterov=False, weight_decay=0.0):

@@ -33,7 +33,7 @@ class DirectFeedbackAlignment(Rule):
     """
 
     def connect(self, s, classes):
-        s.B = s.draw_feedback(self.rng, width=classes)
+        s.direct, s.B = True, s.draw_feedback(self.rng, width=classes)
 
     def before_backward(self, s, error):
         s.output_error = error

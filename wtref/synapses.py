@@ -19,9 +19,11 @@ class Synapses:
     W_gradient : (n_out, n_in)     sum over the batch of delta_{l+1} y_l^T, set by the backward pass
     b_gradient : (n_out,)          sum over the batch of delta_{l+1}, likewise
     delta : (..., n_out) or None   delta_{l+1} itself, likewise, where keep_delta is set
-    output_error : (N, classes)    the error at the network's output, where a rule sends that through B
-        or None                    instead of delta_{l+1}; B is then (n_in, classes)
-    device : device.Device         the device that holds these arrays
+    direct : bool                  whether a rule sends the error at the network's output through B instead of
+                                   delta_{l+1}; B is then (n_in, classes)
+    output_error : (N, classes)    that error, set before the backward pass where `direct` is
+        or None
+    device : backend.Device        the device that holds these arrays
     """
 
     def __init__(self, name, n_in, n_out, *, bias, std, sign_scale):
@@ -30,7 +32,7 @@ class Synapses:
         self.bias, self.std, self.sign_scale = bias, std, sign_scale
         self.W = self.b = self.B = None
         self.W_gradient = self.b_gradient = self.delta = self.output_error = None
-        self.keep_delta = False
+        self.keep_delta = self.direct = False
 
     def initialise(self, device, rng):
         """W ~ N(0, std^2), b = 0."""

@@ -36,7 +36,7 @@ def train_step(network, rule, sgd, loss, images, labels, step):
 def evaluate(network, loss, batches, total=lambda *numbers: numbers):
     """A network's mean loss in nats, its error in percent and the number of images over (images, labels) batches.
 
-    total: sums of numbers over all processes, of which each has some of the batches.
+    total: adds its arguments up over all processes; each process tests a part of the batches.
     """
     loss_sum, wrong, count = 0.0, 0, 0
     for images, labels in batches:

@@ -1,9 +1,8 @@
 """A training step as one CUDA graph: recorded once, then replayed without Python, kernel by kernel as before.
 
-While a stream is captured nothing is computed: what would have been launched is noted down with the
-addresses of its arrays.  Replaying therefore reads its inputs where they lay and writes where it
-wrote; inputs are copied there first, and all that the recording allocated stays its own.  What else the
-function reads must stay where it is: whatever learns or remembers is changed in place.
+While a stream is captured nothing is computed: launches are recorded with the addresses of their arrays.  A replay
+uses the recorded addresses: new inputs are copied into the recorded ones, and memory allocated while recording is
+never reused.  What else the function reads must keep its address: arrays that learn are changed in place.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """The layers of layers.py from fewer passes over memory: the same results, to rounding.
 
 Each takes the plain layer whose place it has, whose synapses or batch-norm arrays it shares, and the `ops` of a device:
-functions with the meanings of kernels/plain.py, in C or CUDA.  A backward pass lets go of what the forward pass
-kept, so there is one for each.
+functions with the meanings of kernels/plain.py, in C or CUDA.  A backward pass lets go of what the forward
+pass kept, so each forward pass allows one backward pass.
 """
 
 from wtref import layers
@@ -173,4 +173,5 @@ class Residual(layers.Residual):
         else:
             delta = phi.backward(delta)
         to_body = phi.backward_linear(delta) if isinstance(phi, BatchNorm) else delta
-        return self.ops.add(body.backward(to_body), shortcut.backward(delta))
+        along_body, along_shortcut = body.backward(to_body), shortcut.backward(delta)
+        return None if along_body is None or along_shortcut is None else self.ops.add(along_body, along_shortcut)
