@@ -1,7 +1,7 @@
 """Which arrays the program computes with: NumPy's on the CPU or CuPy's on a GPU.
 
-The rest of the program is written once, against `array_module(x)`; this is the only file that
-imports cupy.  Host randomness is drawn with NumPy and moved, so one seed means one run anywhere.
+The rest of the program is written once, against `array_module(x)`; this is the only file of the plain
+program that imports cupy.  Host randomness is drawn with NumPy and moved, so one seed means one run anywhere.
 """
 
 import functools

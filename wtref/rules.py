@@ -52,7 +52,7 @@ class Rule:
         """error (N, classes): delta at the network's output."""
 
     def learn(self, s, sgd):
-        sgd.descend(s.W, s.W_gradient, decay=True)  # (4)  Delta W_{l+1} = -eta_W delta_{l+1} y_l^T, and weight decay
+        sgd.descend(s.W, s.W_gradient, decay=True)  # (4)  Delta W_{l+1} = -eta_W delta_{l+1} y_l^T; the decay is ours
         self.learn_bias(s, sgd)
 
     def learn_bias(self, s, sgd):
@@ -116,7 +116,7 @@ class WeightMirror(Rule):
     matched lambda_B = eta_B M sigma^2, B settles at exactly W^T, and one constant is left, the length
     of B's memory, S rows of noise.
 
-    The default leaves none: a whole block of decorrelated noise shows W^T to rounding, so B need remember no other.
+    By default there is no constant at all: one block of decorrelated noise shows W^T to rounding and replaces B.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ class WeightMirror(Rule):
     window : S in rows per input cell; None: one step where that shows W^T exactly, else the noise's own default
     rows : M, rows of noise per step, a power of two, of decorrelated noise a block at most; None: the noise's own default
     every : one step of mirror mode after every so many training steps
-    bound : "decay" (matched), or "scaling": each B is scaled back to the norm it was drawn with
+    bound : "decay" (matched), or "scaling": each B is scaled back to the norm expected of its first draw
     activation : None, or the phi ("relu", "sigmoid", "tanh") that noise also passes on its way up;
         E[x phi(w x)] = E[phi'] w (Stein), so each cell divides by its own mean phi'
     seed : of the noise

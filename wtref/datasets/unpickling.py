@@ -8,11 +8,10 @@ import numpy as np
 from wtref.errors import InputError
 
 # The names that a pickle may ask for, in all versions of NumPy, and what a Made is called after them.
-RECONSTRUCT, FROM_BUFFER, SCALAR, ARRAY, DTYPE, ENCODE = "reconstruct", "from buffer", "scalar", "array", "dtype", "encode"
-NAMES = {"numpy.ndarray": ARRAY, "numpy.dtype": DTYPE, "_codecs.encode": ENCODE}
+NAMES = {"numpy.ndarray": "array", "numpy.dtype": "dtype", "_codecs.encode": "encode"}
 for core in ("numpy.core", "numpy._core"):
-    NAMES |= {f"{core}.multiarray._reconstruct": RECONSTRUCT, f"{core}.multiarray.scalar": SCALAR}
-    NAMES |= {f"{core}.numeric._frombuffer": FROM_BUFFER}
+    NAMES |= {f"{core}.multiarray._reconstruct": "reconstruct", f"{core}.multiarray.scalar": "scalar"}
+    NAMES |= {f"{core}.numeric._frombuffer": "from buffer"}
 DTYPES = {"|u1", "|i1"} | {f"{order}{kind}{size}" for order in "<>" for kind in "iu" for size in "248"}
 SHORT = 4096  # bytes of a text; a longer one must stand for bytes, as others may take four times their size in memory
 LATIN = "\xff".encode()[0]  # the largest byte, in UTF-8, of a text that stands for bytes
@@ -154,7 +153,7 @@ class Unpickler:
         arguments, made = self.stack.pop(), self.stack.pop()
         if type(made) is not Made or made.arguments is not None:
             self.refuse("calls what is no name")
-        self.push(self.encoded(*arguments) if made.name == ENCODE else Made(made.name, arguments))
+        self.push(self.encoded(*arguments) if made.name == "encode" else Made(made.name, arguments))
 
     def encoded(self, text, encoding):
         """The bytes as which Python 3 writes a text in protocol 2."""

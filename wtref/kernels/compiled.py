@@ -1,7 +1,6 @@
 """The functions of plain.py by the C functions of the same names in c/."""
 
 import ctypes
-import functools
 import math
 import weakref
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from wtref.kernels import plain
 from wtref.kernels.building import library, same_cores
-from wtref.kernels.operands import check_order, output_size
+from wtref.kernels.operands import Shapes, check_order
 
 REALS = {np.dtype(np.float32): ("float", ctypes.c_float), np.dtype(np.float64): ("double", ctypes.c_double)}
 
@@ -17,29 +16,10 @@ WINNER = np.dtype(np.int32)  # max_pool's places
 OPTIONAL = {("norm_sums", "beta"), ("norm_back", "beta"), ("norm_forward", "plus")}  # operands that may be None
 
 
-class Geometry(ctypes.Structure):
+class Geometry(Shapes, ctypes.Structure):
     """struct geometry of c/convolution.c."""
 
-    _fields_ = [
-        (name, ctypes.c_long)
-        for name in ("n", "h", "w", "c_in", "out_h", "out_w", "c_out", "k_h", "k_w", "s_h", "s_w", "p_h", "p_w")
-    ]
-
-    @classmethod
-    @functools.cache
-    def of(cls, function, images, c_out, kernel, stride, padding):
-        """function: which asks;  images: the shape (N, H, W, C_in) of what the kernel slides over."""
-        size = output_size(function, images, kernel, stride, padding)
-        return cls(*images, *size, c_out, *kernel, *stride, *padding)
-
-    def below(self):
-        return self.n, self.h, self.w, self.c_in
-
-    def above(self):
-        return self.n, self.out_h, self.out_w, self.c_out
-
-    def taps(self):
-        return self.k_h * self.k_w
+    _fields_ = [(name, ctypes.c_long) for name in Shapes.NAMES]
 
 
 class Compiled:

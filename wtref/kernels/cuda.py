@@ -1,48 +1,19 @@
 """The functions of plain.py by the CUDA kernels of cu/, on CuPy's arrays."""
 
 import math
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
 
 from wtref.kernels import plain
 from wtref.kernels.cuda_launches import NULL, THREADS, Launches, check, ints, real_dtype, same
-from wtref.kernels.operands import check_order, output_size
+from wtref.kernels.operands import Shapes, check_order
 
 HELD = 32768  # bytes of a row that one block keeps to itself
 
 
-class Geometry(NamedTuple):
+class Geometry(Shapes, namedtuple("Geometry", Shapes.NAMES)):
     """struct geometry of cu/operands.cu."""
-
-    n: int
-    h: int
-    w: int
-    c_in: int
-    out_h: int
-    out_w: int
-    c_out: int
-    k_h: int
-    k_w: int
-    s_h: int
-    s_w: int
-    p_h: int
-    p_w: int
-
-    @classmethod
-    def of(cls, function, images, c_out, kernel, stride, padding):
-        """function: which asks;  images: the shape (N, H, W, C_in) of what the kernel slides over."""
-        size = output_size(function, images, kernel, stride, padding)
-        return cls(*images, *size, c_out, *kernel, *stride, *padding)
-
-    def below(self):
-        return self.n, self.h, self.w, self.c_in
-
-    def above(self):
-        return self.n, self.out_h, self.out_w, self.c_out
-
-    def taps(self):
-        return self.k_h * self.k_w
 
     def numbers(self):
         """What operands.cu calls `number`, one each: (value, magic, shift) as int32."""

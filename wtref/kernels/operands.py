@@ -1,8 +1,32 @@
 """What must hold before a kernel is called: kernels believe what they are told."""
 
+import functools
+
 from wtref import layers
 
 LARGEST = 1 << 20  # kernel, stride or padding: far more than any has, far less than the kernels' integers hold
+
+
+class Shapes:
+    """Mixed into the geometry of a convolution or pooling, as the kernels are given it: its sizes by name."""
+
+    NAMES = ("n", "h", "w", "c_in", "out_h", "out_w", "c_out", "k_h", "k_w", "s_h", "s_w", "p_h", "p_w")
+
+    @classmethod
+    @functools.cache
+    def of(cls, function, images, c_out, kernel, stride, padding):
+        """function: which asks;  images: the shape (N, H, W, C_in) of what the kernel slides over."""
+        size = output_size(function, images, kernel, stride, padding)
+        return cls(*images, *size, c_out, *kernel, *stride, *padding)
+
+    def below(self):
+        return self.n, self.h, self.w, self.c_in
+
+    def above(self):
+        return self.n, self.out_h, self.out_w, self.c_out
+
+    def taps(self):
+        return self.k_h * self.k_w
 
 
 def output_size(function, images, kernel, stride, padding):

@@ -1,4 +1,4 @@
-"""The crew of processes that MPI started.  The only file that imports mpi4py, and only where there are several."""
+"""The crew of processes that MPI started.  It is imported only where there are several."""
 
 import contextlib
 import hashlib
