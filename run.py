@@ -3,7 +3,7 @@
 
 import sys
 
-from wtref.cli import main
+from wtref.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,8 +3,8 @@
 import os
 import signal
 
-from wtref.backend import open_device
-from wtref.kernels import equip
+from wtref.device import open_device
+from wtref.fast.ops import equip
 
 
 def pytest_addoption(parser):

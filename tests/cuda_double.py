@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from device_double import DoubleArray, xp
 
-from wtref.kernels.cuda import Cuda
-from wtref.kernels.cuda_launches import BFLOAT16, NULL
+from device_double import DoubleArray, xp
+from wtref.fast.cuda import Cuda
+from wtref.fast.cuda_launches import BFLOAT16, NULL
 
 HEADER = Path(__file__).with_name("cuda_double.h")
 KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\(\d+\)\s+)?(\w+)\s*\(([^)]*)\)')

@@ -56,7 +56,7 @@ class DoubleArray:
         return f"DoubleArray(shape={self.shape}, dtype={self.dtype})"
 
     def _refuse(self, *arguments, **options):
-        raise TypeError("an array of the device double was to become host data; use backend.to_host")
+        raise TypeError("an array of the device double was to become host data; use to_host")
 
     __array__ = __array_function__ = __bool__ = __int__ = __float__ = __complex__ = __index__ = _refuse
     item = tolist = _refuse
@@ -149,5 +149,5 @@ xp.__dict__.update(
     **{name: _lifted(getattr(np, name)) for name in FUNCTIONS},
     **{name: getattr(np, name) for name in "float32 float64 int32 int64 uint8 inf nan pi newaxis".split()},
 )
-DoubleArray.__module__ = xp.__name__  # by which backend.array_module finds the module of an array
+DoubleArray.__module__ = xp.__name__  # by which array_module finds the module of an array
 sys.modules[xp.__name__] = xp

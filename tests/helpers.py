@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from wtref.backend import Device
-from wtref.kernels import equip
+from wtref.device import Device
+from wtref.fast.ops import equip
 from wtref.layers import BatchNorm, walk
 
 CPU = Device("cpu", np, np.float64)  # array expressions alone

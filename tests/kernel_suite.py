@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from helpers import geometries
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from wtref.kernels import plain
-from wtref.kernels.building import NoCompiler
-from wtref.kernels.compiled import Compiled
+from helpers import geometries
+from wtref.fast import plain
+from wtref.fast.building import NoCompiler
+from wtref.fast.compiled import Compiled
 from wtref.layers import output_size
 
 seeds = st.integers(0, 2**32 - 1)

@@ -9,8 +9,9 @@ import ctypes
 from types import SimpleNamespace
 
 import numpy as np
-from device_double import DoubleArray, xp
 from mpi4py import MPI
+
+from device_double import DoubleArray, xp
 
 ADDRESSED = {7: np.float32, 8: np.float64, 9: np.uint16}  # nccl.h's ncclFloat32, ncclFloat64, ncclBfloat16
 DoubleArray.data = property(lambda self: SimpleNamespace(ptr=self._hidden.__array_interface__["data"][0]))

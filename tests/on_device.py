@@ -1,9 +1,9 @@
 """A device's ops with NumPy arrays for a test: there and back again.  And the roundings of its tensor cores."""
 
 import numpy as np
-from kernel_suite import GIVE_ACTIVITIES, as_stored
 
-from wtref.kernels import plain
+from kernel_suite import GIVE_ACTIVITIES, as_stored
+from wtref.fast import plain
 
 
 class OnDevice:

@@ -5,13 +5,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from helpers import CPU
 
+from helpers import CPU
 from wtref import models
 from wtref.angles import angle, delta_angles, matrix_angles, mean_angle
-from wtref.backend import Device
+from wtref.device import Device
 from wtref.fast import accelerate
-from wtref.kernels import equip
+from wtref.fast.ops import equip
 from wtref.losses import softmax_cross_entropy
 from wtref.optim import SGD
 from wtref.relatives import RULES

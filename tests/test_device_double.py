@@ -7,20 +7,21 @@ from itertools import islice
 
 import numpy as np
 import pytest
+
 from device_double import DoubleArray, xp
 from helpers import CPU, close
-
-from wtref import activations, backend
+from wtref import activations
 from wtref.angles import delta_angles, matrix_angles
-from wtref.config import Config
 from wtref.datasets import Dataset
 from wtref.datasets.augment import Augmentation
 from wtref.datasets.memory import MemoryFeed
+from wtref.device import Device, array_module, to_host
 from wtref.losses import one_hot
 from wtref.models import MODELS
-from wtref.prepare import prepare
 from wtref.relatives import RULES
-from wtref.resuming import restore, state
+from wtref.runs.config import Config
+from wtref.runs.prepare import prepare
+from wtref.runs.resuming import restore, state
 
 CLASSES, BATCH = 4, 6
 HOST = np.arange(6.0).reshape(2, 3)
@@ -29,7 +30,7 @@ HOST = np.arange(6.0).reshape(2, 3)
 @pytest.fixture
 def double():
     """The pretended device, which has no ops: the plain program runs on it."""
-    return backend.Device("double", xp, np.float64)
+    return Device("double", xp, np.float64)
 
 
 # --- the program on the double -----------------------------------------------------------------------------
@@ -73,7 +74,7 @@ def trained(config, device, measured=True, **options):
     for pixels, labels in training.feed.train_batches(epoch=0):
         loss, _ = training.train_step(pixels, labels)
         training.position += 1
-        found.append(float(backend.to_host(loss)))
+        found.append(float(to_host(loss)))
         if measured:
             found += matrix_angles(training.network).values()
             found += delta_angles(training.network, training.rule, training.loss, *training.feed.fixed_batch()).values()
@@ -366,4 +367,4 @@ def test_views_and_changes_in_place_work_as_on_the_host():
 
 
 def test_an_array_leads_to_its_module():
-    assert backend.array_module(xp.array(HOST)) is xp and backend.array_module(HOST) is np
+    assert array_module(xp.array(HOST)) is xp and array_module(HOST) is np

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import CPU, equipped
 
+from helpers import CPU, equipped
 from wtref import fast
 from wtref.losses import softmax_cross_entropy
 from wtref.models import Options, build
@@ -63,5 +63,8 @@ def test_twenty_steps_give_the_recorded_numbers(network, rule, device):
 
 if __name__ == "__main__":
     numbers = {network: {rule: digest(network, rule) for rule in RULES} for network in NETWORKS}
-    rows = [f'"{network}": {{\n' + ",\n".join(f'"{rule}": {json.dumps(row)}' for rule, row in rules.items()) + "}" for network, rules in numbers.items()]
+    rows = [
+        f'"{network}": {{\n' + ",\n".join(f'"{rule}": {json.dumps(row)}' for rule, row in rules.items()) + "}"
+        for network, rules in numbers.items()
+    ]
     RECORDED.write_text("{" + ",\n".join(rows) + "}\n")

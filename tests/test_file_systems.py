@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from wtref import checkpoints
-from wtref.cli import main
+from wtref.cli.main import main
 from wtref.files import replacing
-from wtref.runs import Run
+from wtref.runs import checkpoints
+from wtref.runs.run import Run
 
 RUN = "train --model mlp --hidden 3 --batch-size 800 --epochs 3 --save-every 1 --device cpu --log-name mine".split()
 

@@ -8,14 +8,15 @@ import re
 from pathlib import Path
 
 import pytest
-from test_gpu_report import ABOUT, GOOD
-from test_reproduce import TINY
 
 import wtref
-from wtref import files, gpu_report
-from wtref.cli import main
+from gpu_steps import ABOUT, GOOD
+from tiny_experiment import TINY
+from wtref import files
+from wtref.bench import gpu_report
+from wtref.cli.main import main
 from wtref.errors import Unsaved
-from wtref.experiments import EXPERIMENTS
+from wtref.runs.experiments import EXPERIMENTS
 
 MLP = "--model mlp --hidden 8 --device cpu --epochs 1".split()
 
@@ -116,7 +117,7 @@ def test_bench_replaces_no_device(capsys):
 def test_a_gpu_report_takes_all_its_steps(monkeypatch, capsys, full):
     monkeypatch.setattr(gpu_report, "steps", lambda folder, device: [GOOD, GOOD])
     monkeypatch.setattr(gpu_report, "_machine", lambda device: ABOUT)
-    monkeypatch.setattr("wtref.commands.open_device", lambda name: type("Gpu", (), {"name": "cuda"}))
+    monkeypatch.setattr("wtref.cli.commands.open_device", lambda name: type("Gpu", (), {"name": "cuda"}))
     out, err = full("gpu-report", "--out", "report")
     assert out.count("good ...\n    passed, ") == 2
     line = "wtref: cannot write {}/report.json: No space left on device"

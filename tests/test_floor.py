@@ -10,11 +10,11 @@ import pytest
 import wtref
 
 FLOOR = ("rules", "relatives", "synapses", "layers", "activations", "losses", "optim", "angles", "noise", "models", "training")
-ALLOWED = {f"wtref.{name}" for name in (*FLOOR, "errors", "text", "randomness", "backend")}
+ALLOWED = {f"wtref.{name}" for name in (*FLOOR, "errors", "text", "randomness", "device")}
 HOUSE = Path(wtref.__file__).parent
 
 
-@pytest.mark.parametrize("name", (*FLOOR, "errors", "randomness", "backend"))
+@pytest.mark.parametrize("name", (*FLOOR, "errors", "randomness", "device"))
 def test_imports_stay_on_the_floor(name):
     found = set()
     for node in ast.walk(ast.parse((HOUSE / f"{name}.py").read_text())):
@@ -25,7 +25,7 @@ def test_imports_stay_on_the_floor(name):
             found |= {node.module} if node.module != "wtref" else {f"wtref.{alias.name}" for alias in node.names}
     foreign = {module for module in found if module.split(".")[0] not in sys.stdlib_module_names | {"numpy", "cupy"}}
     assert foreign <= ALLOWED
-    assert "cupy" not in found or name == "backend"
+    assert "cupy" not in found or name == "device"
 
 
 def test_importing_the_rules_loads_neither_kernels_nor_processes():

@@ -4,13 +4,24 @@ import itertools
 
 import numpy as np
 import pytest
-from helpers import (
-    CPU, assert_gradient, close, distinct, equipped, geometries, inside, modest, norms_of, patch_count, places, ready,
-    synapses_of,
-)  # fmt: skip
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers import (
+    CPU,
+    assert_gradient,
+    close,
+    distinct,
+    equipped,
+    geometries,
+    inside,
+    modest,
+    norms_of,
+    patch_count,
+    places,
+    ready,
+    synapses_of,
+)  # fmt: skip
 from wtref import models
 from wtref.activations import Identity, ReLU, Sigmoid, Tanh
 from wtref.errors import InputError

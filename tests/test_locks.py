@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from wtref import checkpoints, folders, locks
-from wtref.cli import main
-from wtref.experiments import EXPERIMENTS, Experiment
-from wtref.runs import Run
+from wtref import locks
+from wtref.cli.main import main
+from wtref.runs import checkpoints, folders
+from wtref.runs.experiments import EXPERIMENTS, Experiment
+from wtref.runs.run import Run
 
 ROOT = Path(__file__).parents[1]
 NET = "--model mlp --hidden 3 --batch-size 800 --device cpu --kernels plain --threads 1".split()  # 2 steps an epoch
@@ -78,7 +79,7 @@ def test_whoever_would_write_is_refused(monkeypatch, capsys):
         assert capsys.readouterr() == ("", IN_USE % os.getpid())
         assert main(["reproduce", "tiny"]) == 2
         assert capsys.readouterr().err == (IN_USE % os.getpid()).replace("mine", "tiny-bp-0")
-        monkeypatch.setattr("wtref.runs.names", list)  # as found just before the other process began
+        monkeypatch.setattr("wtref.runs.run.names", list)  # as found just before the other process began
         assert main(["reproduce", "tiny"]) == 2
         assert capsys.readouterr().err == (IN_USE % os.getpid()).replace("mine", "tiny-bp-0")
         assert (contents(), contents(tiny.folder)) == before

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from helpers import assert_gradient, close
 
+from helpers import assert_gradient, close
 from wtref.errors import InputError
 from wtref.losses import LOSSES, one_hot, sigmoid_cross_entropy, softmax_cross_entropy
 from wtref.optim import SGD, Schedule, aligning_decay

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wtref import models
-from wtref.backend import open_device
+from wtref.device import open_device
 from wtref.errors import InputError
 from wtref.layers import BatchNorm, Conv2d, GlobalAvgPool, Linear, MaxPool, walk
 from wtref.losses import softmax_cross_entropy
@@ -284,9 +284,7 @@ def test_what_a_norm_does_to_a_unit():
     assert outs["before"].min() == 0 and 0.3 < (outs["before"] > 0).mean() < 0.7
 
 
-@pytest.mark.parametrize(
-    "name, default", [("mlp", "none"), ("lenet", "none"), ("resnet8", "before"), ("resnet50", "before")]
-)
+@pytest.mark.parametrize("name, default", [("mlp", "none"), ("lenet", "none"), ("resnet8", "before"), ("resnet50", "before")])
 def test_where_the_norm_stands_by_default(name, default):
     assert kinds(build(name, *MNIST)) == kinds(build(name, *MNIST, Options(norm=default)))
 

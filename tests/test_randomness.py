@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from wtref import randomness
-from wtref.config import Config
 from wtref.datasets import open_feed
-from wtref.prepare import prepare
+from wtref.runs.config import Config
+from wtref.runs.prepare import prepare
 
 INDICES = {"WEIGHTS": 0, "FEEDBACK": 0, "ORDER": 1, "VARIATION": 2, "NOISE": 2, "ROW_SIGNS": 2, "COLUMN_SIGNS": 2}
 EDGES = [*range(20), 255, 256, 65535, 65536, 2**31, 2**32 - 1]

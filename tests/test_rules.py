@@ -5,12 +5,11 @@ import math
 
 import numpy as np
 import pytest
-from helpers import CPU, close, inside, places
 
+from helpers import CPU, close, inside, places
 from wtref.activations import ReLU, Tanh
 from wtref.angles import angle
-from wtref.backend import Device
-from wtref.config import Config
+from wtref.device import Device
 from wtref.errors import InputError
 from wtref.layers import BatchNorm, Conv2d, Flatten, Linear, Residual, Sequential
 from wtref.losses import softmax_cross_entropy
@@ -19,6 +18,7 @@ from wtref.noise import DecorrelatedNoise, IndependentNoise, Patterns, hadamard,
 from wtref.optim import SGD
 from wtref.relatives import RULES
 from wtref.rules import WeightMirror
+from wtref.runs.config import Config
 from wtref.synapses import Synapses
 from wtref.training import train_step
 
@@ -701,9 +701,7 @@ def test_unknown_mirror_options(option):
         WeightMirror(**{option: "loud"})
 
 
-@pytest.mark.parametrize(
-    "option, value", [("rule", "hebb"), ("mirror_every", 0), ("mirror_window", 0), ("mirror_window", -3)]
-)
+@pytest.mark.parametrize("option, value", [("rule", "hebb"), ("mirror_every", 0), ("mirror_window", 0), ("mirror_window", -3)])
 def test_rule_options_of_a_run(option, value):
     with pytest.raises(InputError, match=f"{value}"):
         Config(**{option: value})

@@ -7,19 +7,19 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import modest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from wtref import figures, locks, report
-from wtref.checkpoints import Damaged
-from wtref.cli import main
-from wtref.config import Config
+from helpers import modest
+from wtref import locks
+from wtref.cli.main import main
+from wtref.distributed.group import SINGLE
 from wtref.errors import InputError, Unsaved
-from wtref.experiments import EXPERIMENTS
-from wtref.parallel import ALONE
-from wtref.runs import Run
+from wtref.runs import figures, report
+from wtref.runs.checkpoints import Damaged
+from wtref.runs.config import Config
+from wtref.runs.experiments import EXPERIMENTS
 from wtref.text import printable
 
 # Escape sequences, C0, DEL and C1; ends of lines; marks of the writing direction; a byte that is no UTF-8; a tab
@@ -67,7 +67,7 @@ def test_any_text_becomes_printable_utf_8_once_and_for_all(text):
 
 def test_every_error_that_ends_a_run_is_one_clean_line(capsys):
     for kind in (InputError, Unsaved, Damaged):
-        assert ALONE.end(kind(HOSTILE), 2) == 2
+        assert SINGLE.end(kind(HOSTILE), 2) == 2
         assert capsys.readouterr().err == f"wtref: {ESCAPED}\n"
 
 
@@ -154,9 +154,7 @@ def test_a_run_whose_folder_was_given_an_unprintable_name_is_listed_and_refused_
     assert heading.index("rule") == row.index("bp")
     for command in (["eval", HOSTILE], ["train", "--resume", HOSTILE], ["figures", HOSTILE]):
         assert main(command) == 2
-        assert capsys.readouterr().err == (
-            f"wtref: runs/{ESCAPED}: a run's name must consist of printable characters; rename the folder\n"
-        )
+        assert capsys.readouterr().err == (f"wtref: runs/{ESCAPED}: a run's name must consist of printable characters; rename the folder\n")
 
 
 def test_what_is_said_of_locks_is_escaped(here, capsys, monkeypatch):

@@ -10,17 +10,18 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from wtref import datasets, resuming
+from wtref import datasets
 from wtref.angles import delta_angles
-from wtref.config import Config
 from wtref.datasets import Dataset
 from wtref.datasets.memory import MemoryFeed, training_order
 from wtref.datasets.synthetic import load_synthetic
+from wtref.distributed.group import ProcessGroup
 from wtref.errors import Diverged, InputError
 from wtref.losses import softmax_cross_entropy
-from wtref.parallel import Crew
-from wtref.prepare import prepare
 from wtref.relatives import RULES
+from wtref.runs import resuming
+from wtref.runs.config import Config
+from wtref.runs.prepare import prepare
 
 SMALL = load_synthetic(None, shape=(8, 8, 1), train=70, test=30)
 TINY = load_synthetic(None, shape=(4, 4, 1), train=40, test=12)
@@ -247,13 +248,13 @@ def test_batches_of_one_image_are_refused_where_batch_norm_sees_one_value(model,
 
 
 def test_shares_of_one_image_are_refused_where_each_has_statistics_of_its_own():
-    crew = Crew()
-    crew.size = 4
+    group = ProcessGroup()
+    group.size = 4
 
     def begin(batch_size, sync_bn):
         device = cpu("float32")
-        feed = MemoryFeed(SMALL, device, batch_size, 0, group=crew)
-        prepare(replace(MLP, batch_size=batch_size, sync_bn=sync_bn), device, crew, feed)
+        feed = MemoryFeed(SMALL, device, batch_size, 0, group=group)
+        prepare(replace(MLP, batch_size=batch_size, sync_bn=sync_bn), device, group, feed)
 
     begin(8, sync_bn=False)
     begin(2, sync_bn=True)

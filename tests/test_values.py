@@ -6,9 +6,9 @@ from typing import get_args
 
 import pytest
 
-from wtref.cli import main
-from wtref.config import Config
+from wtref.cli.main import main
 from wtref.errors import InputError
+from wtref.runs.config import Config
 from wtref.training import Training
 from wtref.values import LIMITS
 
@@ -127,6 +127,4 @@ def test_too_little_memory_at_the_start_is_one_line(monkeypatch, capsys, command
 
     monkeypatch.setattr(Training, "__init__", full)
     assert main([command, "--device", "cpu"]) == 2
-    assert capsys.readouterr().err == (
-        "wtref: out of memory (no more to be had); lower --batch-size, or choose a smaller network\n"
-    )
+    assert capsys.readouterr().err == ("wtref: out of memory (no more to be had); lower --batch-size, or choose a smaller network\n")

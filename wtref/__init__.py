@@ -6,7 +6,7 @@ an example.
 """
 
 from wtref.angles import delta_angles, matrix_angles
-from wtref.backend import Device, open_device
+from wtref.device import Device, open_device
 from wtref.losses import sigmoid_cross_entropy, softmax_cross_entropy
 from wtref.models import MODELS, Network, Options, build
 from wtref.optim import SGD, Schedule

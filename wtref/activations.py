@@ -3,7 +3,7 @@
 `forward(a, train)` and `backward(delta)` work element by element on arrays of any shape.
 """
 
-from wtref.backend import array_module
+from wtref.device import array_module
 
 
 class Identity:

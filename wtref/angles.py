@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from wtref.backend import to_host
+from wtref.device import to_host
 
 
 def angle(u, v):

@@ -10,7 +10,7 @@ Activities are (N, features) or channels-last images (N, H, W, C).
 
 import math
 
-from wtref.backend import array_module
+from wtref.device import array_module
 from wtref.errors import InputError
 from wtref.synapses import Synapses
 

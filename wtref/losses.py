@@ -1,6 +1,6 @@
 """Losses: the number to lower, and delta at the output, where every rule's error begins."""
 
-from wtref.backend import array_module
+from wtref.device import array_module
 
 
 def softmax_cross_entropy(logits, labels):

@@ -9,9 +9,7 @@ from functools import partial
 
 from wtref.activations import ACTIVATIONS, Identity
 from wtref.errors import check_choice, choose
-from wtref.layers import (
-    BatchNorm, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool, Residual, Sequential, walk,
-)  # fmt: skip
+from wtref.layers import BatchNorm, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool, Residual, Sequential, walk
 
 
 class Network(Sequential):

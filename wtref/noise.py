@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from wtref import randomness
-from wtref.backend import array_module
+from wtref.device import array_module
 
 
 class IndependentNoise:

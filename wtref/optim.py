@@ -2,7 +2,7 @@
 
 import math
 
-from wtref.backend import array_module
+from wtref.device import array_module
 from wtref.errors import choose
 
 

@@ -23,7 +23,7 @@ class Synapses:
                                    delta_{l+1}; B is then (n_in, classes)
     output_error : (N, classes)    that error, set before the backward pass where `direct` is
         or None
-    device : backend.Device        the device that holds these arrays
+    device : device.Device        the device that holds these arrays
     """
 
     def __init__(self, name, n_in, n_out, *, bias, std, sign_scale):

@@ -6,7 +6,7 @@ import time
 import numpy as np
 
 from wtref.angles import delta_angles, matrix_angles
-from wtref.backend import array_module, to_host
+from wtref.device import array_module, to_host
 from wtref.errors import Diverged, InputError
 
 CHECK_EVERY = 20  # steps between looks at the loss: on a GPU each look waits for the device
@@ -61,7 +61,7 @@ class Training:
     epochs : int                 how many passes over the training images
     step                         train_step, or a function that computes the same
     epoch, position : int        finished epochs; finished steps of the present one
-    device : backend.Device      the network's
+    device : device.Device      the network's
     best : dict or None          the number and test error of the epoch with the lowest
     """
 
@@ -92,7 +92,7 @@ class Training:
             self.position += 1
             last = self.position == self.feed.steps
             if last or len(self.pending) == CHECK_EVERY:
-                self.settle()
+                self.flush()
             now = time.perf_counter()
             self.seconds, start = self.seconds + now - start, now
             if not last:
@@ -100,7 +100,7 @@ class Training:
                 start = time.perf_counter()
         yield self._finish_epoch()
 
-    @np.errstate(over="ignore", invalid="ignore")  # what is wrong, settle says
+    @np.errstate(over="ignore", invalid="ignore")  # what is wrong, flush says
     def train_step(self, images, labels):
         """One step on a batch; returns its loss, a 0-d array, and logits.  A batch without images teaches nothing."""
         if self.total(len(labels)) == [0.0]:
@@ -122,7 +122,7 @@ class Training:
         """The sums of plain numbers over all processes that train together: here there is one."""
         return list(map(float, numbers))
 
-    def settle(self):
+    def flush(self):
         """Add up the losses of the latest steps; raise Diverged if one of them is NaN or infinite."""
         if not self.pending:
             return

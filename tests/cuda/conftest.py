@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wtref.backend import _cuda_obstacle
+from wtref.device import _cuda_obstacle
 
 
 def pytest_collection_modifyitems(items):

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from kernel_suite import KernelSuite, normal
 from on_device import InBf16, OnDevice, bf16, tf32
-
-from wtref import backend, resuming, torch_check
-from wtref.config import Config
-from wtref.kernels import equip
-from wtref.kernels.cuda_launches import BFLOAT16
-from wtref.prepare import prepare
+from wtref.device import open_device, to_host
+from wtref.fast.cuda_launches import BFLOAT16
+from wtref.fast.ops import equip
+from wtref.oracle import check as torch_check
+from wtref.runs import resuming
+from wtref.runs.config import Config
+from wtref.runs.prepare import prepare
 
 ROOT = Path(__file__).parents[2]
 with_bf16 = pytest.mark.skipif(BFLOAT16 is None, reason="no ml_dtypes, from which CuPy has bfloat16")
@@ -32,7 +34,7 @@ class OnGpu(KernelSuite):
 
 
 def on_gpu(precision):
-    device = equip(backend.open_device("cuda"), precision=precision)
+    device = equip(open_device("cuda"), precision=precision)
     return OnDevice(device.ops, device.xp)
 
 
@@ -74,8 +76,8 @@ def trained(device_name, steps, ops=None, **options):
     for _, (images, labels) in zip(range(steps), training.feed.train_batches(epoch=0)):
         loss, _ = training.train_step(images, labels)
         training.position += 1
-    arrays = {name: backend.to_host(array) for name, array in training.network.arrays().items()}
-    return arrays, float(backend.to_host(loss)), training
+    arrays = {name: to_host(array) for name, array in training.network.arrays().items()}
+    return arrays, float(to_host(loss)), training
 
 
 def assert_same(found, wanted, tolerance):
@@ -181,4 +183,4 @@ def test_the_second_device():
         pytest.skip("one GPU; this needs two")
     arrays, _, training = trained("cuda:1", 2, rule="kp")
     assert training.network.synapses[0].W.device.id == 1
-    backend.open_device("cuda:0")
+    open_device("cuda:0")

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from on_device import bf16
 
-from wtref import backend, checkpoints
-from wtref.parallel.buckets import Buckets
-from wtref.parallel.nccl import Bf16, NcclSums
+from on_device import bf16
+from wtref.device import open_device
+from wtref.distributed.buckets import Buckets
+from wtref.distributed.nccl import Bf16, NcclSums
+from wtref.runs import checkpoints
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +27,7 @@ def cupy():
 
 @pytest.fixture(scope="module")
 def sums(cupy):
-    backend.open_device("cuda")
+    open_device("cuda")
     nccl = cupy.cuda.nccl
     return NcclSums(cupy, nccl.NcclCommunicator(1, nccl.get_unique_id(), 0))
 
@@ -40,11 +41,11 @@ def test_sums_of_one_process_are_what_it_gave_though_just_computed(cupy, sums, n
     there, buckets = [cupy.asarray(x) for x in (a, b)], Buckets(sums, size, narrow)
     products = [there[0] @ there[1] for _ in range(8)]
     for each in products:
-        buckets.give(each)
+        buckets.add(each)
     buckets.finish()
     wanted = bf16(a @ b) if narrow else a @ b
     assert all(np.array_equal(each.get(), wanted) for each in products)
-    assert sums.take_waited() >= 0 and sums.take_waited() == 0
+    assert sums.pop_waiting_time() >= 0 and sums.pop_waiting_time() == 0
 
 
 def test_sums_of_float64(cupy, sums):

@@ -13,8 +13,8 @@ from wtref.datasets.idx import load_fashion_mnist, load_mnist
 from wtref.datasets.memory import MemoryFeed
 from wtref.datasets.names import CLASS_NAMES
 from wtref.datasets.synthetic import load_synthetic
+from wtref.distributed.group import SINGLE
 from wtref.errors import InputError, check_choice, choose
-from wtref.parallel import ALONE
 from wtref.text import printable
 
 DATA_DIR = Path(__file__).resolve().parents[2] / "data"
@@ -43,7 +43,7 @@ def load(name, data_dir=None):
     return replace(data, class_names=CLASS_NAMES[name]) if name in CLASS_NAMES else data
 
 
-def open_feed(config, device, group=ALONE):
+def open_feed(config, device, group=SINGLE):
     """The batches that a Config asks for, for a process of the group: a MemoryFeed, or a FolderFeed for the data set "folder".
 
     Raises InputError if the data are missing or damaged.

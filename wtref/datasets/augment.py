@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from wtref.backend import array_module
 from wtref.datasets.reading import open_file, to_rgb
+from wtref.device import array_module
 from wtref.errors import InputError
 
 # --- whole batches on the device --------------------------------------------------------------------------

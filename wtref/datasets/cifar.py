@@ -20,8 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from wtref.datasets.base import Dataset, check_labels
-from wtref.datasets.idx import Missing, fetch_hint, opened, tar_files
-from wtref.datasets.idx import check_classes, check_end, read_up_to
+from wtref.datasets.idx import Missing, check_classes, check_end, fetch_hint, opened, read_up_to, tar_files
 from wtref.datasets.unpickling import Unpickler, as_array, as_integers
 from wtref.errors import InputError
 

@@ -22,9 +22,9 @@ from wtref.datasets.base import Dataset, doubts
 from wtref.datasets.listing import list_folder
 from wtref.datasets.memory import batch_count, training_order
 from wtref.datasets.reading import BadImage, read_image
+from wtref.distributed.group import SINGLE
 from wtref.errors import InputError, check_choice
-from wtref.kernels import cores
-from wtref.parallel import ALONE
+from wtref.fast.ops import cores
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, as everybody uses them
 AHEAD = 2  # batches that may wait, decoded, for the training step
@@ -48,7 +48,7 @@ class FolderFeed:
 
     def __init__(
         self, root, device, batch_size, seed, image_size=224, flip=True, jitter=0.0, workers=None,
-        bad_images="error", group=ALONE
+        bad_images="error", group=SINGLE
     ):  # fmt: skip
         check_choice("bad images", bad_images, BAD_IMAGES)
         self.device, self.batch_size, self.seed, self.flip, self.jitter = device, batch_size, seed, flip, jitter
@@ -76,7 +76,7 @@ class FolderFeed:
         """Yield (images (n, H, W, C) varied and normalised, labels (n,)) from batch `first` on."""
         order = training_order(self.seed, epoch, self.train_count, self.batch_size, first)
         load = functools.partial(self._varied, epoch)
-        share = self.group.share
+        share = self.group.shard
         return self._batches(self.train, (batch[share(len(batch))] for _, batch in order), load)
 
     def fixed_batch(self):
@@ -87,7 +87,7 @@ class FolderFeed:
 
     def test_batches(self, batch_size=256):
         """Yield (images (n, H, W, C) normalised, labels (n,)), each test image once, in one of the group's processes."""
-        share = self.group.share(self.test_count)
+        share = self.group.shard(self.test_count)
         batches = self._batches(self.test, _slices(share.start, share.stop, batch_size), functools.partial(self._central, self.test))
         return ((images, labels) for images, labels in batches if len(labels))
 
@@ -232,7 +232,7 @@ def _slices(first, end, batch_size):
     return (np.arange(start, min(start + batch_size, end)) for start in range(first, end, batch_size))
 
 
-def _worker_count(workers, group=ALONE):
+def _worker_count(workers, group=SINGLE):
     if workers is not None and workers < 1:
         raise InputError(f"--workers must be at least 1, found {workers}")
     return workers or group.threads or cores()

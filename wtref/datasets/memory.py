@@ -2,7 +2,7 @@
 
 A feed gives the training loop its batches.  Which images batch i of an epoch holds and how they
 are varied depends on (seed, epoch, i) alone, so a run that goes on in mid-epoch sees what it would have seen, and
-several processes, each with its share of every batch (parallel.Crew), see together what one would.
+several processes, each with its share of every batch (parallel.ProcessGroup), see together what one would.
 """
 
 import contextlib
@@ -11,10 +11,10 @@ import time
 from itertools import islice
 
 from wtref import randomness
-from wtref.backend import to_host
 from wtref.datasets.augment import Augmentation, Normalise
 from wtref.datasets.base import doubts
-from wtref.parallel import ALONE
+from wtref.device import to_host
+from wtref.distributed.group import SINGLE
 
 
 class MemoryFeed:
@@ -23,8 +23,8 @@ class MemoryFeed:
     Attributes: shape (H, W, C), classes, class_names, train_count, test_count, steps (per epoch), doubts (lines).
     """
 
-    def __init__(self, dataset, device, batch_size, seed, augmentation=Augmentation(), group=ALONE):
-        """dataset: Dataset; device: backend.Device; seed: an integer of at least 0; group: the processes that share each batch."""
+    def __init__(self, dataset, device, batch_size, seed, augmentation=Augmentation(), group=SINGLE):
+        """dataset: Dataset; device: device.Device; seed: an integer of at least 0; group: the processes that share each batch."""
         self.group = group
         self.device, self.batch_size, self.seed, self.augmentation = device, batch_size, seed, augmentation
         self.dataset, self.shape, self.classes = dataset, dataset.shape, dataset.classes
@@ -51,7 +51,7 @@ class MemoryFeed:
         """Yield (images (n, H, W, C) varied and normalised, labels (n,)) from batch `first` on."""
         images, labels = self.train
         for i, batch in training_order(self.seed, epoch, self.train_count, self.batch_size, first):
-            share = self.group.share(len(batch))
+            share = self.group.shard(len(batch))
             mine = self.device.raw(batch[share])
             rng = randomness.generator(self.seed, randomness.VARIATION, epoch, i)
             yield self.normalise(self.augmentation(images[mine], rng, len(batch), share)), labels[mine]
@@ -64,7 +64,7 @@ class MemoryFeed:
 
     def test_batches(self, batch_size=256):
         """Yield (images (n, H, W, C) normalised, labels (n,)), each test image once, in one of the group's processes."""
-        share = self.group.share(self.test_count)
+        share = self.group.shard(self.test_count)
         images, labels = (array[share] for array in self.test)
         for start in range(0, len(labels), batch_size):
             batch = slice(start, start + batch_size)

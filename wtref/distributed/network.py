@@ -14,7 +14,7 @@ from wtref.training import train_step
 
 
 def distribute(network, group, sync_bn=True):
-    """The same network for one process of a group (parallel.Crew); itself in a group of one.
+    """The same network for one process of a group (parallel.ProcessGroup); itself in a group of one.
 
     sync_bn: whether batch norm takes the statistics of the whole batch, or of each process's share.
     """
@@ -32,15 +32,15 @@ class DistributedNetwork:
 
     def forward(self, y, train=True):
         if train:
-            self.group.assemble(len(y))
+            self.group.begin_batch(len(y))
         return self.network.forward(y, train)
 
     def backward(self, delta):
-        with self.group.gathering():
+        with self.group.all_reducing():
             self.network.backward(delta)
             if not self.sync_bn:
                 for norm in self.norms:
-                    self.group.give(norm.gamma_gradient, norm.beta_gradient)
+                    self.group.queue_all_reduce(norm.gamma_gradient, norm.beta_gradient)
 
 
 def _distributed(layer, group, sync_bn):
@@ -65,7 +65,7 @@ class Summed:
 
     def backward(self, delta):
         delta, s = self.layer.backward(delta), self.layer.synapses
-        self.group.give(s.W_gradient, s.b_gradient)
+        self.group.queue_all_reduce(s.W_gradient, s.b_gradient)
         return delta
 
 
@@ -77,10 +77,10 @@ class SyncBatchNorm(layers.BatchNorm):
         self.plain, self.group = plain, group
 
     def values(self, y):
-        return self.group.rows(y)
+        return self.group.global_rows(y)
 
     def total(self, x):
-        return self.group.sum(super().total(x))
+        return self.group.all_reduce(super().total(x))
 
     def backward(self, delta):
         delta = super().backward(delta)
@@ -96,7 +96,7 @@ class FastSyncBatchNorm(fast.BatchNorm):
         self.group = group
 
     def values(self, y):
-        return self.group.rows(y)
+        return self.group.global_rows(y)
 
     def statistics(self, y):
         plain, running = self.plain, (self.plain.running_mean, self.plain.running_var)
@@ -128,18 +128,18 @@ def _of_the_whole_batch(loss, group):
     return part
 
 
-def share_mirroring(rule, group):
+def shard_mirroring(rule, group):
     """Let each process of the group find its share of a weight mirror's Delta B, by the noise that all draw alike."""
     if group.size == 1 or not isinstance(rule, WeightMirror):
         return
     mirror, add_bounded = rule.mirror, rule.add_bounded
 
-    def mirror_share(s):
+    def mirror_shard(s):
         part = copy.copy(s)
-        part.W = s.W[group.share(s.n_out)]
+        part.W = s.W[group.shard(s.n_out)]
         mirror(part)
 
     def add_joined(s, delta_B, lambda_B):
-        add_bounded(s, group.join(delta_B, s.n_out), lambda_B)
+        add_bounded(s, group.gather_columns(delta_B, s.n_out), lambda_B)
 
-    rule.mirror, rule.add_bounded = mirror_share, add_joined
+    rule.mirror, rule.add_bounded = mirror_shard, add_joined

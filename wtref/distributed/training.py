@@ -1,6 +1,6 @@
 """The training loop of one of several processes."""
 
-from wtref.backend import to_host
+from wtref.device import to_host
 from wtref.training import Training
 
 
@@ -8,25 +8,25 @@ class DistributedTraining(Training):
     """A Training whose images and labels are one process's share of every batch."""
 
     def __init__(self, *parts, group, check_copies=0, **options):
-        """group: parallel.Crew; check_copies: after so many steps, see that all processes hold the same W, b and B; 0: never."""
+        """group: parallel.ProcessGroup; check_copies: after so many steps, see that all processes hold the same W, b and B; 0: never."""
         self.group, self.check_copies = group, check_copies
         super().__init__(*parts, **options)
 
     def train_step(self, images, labels):
         result = super().train_step(images, labels)
         if self.check_copies and (self.steps_done + 1) % self.check_copies == 0:
-            self.group.agree(self._copies())
+            self.group.verify_copies(self._copies())
         return result
 
     def total(self, *numbers):
         """The sums of plain numbers over all processes, as floats."""
         return self.group.total(*numbers)
 
-    def settle(self):
+    def flush(self):
         if not self.pending:  # in no process
             return
-        super().settle()
-        self.waited += self.group.take_waited()
+        super().flush()
+        self.waited += self.group.pop_waiting_time()
         if not self.network.sync_bn:
             self._average_running_statistics()
 
@@ -36,14 +36,14 @@ class DistributedTraining(Training):
 
     def start_epoch(self):
         super().start_epoch()
-        self.group.take_waited()  # between epochs
+        self.group.pop_waiting_time()  # between epochs
 
     def _average_running_statistics(self):
         """Each process's batch norms have followed its own shares: let all have the average."""
         for norm in self.network.norms:
             for running in (norm.running_mean, norm.running_var):
                 running /= self.group.size
-                self.group.sum(running)
+                self.group.all_reduce(running)
 
     def _copies(self):
         """Every W, b and B, as host arrays by name."""

@@ -1,7 +1,7 @@
 """The layers of layers.py from fewer passes over memory: the same results, to rounding.
 
 Each takes the plain layer whose place it has, whose synapses or batch-norm arrays it shares, and the `ops` of a device:
-functions with the meanings of kernels/plain.py, in C or CUDA.  A backward pass lets go of what the forward
+functions with the meanings of fast/plain.py, in C or CUDA.  A backward pass lets go of what the forward
 pass kept, so each forward pass allows one backward pass.
 """
 

@@ -1,0 +1,326 @@
+"""Shares, buckets and how a group is found: what several processes rest on, each part by itself.
+
+test_parallel.py has the processes.
+"""
+
+import os
+import random
+import select
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from helpers import CPU, equipped, modest
+from on_device import bf16
+from wtref.bench import scaling
+from wtref.datasets.augment import Augmentation
+from wtref.datasets.base import Dataset
+from wtref.datasets.folder import FolderFeed
+from wtref.datasets.memory import MemoryFeed
+from wtref.distributed.buckets import Buckets
+from wtref.distributed.group import LAUNCHERS, SINGLE, ProcessGroup, open_group
+from wtref.distributed.nccl import Bf16
+from wtref.errors import InputError
+from wtref.fast import plain
+
+ROOT = Path(__file__).parents[2]
+
+
+def group_of(size):
+    """Its members, who cannot messenger with each other."""
+    group = [ProcessGroup() for _ in range(size)]
+    for rank, each in enumerate(group):
+        each.rank, each.size = rank, size
+    return group
+
+
+# --- shares ------------------------------------------------------------------------------------------------
+
+
+@modest
+@given(n=st.integers(0, 40), size=st.integers(1, 9))
+def test_shares_are_everything_in_order_and_even(n, size):
+    shares = [list(range(n))[each.shard(n)] for each in group_of(size)]
+    assert sum(shares, []) == list(range(n))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_shares_of_a_batch_are_varied_as_one_process_varies_it(size):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(256, size=(23, 6, 6, 2), dtype=np.uint8), rng.integers(4, size=23)
+    data = Dataset("noise", 4, images[:17], labels[:17], images[17:], labels[17:])
+
+    def feed(group):
+        return MemoryFeed(data, CPU, 7, 0, Augmentation(crop=2, flip=True, rotate=20), group)
+
+    together = [list(feed(each).train_batches(epoch=1)) for each in group_of(size)]
+    for batches, whole in zip(zip(*together), feed(SINGLE).train_batches(epoch=1)):
+        for parts, array in zip(zip(*batches), whole):
+            assert np.array_equal(np.concatenate(parts), array)
+    tested = [labels for each in group_of(size) for _, labels in feed(each).test_batches(2)]
+    assert np.array_equal(np.concatenate(tested), labels[17:])
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_shares_of_an_image_folder(tmp_path, size):
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in "ab":
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(4):
+                Image.fromarray(rng.integers(256, size=(9, 12, 3), dtype=np.uint8)).save(tmp_path / split / name / f"{i}.png")
+
+    def feed(group):
+        return FolderFeed(tmp_path, CPU, 3, 0, image_size=8, workers=1, group=group)
+
+    for kind in (lambda f: f.train_batches(epoch=1), lambda f: f.test_batches(3)):
+        together = [labelled for each in group_of(size) for labelled in kind(feed(each))]
+        alone = list(kind(feed(SINGLE)))
+        assert sum(len(labels) for _, labels in together) == 8
+        ours, theirs = (sorted(image.tobytes() for images, _ in batches for image in images) for batches in (together, alone))
+        assert ours == theirs
+
+
+@pytest.mark.parametrize("ops", [plain, equipped().ops or plain], ids=["plain", "auto"])
+def test_an_empty_share_passes_every_op_and_adds_nothing(ops):
+    y, above, same = np.zeros((0, 5, 5, 3)), np.zeros((0, 5, 5, 4)), ((3, 3), (1, 1), (1, 1))
+    W = np.ones((4, 27))
+    junk = [np.full((4, 27), np.nan) for _ in range(50)]
+    del junk  # memory that a sum must not be left with
+    assert ops.convolve(y, W, *same).shape == above.shape
+    assert np.array_equal(ops.convolve_outer(above, y, *same), 0 * W)
+    assert ops.convolve_back(above, W.T, *same, (5, 5)).shape == y.shape
+    assert np.array_equal(ops.product(np.zeros((4, 0)), np.zeros((0, 27))), 0 * W)
+    assert np.array_equal(ops.norm_sums(y, y, np.zeros(3), np.zeros(3)), np.zeros((2, 3)))
+    largest, winner = ops.max_pool(y, (2, 2), (2, 2), (0, 0))
+    assert ops.max_pool_back(largest, winner, (2, 2), (2, 2), (0, 0), (5, 5)).shape == y.shape
+
+
+# --- moments -----------------------------------------------------------------------------------------------
+
+
+def joined(parts, channels):
+    """The joint moments of arrays (rows, channels), some of them empty."""
+    own = [plain.moments(part) if len(part) else np.zeros((2, channels)) for part in parts]
+    counts = [np.full(channels, float(len(part))) for part in parts]
+    return plain.joint_moments(np.array(counts), *np.array(own).transpose(1, 0, 2))
+
+
+@modest
+@given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=9).filter(any), seed=st.integers(0, 2**32 - 1))
+def test_moments_of_shares_are_those_of_the_whole(sizes, seed):
+    """A spread of 1 about means up to 1e7, which differ from share to share."""
+    rng = np.random.default_rng(seed)
+    parts = [rng.standard_normal((n, 3)) + [0, 1e7, -1e5 * rng.random()] for n in sizes]
+    mean, variance = joined(parts, 3)
+    whole = np.concatenate(parts)
+    assert mean == pytest.approx(whole.mean(axis=0), rel=1e-12, abs=1e-12)
+    assert variance == pytest.approx(whole.var(axis=0), rel=1e-7, abs=1e-12)
+
+
+@modest
+@given(sizes=st.lists(st.integers(1, 300), min_size=1, max_size=9), seed=st.integers(0, 2**32 - 1))
+def test_shares_of_a_constant_channel_have_no_variance(sizes, seed):
+    constant = np.array([1_251_480.0, *10 ** np.random.default_rng(seed).uniform(-300, 300, 2), -1 / 3])
+    means = np.broadcast_to(constant, (len(sizes), 4))
+    mean, variance = plain.joint_moments(np.array(sizes, float)[:, None] * np.ones(4), means, np.zeros_like(means))
+    assert np.array_equal(mean, constant) and np.array_equal(variance, np.zeros(4))
+
+
+# --- buckets -----------------------------------------------------------------------------------------------
+
+
+class Doubling:
+    """A transport whose sums are twice what was given, there when they have been waited for."""
+
+    def __init__(self):
+        self.sizes, self.moving = [], 0
+
+    def start(self, x):
+        assert x.ndim == 1
+        self.sizes.append(x.nbytes)
+        return x
+
+    def progress(self, handles):
+        self.moving = max(self.moving, len(handles))
+
+    def wait(self, x):
+        x *= 2
+
+
+@modest
+@given(data=st.data(), size=st.integers(1, 300))
+def test_every_array_becomes_its_sum_in_whatever_bucket_it_travels(data, size):
+    shapes = data.draw(st.lists(st.sampled_from([(3,), (2, 5), (4, 9), (0, 3), (1, 1)]), max_size=12))
+    given_arrays = [data.draw(arrays(np.float64, shape, elements=st.integers(-9, 9))) for shape in shapes]
+    wanted, transport = [2 * array for array in given_arrays], Doubling()
+    buckets = Buckets(transport, size)
+    for array in given_arrays:
+        buckets.add(array, None)
+    buckets.finish()
+    assert all(np.array_equal(array, right) for array, right in zip(given_arrays, wanted))
+    assert sum(transport.sizes) == sum(array.nbytes for array in given_arrays)
+    assert not buckets.sent and not buckets.waiting
+    assert all(sent >= size for sent in transport.sizes[:-1])  # only the last may be smaller
+
+
+def test_a_full_bucket_leaves_before_the_next_array_comes():
+    transport = Doubling()
+    buckets = Buckets(transport, 100)
+    buckets.add(np.ones(10))
+    assert transport.sizes == []
+    buckets.add(np.ones(10))
+    assert transport.sizes == [160]
+    buckets.add(np.ones((5, 5)))  # travels where it lies
+    assert transport.sizes == [160, 200] and transport.moving == 2
+
+
+@modest
+@given(x=arrays(np.float32, 20, elements=st.floats(width=32, allow_nan=False, allow_infinity=True)))
+def test_bf16_rounds_to_nearest_ties_to_even(x):
+    narrow = Bf16()
+    assert narrow(x).dtype == np.uint16
+    finite = np.isfinite(x)
+    assert np.array_equal(narrow.back(narrow(x))[finite], bf16(x)[finite].astype(np.float32))
+    assert np.array_equal(narrow.back(narrow(x))[~finite], x[~finite])
+
+
+def test_bf16_keeps_every_nan():
+    nans = np.array([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7FC00000], np.uint32).view(np.float32)
+    narrow = Bf16()
+    assert np.isnan(narrow.back(narrow(nans))).all()
+
+
+def test_narrow_buckets_travel_as_half_the_bytes():
+    class Adding(Doubling):
+        def wait(self, bits):
+            narrow = Bf16()
+            bits[...] = narrow(2 * narrow.back(bits))
+
+    transport, array = Adding(), np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
+    buckets, wanted = Buckets(transport, 16, Bf16()), 2 * array
+    buckets.add(array)
+    buckets.finish()
+    assert transport.sizes == [128]
+    assert np.abs(array - wanted).max() <= 2.0**-8 * 2
+
+
+# --- who is there ------------------------------------------------------------------------------------------
+
+
+def test_a_process_alone_imports_nothing_of_mpi(monkeypatch):
+    code = (
+        "import sys; from wtref.cli.main import main; code = main(['audit', '--device', 'cpu']); "
+        "assert not {'mpi4py', 'wtref.distributed.mpi', 'wtref.distributed.nccl'} & sys.modules.keys(), 'imported'; sys.exit(code)"
+    )
+    for name in LAUNCHERS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PMI_SIZE", "1")  # mpiexec -n 1
+    monkeypatch.setenv("PMI_RANK", "0")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name, rank", LAUNCHERS.items())
+def test_several_processes_without_mpi4py_are_one_clear_line(monkeypatch, name, rank):
+    monkeypatch.setenv(name, "3")
+    monkeypatch.setenv(rank, "2")
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    monkeypatch.delitem(sys.modules, "wtref.distributed.mpi", raising=False)
+    with pytest.raises(InputError, match=r"^started as 3 processes, which needs mpi4py: pip install 'wtref\[mpi\]'"):
+        open_group()
+
+
+def test_a_launcher_of_another_mpi_is_one_clear_line():
+    pytest.importorskip("mpi4py")
+    environment = {**os.environ, "FLUX_JOB_SIZE": "2", "FLUX_TASK_RANK": "1"}
+    for command, code in (("train", 2), ("reproduce digits", 2), ("data", 0), ("--version", 0)):
+        argv = [sys.executable, "run.py", *command.split()]
+        done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == code
+        if code:
+            assert done.stderr.startswith("wtref: started as 2 processes, which find one each: mpi4py uses ")
+            assert done.stderr.endswith("; if no launcher started this process, unset FLUX_JOB_SIZE\n") and done.stderr.count("\n") == 1
+
+
+LEFT_OVER = {
+    "empty": {"PMI_SIZE": ""},
+    "no number": {"PMI_SIZE": "abc", "PMI_RANK": "0"},
+    "negative": {"SLURM_STEP_NUM_TASKS": "-3", "SLURM_PROCID": "0"},
+    "absurd": {"PMI_SIZE": "9" * 5000, "PMI_RANK": "0"},
+    "no rank": {"OMPI_COMM_WORLD_SIZE": "2"},
+    "a rank beyond them": {"PMI_SIZE": "2", "PMI_RANK": "2"},
+    "nothing open": {"PMI_SIZE": "2", "PMI_RANK": "0", "PMI_FD": "987654"},
+    "no descriptor": {"PMI_SIZE": "2", "PMI_RANK": "0", "PMI_FD": "x"},
+    "no socket": {"PMI_SIZE": "2", "PMI_RANK": "0", "PMI_FD": "1"},
+}
+
+
+@pytest.mark.parametrize("variables", LEFT_OVER.values(), ids=LEFT_OVER)
+def test_variables_that_no_launcher_set_leave_the_process_alone(monkeypatch, tmp_path, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with (tmp_path / "out").open("w") as out:  # its descriptor 1 is no socket
+        done = subprocess.run(
+            [sys.executable, "-c", "from wtref.distributed.group import *; print(open_group() is SINGLE)"], cwd=ROOT, stdout=out
+        )
+    assert done.returncode == 0 and (tmp_path / "out").read_text() == "True\n"
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="the witness looks by epoll, which Linux has")
+def test_the_witness_names_the_first_to_close_however_late_it_looks():
+    from wtref.distributed import watchdog as witness
+
+    chance = random.Random(0)
+    for trial in range(12):
+        pipes, epoll = [os.pipe() for _ in range(9)], select.epoll()
+        for looking, _ in pipes:
+            epoll.register(looking, select.EPOLLIN)
+        first, *others = chance.sample(range(9), 9)
+        says_goodbye = trial % 3 == 0
+        if says_goodbye:
+            os.write(pipes[first][1], b"goodbye")
+        for rank in (first, *others):
+            os.close(pipes[rank][1])
+        names = [f"{looking}=rank {rank}" for rank, (looking, _) in enumerate(pipes)]
+        inherited = (epoll.fileno(), *(looking for looking, _ in pipes))
+        command = [sys.executable, "-I", "-S", witness.__file__, str(epoll.fileno()), *names]
+        said = subprocess.run(command, pass_fds=inherited, capture_output=True, text=True, timeout=30).stderr
+        epoll.close()
+        for looking, _ in pipes:
+            os.close(looking)
+        assert said.startswith(f"wtref: rank {first} was killed") and said.count("\n") == 1 or says_goodbye and not said
+
+
+# --- prediction --------------------------------------------------------------------------------------------
+
+
+def test_all_reduce_costs_what_halving_and_doubling_does():
+    """Counted message by message: in round i, half of what is left goes out, and comes back on the way up."""
+    latency, speed, size = 3e-6, 1e9, 1 << 20
+    for rounds in (1, 3, 10):
+        sent, left = 0, size
+        for _ in range(rounds):
+            left /= 2
+            sent += left
+        counted = 2 * (rounds * latency + sent / speed)
+        assert scaling.all_reduce(2**rounds, size, latency, speed) == pytest.approx(counted)
+
+
+def test_prediction_falls_with_devices_and_rises_with_the_network():
+    row = {"ms": 100.0, "bytes": 1e8, "buckets": 24, "small_sums": 106}
+    found = list(scaling.predict(row).values())
+    for efficiencies in found:
+        assert all(0 < least <= most <= 1 for least, most in efficiencies)
+        assert efficiencies == sorted(efficiencies, reverse=True)
+    for slow, fast in zip(found, found[1:]):
+        assert all(a < b for a, b in zip(slow, fast))
+    assert scaling.predict({**row, "bytes": 0, "buckets": 0, "small_sums": 0})["10 Gbit/s Ethernet, 30 µs"][0] == (1, 1)

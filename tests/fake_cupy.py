@@ -1,0 +1,30 @@
+"""A stand-in for the module cupy, as far as devices are counted and opened."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+
+def fake_cupy(devices, error=None):
+    """A stand-in for the module cupy on a machine with so many devices, or whose driver raises an error."""
+
+    class CUDARuntimeError(RuntimeError):
+        pass
+
+    def count():
+        if error:
+            raise CUDARuntimeError(error)
+        return devices
+
+    def device(index=0):
+        return SimpleNamespace(use=lambda: used.append(index), attributes={"MultiProcessorCount": 4})
+
+    def module(code, options):
+        compiled.append(options)
+
+    used, compiled = [], []
+    runtime = SimpleNamespace(getDeviceCount=count, CUDARuntimeError=CUDARuntimeError)
+    stream = SimpleNamespace(use=lambda: None)
+    cuda = SimpleNamespace(runtime=runtime, Device=device, Stream=lambda non_blocking: stream)
+    array = type("ndarray", (), {"dtype": np.dtype(np.float32), "__module__": "cupy"})
+    return SimpleNamespace(cuda=cuda, ndarray=array, RawModule=module, used=used, compiled=compiled)

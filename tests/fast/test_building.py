@@ -1,0 +1,190 @@
+"""Compiling the C sources: for other processors, and the cache of what was compiled."""
+
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers import CPU
+from kernel_suite import KernelSuite, compiled, normal
+from wtref.errors import InputError
+from wtref.fast import building
+from wtref.fast.compiled import REALS, BufferPool, Compiled
+from wtref.fast.ops import cores, equip
+
+compiled()
+ROOT = Path(__file__).parents[2]
+
+
+def compiled_with(folder, *flags):
+    """Kernels whose sources were compiled with other flags."""
+    other = Compiled.__new__(Compiled)
+    other.libraries, other.buffers = {}, BufferPool()
+    for dtype, (real, _) in REALS.items():
+        path = folder / f"{real}.so"
+        words = [*building.FLAGS, *flags, f"-DREAL={real}", str(building.SOURCES / "all.c"), "-o", str(path)]
+        subprocess.run(["cc", *words], check=True)
+        other.libraries[dtype] = building.ctypes.CDLL(str(path))
+        other.threads = other.libraries[dtype].threads = other.libraries[dtype].use_threads(2)
+    return other
+
+
+@pytest.fixture(scope="module", params=["x86-64", "x86-64-v3"])
+def narrower(request, tmp_path_factory):
+    """Kernels for processors with narrower vectors than this one may have."""
+    if platform.machine() != "x86_64":
+        pytest.skip("the flags are those of x86-64")
+    return compiled_with(tmp_path_factory.mktemp(request.param), f"-march={request.param}", "-w")
+
+
+def test_processors_with_narrower_vectors(narrower):
+    suite = KernelSuite()
+    suite.fast = narrower
+    for dtype in suite.limits:
+        draw = normal(3, dtype)
+        for kernel, stride, padding in [(3, 1, 1), (3, 2, 1), (1, 1, 0), (5, 1, 2)]:
+            geometry = [(kernel, kernel), (stride, stride), (padding, padding)]
+            suite.convolutions(draw, (9, 8), geometry, 16, 24, 3)
+            suite.convolutions(draw, (9, 8), geometry, 3, 10, 3)
+        suite.both("product", draw(70, 50), draw(50, 33))
+
+
+def best_time(function, *arguments):
+    def once():
+        start = time.perf_counter()
+        function(*arguments)
+        return time.perf_counter() - start
+
+    return min(once() for _ in range(30))
+
+
+def test_passes_over_arrays_do_not_lose_their_vectors_to_the_stack(narrower, monkeypatch):
+    """They take 2 to 4 times as long as NumPy's addition; where each vector went through the stack, 20 to 40 times as long."""
+    draw = normal(3, np.float32)
+    x, delta, vector = draw(2000, 64), draw(2000, 64), draw(64)
+    monkeypatch.setattr(narrower, "threads", 1)
+    usual = best_time(np.add, x, delta)
+    assert best_time(narrower.moments, x) < 10 * usual
+    assert best_time(narrower.norm_sums, delta, x, vector, vector, vector) < 10 * usual
+
+
+def test_sources_compile_without_a_warning(tmp_path):
+    compiled_with(tmp_path, "-Wall", "-Wextra", "-Werror")
+
+
+def test_words_and_refusals_without_a_compiler(monkeypatch):
+    for compiler, reason in [("no-such-compiler", "no-such-compiler is not there"), ("false", "false fails")]:
+        monkeypatch.setenv("CC", compiler)
+        device = equip(CPU, "auto", 1)
+        assert reason in device.kernels and device.kernels.startswith("plain kernels")
+        assert device.ops is None
+        with pytest.raises(InputError, match=f"--kernels compiled: .*{reason}"):
+            equip(CPU, "compiled")
+    monkeypatch.undo()
+    assert equip(CPU).kernels == f"compiled kernels, {cores()} thread{'s' * (cores() > 1)}"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The folder of compiled libraries, empty; compiling into it is quick."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(building, "FLAGS", ["-O0" if flag == "-O3" else flag for flag in building.FLAGS])
+    building._library.cache_clear()
+    yield tmp_path / "wtref"
+    building._library.cache_clear()
+
+
+def library_again():
+    building._library.cache_clear()
+    return building.library("float")
+
+
+def test_a_library_that_others_could_have_written_is_not_loaded(cache):
+    building.library("float")
+    cache.chmod(0o777)
+    with pytest.raises(building.NoCompiler, match="can be written by others"):
+        library_again()
+
+
+def test_a_source_that_does_not_compile_leaves_nothing_behind(cache, monkeypatch):
+    monkeypatch.setattr(building, "FLAGS", [*building.FLAGS, "-DV=broken("])
+    with pytest.raises(building.NoCompiler, match="cc fails"):
+        building.library("double")
+    assert list(cache.iterdir()) == []
+
+
+def test_a_library_is_compiled_once(cache, capfd):
+    building.library("float")
+    assert "compiling" in capfd.readouterr().err
+    assert library_again().relu and capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("damage", [
+    lambda library, checksum: library.write_bytes(library.read_bytes()[:20_000]),
+    lambda library, checksum: library.write_bytes(b""),
+    lambda library, checksum: library.write_bytes(library.read_bytes().replace(b"relu", b"Relu")),
+    lambda library, checksum: library.unlink(),
+    lambda library, checksum: checksum.unlink(),
+    lambda library, checksum: checksum.write_bytes(b"\xff"),
+], ids=["cut short", "empty", "changed", "lost", "no checksum", "another checksum"])  # fmt: skip
+def test_a_damaged_library_is_compiled_again(damage, cache):
+    building.library("float")
+    checksum, library = sorted(cache.iterdir())
+    assert (checksum.suffix, library.suffix) == (".sha256", ".so")
+    wanted = library.read_bytes(), checksum.read_bytes()
+    library.rename(cache / "loaded"), shutil.copy(cache / "loaded", library)  # what is loaded stays whole
+    damage(library, checksum)
+    assert library_again().relu
+    assert (library.read_bytes(), checksum.read_bytes()) == wanted
+
+
+def test_processes_may_compile_at_once(cache):
+    program = "from wtref.fast.ops import building; building.FLAGS[0] = '-O0'; building.library('float').relu"
+    command = [sys.executable, "-c", program]
+    started = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [(process.communicate()[1].count("compiling"), process.returncode) for process in started] == [(1, 0)] * 3
+    assert sorted(file.suffix for file in cache.iterdir()) == [".sha256", ".so"]
+    assert building._is_whole(next(cache.glob("*.so")))
+
+
+def test_without_a_home_folder_the_plain_kernels_compute_and_say_why(monkeypatch):
+    def nobody(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for variable in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    building._library.cache_clear()
+    reason = "no home folder to keep the compiled kernels in; set XDG_CACHE_HOME to a folder"
+    assert equip(CPU, "auto", 1).kernels == f"plain kernels ({reason}), 1 thread"
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    building._library.cache_clear()
+    with pytest.raises(building.NoCompiler, match=f"Not a directory: '{tmp_path}/file/wtref'; XDG_CACHE_HOME can name"):
+        building.library("float")
+    building._library.cache_clear()
+
+
+@pytest.mark.parametrize("command, reason", [
+    ("gcc 'x", "the variable CC is no command: \"gcc 'x\": No closing quotation"),
+    ("''", "no C compiler:  is not there; gcc would do"),
+    ("cc -no-such-flag", "cc fails: .*-no-such-flag.*"),
+])  # fmt: skip
+def test_compilers_that_cannot_be(command, reason, cache, monkeypatch):
+    monkeypatch.setenv("CC", command)
+    with pytest.raises(building.NoCompiler, match=f"^{reason}$"):
+        building.library("float")
+
+
+@pytest.mark.parametrize("command", ["", " "])
+def test_no_compiler_named_means_cc(command, cache, monkeypatch):
+    monkeypatch.setenv("CC", command)
+    assert building.library("float").relu

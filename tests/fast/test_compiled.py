@@ -1,0 +1,162 @@
+"""The compiled kernels against the plain ones, and the memory that they use."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kernel_suite import KernelSuite, compiled, in_double, normal
+from wtref.fast import plain
+from wtref.fast.compiled import BufferPool
+from wtref.runs.config import Config
+from wtref.runs.prepare import prepare
+
+fast = compiled()
+
+
+class TestCompiled(KernelSuite):
+    fast = fast
+
+
+@pytest.mark.parametrize("c", [16, 64, 256])
+def test_winograd_costs_a_digit_of_float32(c):
+    """Its root-mean-square error, relative to the output's, is 1e-6 to 5e-6 where a direct sum's is 2e-7 to 4e-7."""
+    draw = normal(c, np.float32)
+    y, W = draw(2, 16, 16, c), draw(c, 9 * c) / np.float32(3 * np.sqrt(c))
+    same = (3, 3), (1, 1), (1, 1)
+    for name, arguments in {"convolve": (y, W, *same), "convolve_outer": (draw(*y.shape), y, *same)}.items():
+        exact = getattr(plain, name)(*in_double(*arguments))
+        for kernels, limit in ((fast, 1e-5), (plain, 1e-6)):
+            assert np.std(getattr(kernels, name)(*arguments) - exact) < limit * np.std(exact)
+
+
+@pytest.mark.parametrize("c_in, c_out", [(96, 192), (192, 176)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_winograd_of_many_channels_and_tiles(c_in, c_out, dtype):
+    """Kernels too large for a core's cache: threads share each block of tiles, and there are several blocks."""
+    draw = normal(4, dtype)
+    y, delta, W, same = draw(2, 62, 64, c_in), draw(2, 62, 64, c_out), draw(c_out, 9 * c_in), [(3, 3), (1, 1), (1, 1)]
+    TestCompiled().both("convolve", y, W, *same)
+    TestCompiled().both("convolve_outer", delta, y, *same)
+    TestCompiled().both("convolve_back", delta, W.T, *same, (62, 64))
+
+
+@pytest.mark.parametrize("dtype, n", [(np.float32, 27), (np.float64, 13)])
+def test_large_results_are_whole(dtype, n):
+    """Results of more than 4 MiB are written past the caches: by whole vectors or not, the last rows of a tile too."""
+    suite, draw = TestCompiled(), normal(5, dtype)
+    y, delta, thin = draw(n, 51, 53, 16), draw(n, 51, 53, 16), draw(n, 51, 53, 3)
+    vectors = [draw(16) for _ in range(5)]
+    same = [(3, 3), (1, 1), (1, 1)]
+    assert y.nbytes > 1 << 22
+    suite.both("convolve", y, draw(16, 144), *same)
+    suite.both("convolve", thin, draw(16, 27), *same)
+    suite.both("convolve", thin, draw(17, 27), *same)
+    suite.both("product", y.reshape(-1, 16), draw(16, 32))
+    suite.both("product", y.reshape(-1, 16), draw(16, 19))
+    suite.both("norm_forward", y, *vectors[:3], True, delta)
+    suite.both("norm_back", delta, y, *vectors)
+    for c in (3, 7):  # no whole vectors in a row of channels
+        x = draw((1 << 20) // c + 5, c)
+        suite.both("norm_forward", x, *(v[:c] for v in vectors[:3]), True)
+    flat = delta.ravel()[:-5]
+    suite.both("relu", flat)
+    suite.both("relu_back", flat, y.ravel()[5:])
+    suite.both("add", flat, y.ravel()[:-5])
+
+
+# --- memory -------------------------------------------------------------------------------------------------
+
+
+def address(x):
+    return x.__array_interface__["data"][0]
+
+
+def test_the_memory_of_a_large_array_is_used_again_once_no_view_of_it_is_left():
+    pool, shape = BufferPool(), (2**23,)
+    first = pool.empty(shape, np.dtype(np.float32))
+    view, where = first[5::7].T, address(first)
+    del first
+    second = pool.empty(shape, np.dtype(np.float32))
+    assert address(second) != where and not np.shares_memory(second, view)
+    view[...] = 3
+    del view
+    assert address(pool.empty((2**11, 2**11), np.dtype(np.float64))) == where  # as many bytes
+
+
+def test_the_pool_does_not_grow_with_every_size_ever_asked_for():
+    pool = BufferPool()
+    for size in range(2**23, 2**23 + 5):
+        pool.empty((size,), np.dtype(np.float32))
+    assert sum(len(blocks) for blocks in pool.free.values()) == 1
+
+
+GUARDED = """
+import ctypes, mmap, sys
+import numpy as np
+from wtref.fast.compiled import Compiled
+from wtref.layers import output_size
+
+fast, rng, kept = Compiled(2), np.random.default_rng(0), []
+
+def at_the_edge(array):
+    pages = -(-array.nbytes // mmap.PAGESIZE)
+    memory = mmap.mmap(-1, (pages + 1) * mmap.PAGESIZE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address + pages * mmap.PAGESIZE), mmap.PAGESIZE, 0) == 0
+    kept.append(memory)
+    offset = pages * mmap.PAGESIZE - array.nbytes
+    placed = np.frombuffer(memory, array.dtype, array.size, offset).reshape(array.shape)
+    placed[...] = array
+    return placed
+
+def draw(*shape):
+    return at_the_edge(rng.standard_normal(shape).astype(np.float32))
+
+np.empty = lambda shape, dtype=float: at_the_edge(np.zeros(shape, dtype))  # results too
+for c_in, c_out in [(3, 5), (6, 16), (16, 16), (17, 33), (32, 48)]:
+    for kernel, stride, padding in [(3, 1, 1), (3, 2, 1), (1, 1, 0), (1, 2, 0), (5, 1, 0), (2, 2, 0)]:
+        geometry = [(kernel, kernel), (stride, stride), (padding, padding)]
+        y, W, B = draw(2, 6, 7, c_in), draw(c_out, kernel**2 * c_in), draw(c_out, kernel**2 * c_in).T
+        delta = draw(2, *output_size((6, 7), *geometry), c_out)
+        fast.convolve(y, W, *geometry), fast.convolve_outer(delta, y, *geometry)
+        fast.convolve_back(delta, B, *geometry, (6, 7))
+        if padding <= kernel // 2:
+            largest, winner = fast.max_pool(y, *geometry)
+            fast.max_pool_back(largest, winner, *geometry, (6, 7))
+        mean, y2 = draw(c_in), draw(2, 6, 7, c_in)
+        fast.moments(y), fast.norm_sums(y, y2, mean, mean, mean), fast.norm_forward(y, mean, mean, mean, True)
+        fast.norm_back(y, y2, mean, mean, mean, mean, mean), fast.relu(y), fast.relu_back(y, y2), fast.add(y, y2)
+        fast.product(W, B), fast.product(W.T, B.T), fast.hadamard_product(W, draw(W.shape[1]), draw(7), 16)
+        fast.descend(W, draw(*W.shape), draw(*W.shape), 0.1, 0.9, 0.1, True)
+print("whole")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mprotect by way of ctypes")
+def test_no_read_or_write_beyond_an_array():
+    """Every array ends where the process may not read on; a step too far would kill it."""
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", GUARDED], capture_output=True, text=True, cwd=root)
+    assert (done.returncode, done.stdout) == (0, "whole\n"), done.stderr
+
+
+# --- the whole program --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", ["bp", "fa", "ss", "wm", "kp", "dfa"])
+@pytest.mark.parametrize("norm", ["before", "after", "none"])
+def test_training_ends_with_the_same_network(rule, norm):
+    def trained(kernels):
+        config = Config(rule=rule, norm=norm, batch_size=64, lr=1e-3, dtype="float64", epochs=1, kernels=kernels)
+        training = prepare(config)
+        for _, (images, labels) in zip(range(5), training.feed.train_batches(epoch=0)):
+            training.train_step(images, labels)
+            training.position += 1
+        return training.network.arrays()
+
+    found, wanted = trained("compiled"), trained("plain")
+    for name, array in wanted.items():
+        assert np.abs(found[name] - array).max() <= 1e-8 * max(np.abs(array).max(), 1e-3)

@@ -1,0 +1,146 @@
+"""The CUDA kernels, run on the CPU by cuda_double.py: against the plain ones, and in whole training steps."""
+
+import numpy as np
+import pytest
+
+from cuda_double import emulated, emulator_obstacle
+from device_double import xp
+from kernel_suite import KernelSuite, normal
+from on_device import InBf16, OnDevice, bf16, tf32
+from wtref.device import DTYPES, Device, to_host
+from wtref.fast import plain
+from wtref.fast.cuda import Cuda, Geometry
+from wtref.fast.cuda_launches import BFLOAT16
+from wtref.runs.config import Config
+from wtref.runs.prepare import prepare
+
+if emulator_obstacle():
+    pytest.skip(emulator_obstacle(), allow_module_level=True)
+
+with_bf16 = pytest.mark.skipif(BFLOAT16 is None, reason="no ml_dtypes, from which CuPy has bfloat16")
+ALL = ["float32", "tf32", pytest.param("bf16", marks=with_bf16)]
+
+
+class TestFloat(KernelSuite):
+    """float64, and float32 in full."""
+
+    fast = OnDevice(emulated(), xp)
+    side, depth = 90, 150
+
+
+class TestTf32(KernelSuite):
+    fast = OnDevice(emulated("tf32"), xp)
+    limits, factors = {np.float32: 1e-4}, staticmethod(tf32)
+    side, depth = 90, 150
+
+
+@with_bf16
+class TestBf16(KernelSuite):
+    fast = OnDevice(emulated("bf16"), xp)
+    limits, factors = {np.float32: 1e-4}, staticmethod(bf16)
+    stored, rounding = staticmethod(bf16), 2**-8
+    side, depth = 90, 150
+
+
+def test_vectors_that_do_not_lie_in_one_piece():
+    draw = normal(0, np.float64)
+    x, delta, spread, winner = draw(6, 8), draw(6, 8), draw(16), np.array([[[[0, 1], [1, 0]]]])
+    there, vector = xp.array(spread)[::2], spread[::2]
+    for name, arrays, count in (("norm_forward", [x], 3), ("norm_back", [delta, x], 5), ("norm_sums", [delta, x], 3)):
+        found = getattr(emulated(), name)(*map(xp.array, arrays), *[there] * count)
+        np.testing.assert_allclose(found.get(), getattr(plain, name)(*arrays, *[vector] * count), rtol=1e-12)
+    errors = draw(*winner.shape)
+    window = (1, 2), (1, 2), (0, 0), (1, 4)
+    found = emulated().max_pool_back(xp.array(errors), xp.array(winner), *window)
+    assert np.array_equal(found.get(), plain.max_pool_back(errors, winner, *window))
+
+
+@pytest.mark.parametrize("precision", ALL)
+@pytest.mark.parametrize("shape, cut", [((512, 130, 40), (128, 128, 1)), ((1024, 60, 40), (128, 64, 1)), ((100, 70, 600), (64, 64, 2))])
+def test_large_tiles_and_slices_of_k(precision, shape, cut):
+    """Tiles of all sizes, and a k that several blocks share."""
+    m, n, k = shape
+    suite = {"float32": TestFloat, "tf32": TestTf32, "bf16": TestBf16}[precision]()
+    draw = normal(0, np.float32)
+    assert emulated(precision)._cut(np.float32, m, n, k) == cut
+    suite.both("product", draw(m, k), draw(k, n))
+    suite.both("product", draw(k, m).T, draw(n, k).T)
+
+
+@pytest.mark.parametrize(
+    "m, n, k, blocks",
+    [(8192, 512, 4608, 256), (64, 576, 524_288, 261), (512, 4608, 8192, 720), (524_288, 64, 576, 4096), (128, 10, 512, 8)],
+)
+def test_blocks_fill_an_h100_s_264_places(m, n, k, blocks):
+    """ResNet-18 at batch 512: no second round for a few blocks, and few slices where a slice is a whole W."""
+    down, across, slices = Cuda(xp, lambda **_: None, processors=132)._cut(np.float32, m, n, k)
+    assert -(-m // down) * -(-n // across) * slices == blocks
+
+
+@pytest.mark.parametrize("order", ["backward", "shuffled"])
+@pytest.mark.parametrize("precision", ALL)
+def test_no_kernel_depends_on_the_order_of_its_threads(precision, order):
+    """A missing barrier would show: same bits, whichever thread runs first."""
+    draw, same = normal(1, np.float32), [(3, 3), (1, 1), (1, 1)]
+    y, delta, W, mean = draw(2, 6, 7, 5), draw(2, 6, 7, 8), draw(8, 45), draw(5)
+    calls = {
+        "convolve": (y, W, *same), "convolve_outer": (delta, y, *same), "convolve_back": (delta, W.T, *same, (6, 7)),
+        "moments": (y,), "norm_sums": (y, y, mean, mean), "max_pool": (y, (2, 2), (2, 2), (0, 0)),
+        "hadamard_product": (W, draw(45), draw(300), 1024),
+    }  # fmt: skip
+    for name, arguments in calls.items():
+        first, other = (np.asarray(getattr(OnDevice(emulated(precision, which), xp), name)(*arguments)[0]) for which in ("forward", order))
+        assert np.array_equal(first, other), name
+
+
+@pytest.mark.parametrize("dtype, order", [(np.float32, 16384), (np.float64, 8192)])
+def test_an_order_that_no_block_can_hold(dtype, order):
+    draw = normal(0, dtype)
+    TestFloat().both("hadamard_product", draw(2, order - 1), draw(order - 1), draw(order), order)
+
+
+def test_numbers_divide_exactly():
+    """operands.cu's division by multiplication, for all n that could be wrong: around every multiple near 2^31."""
+    rng = np.random.default_rng(0)
+    for d in [*range(1, 200), *rng.integers(200, 2**31, 300)]:
+        value, magic, shift = Geometry(*[int(d)] * 13).numbers().view(np.uint32)[0].astype(np.uint64)
+        multiples = rng.integers(0, 2**31 // d + 1, 100) * d
+        n = np.clip(np.concatenate([multiples, multiples - 1, [0, 2**31 - 1]]), 0, 2**31 - 1).astype(np.uint64)
+        assert value == d and np.array_equal((n + (n * magic >> np.uint64(32))) >> shift, n // np.uint64(d))
+
+
+def trained(steps, dtype, precision="float32", plainly=plain, **options):
+    """Train on the double, then on the CPU by the ops `plainly`; their arrays, {name: array}: at first, and of both at last."""
+    config = Config(batch_size=4, dtype=dtype, hidden=(20,), mirror_rows=16, **options)
+    double = Device("double", xp, DTYPES[dtype], ops=emulated(precision))
+    cpu, found = Device("cpu", np, DTYPES[dtype], ops=plainly), []
+    for device in (double, cpu):
+        training = prepare(config, device)
+        start = arrays_of(training)
+        for _, (images, labels) in zip(range(steps), training.feed.train_batches(epoch=0)):
+            training.train_step(images, labels)
+            training.position += 1
+        found.append(arrays_of(training))
+    return start, *found
+
+
+def arrays_of(training):
+    return {name: np.array(to_host(array)) for name, array in training.network.arrays().items()}
+
+
+@pytest.mark.parametrize("rule, model", [("kp", "resnet8"), ("wm", "mlp"), ("ss", "lenet")])
+def test_training_on_the_kernels_is_training_on_the_cpu(rule, model):
+    _, found, wanted = trained(2, "float64", model=model, rule=rule, dataset="synthetic" if model == "lenet" else "digits")
+    for name, array in wanted.items():
+        assert np.abs(found[name] - array).max() <= 1e-9 * max(np.abs(array).max(), 1e-3), name
+
+
+@with_bf16
+@pytest.mark.parametrize("model, norm", [("resnet8", "before"), ("lenet", None), ("mlp", "after")])
+def test_a_step_with_activities_in_bf16_is_the_plain_one_rounded(model, norm):
+    """But for sums that differ in their last digit, and so now and then round to the other neighbour."""
+    options = {"model": model, "norm": norm, "rule": "kp", "dataset": "synthetic" if model == "lenet" else "digits"}
+    start, found, wanted = trained(1, "float32", "bf16", InBf16(), **options)
+    for name, array in wanted.items():
+        assert found[name].dtype == np.float32
+        assert np.linalg.norm(found[name] - array) <= 0.02 * np.linalg.norm(array - start[name]), name

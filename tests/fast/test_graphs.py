@@ -1,0 +1,155 @@
+"""A captured function, on a pretended stream: recording computes nothing, replaying reads and writes fixed arrays."""
+
+import contextlib
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from wtref.device import Device
+from wtref.fast import CapturedStep, plain
+from wtref.fast.graphs import WARM_UP, Captured
+from wtref.runs.config import Config
+from wtref.runs.prepare import prepare
+from wtref.training import train_step
+
+
+class Stream:
+    """A CUDA stream for one Captured function: what is captured is that function's `effect`, launched later."""
+
+    def __init__(self):
+        self.capturing = self.invalid = False
+
+    def begin_capture(self):
+        self.capturing = True
+
+    def end_capture(self):
+        invalid, self.capturing, self.invalid = self.invalid, False, False
+        if invalid:
+            raise RuntimeError("cudaErrorStreamCaptureInvalidated")
+        return SimpleNamespace(launch=self.launch)
+
+    def launch(self):
+        for out, value in zip(self.step.outputs, self.effect(*self.step.inputs)):
+            out[...] = value
+
+
+class Cupy:
+    """cupy's face, as far as Captured looks at it."""
+
+    def __init__(self):
+        self.stream, self.allocators = Stream(), []
+        self.cuda = SimpleNamespace(
+            MemoryPool=lambda: SimpleNamespace(malloc="the graph's own"),
+            get_current_stream=lambda: self.stream,
+            using_allocator=self.using,
+        )
+
+    def get_default_memory_pool(self):
+        return SimpleNamespace(free_all_blocks=lambda: None)
+
+    def using(self, allocator):
+        self.allocators.append(allocator)
+        return contextlib.nullcontext()
+
+
+@pytest.fixture
+def running_sum():
+    """(step, the device, the calls that Python made, the total): the step adds x (n,) to the total and returns it."""
+    device, total, python = Cupy(), np.zeros(1), []
+
+    def effect(x):
+        total[...] += x.sum()
+        return (total.copy(),)
+
+    def function(x):
+        python.append(x)
+        return (np.zeros(1),) if device.stream.capturing else effect(x)
+
+    step = Captured(device, function)
+    device.stream.step, device.stream.effect = step, effect
+    return step, device, python, total
+
+
+def test_every_call_counts_once_before_and_after_recording(running_sum):
+    step, device, python, total = running_sum
+    given = [np.full(2, float(i)) for i in range(1, 9)]
+    found = [float(step(x)[0][0]) for x in given]
+    assert found == list(np.cumsum([x.sum() for x in given]))
+    assert len(python) == WARM_UP + 1, "the calls before recording, and the recorded one"
+    assert device.allocators == ["the graph's own"]
+
+
+def test_results_are_the_caller_s_to_keep(running_sum):
+    step, *_ = running_sum
+    results = [step(np.ones(1))[0] for _ in range(WARM_UP + 3)]
+    assert [float(x[0]) for x in results] == list(range(1, WARM_UP + 4))
+
+
+def test_a_batch_of_another_size_runs_as_usual(running_sum):
+    step, device, python, total = running_sum
+    for size in (2, 2, 2, 2, 2, 1, 2):
+        step(np.ones(size))
+    assert total[0] == 13 and [len(x) for x in python[WARM_UP + 1 :]] == [1]
+
+
+def test_a_batch_of_nothing_is_not_what_is_recorded(running_sum):
+    step, device, python, total = running_sum
+    for size in (0, 2, 2, 2, 0, 2, 2, 0):
+        step(np.ones(size))
+    assert total[0] == 10 and [len(x) for x in python] == [0, 2, 2, 2, 0, 2, 0]
+
+
+@pytest.mark.parametrize("error, invalid", [(RuntimeError, False), (RuntimeError, True), (MemoryError, False)])
+def test_what_cannot_be_recorded_runs_without_and_says_so_once(running_sum, capsys, error, invalid):
+    """CuPy refuses cuBLAS itself; a wait for the device makes the capture invalid, and to end it an error too."""
+    step, device, python, total = running_sum
+    usual = step.function
+
+    def stubborn(x):
+        if device.stream.capturing:
+            device.stream.invalid = invalid
+            raise error("operation not permitted when stream is capturing")
+        return usual(x)
+
+    step.function = stubborn
+    for _ in range(WARM_UP + 4):
+        step(np.ones(1))
+    assert total[0] == WARM_UP + 4 and not device.stream.capturing
+    assert capsys.readouterr().err.count("cannot be a CUDA graph (operation not permitted") == 1
+
+
+@pytest.mark.parametrize("rule", ["kp", "wm", "dfa"])
+def test_a_captured_step_that_cannot_be_recorded_is_train_step(capsys, rule):
+    """The mirror's steps keep their numbers."""
+    device, found = Cupy(), []
+    config = Config(model="mlp", rule=rule, hidden=(7,), device="cpu", dtype="float64", epochs=1, mirror_every=3, mirror_rows=4)
+
+    def before_backward(usual, *arguments):
+        if device.stream.capturing:
+            raise RuntimeError("no capture on a CPU")
+        usual(*arguments)
+
+    for step in (train_step, CapturedStep(device)):
+        training = prepare(config)
+        training.rule.before_backward = partial(before_backward, training.rule.before_backward)
+        training.step = step
+        for _ in zip(range(WARM_UP + 4), training.steps()):
+            pass
+        found.append(training.network.arrays())
+    assert found[0].keys() == found[1].keys()
+    for name, array in found[0].items():
+        assert np.array_equal(array, found[1][name]), name
+    assert capsys.readouterr().err.count("cannot be a CUDA graph (no capture on a CPU)") == 1
+
+
+def test_only_steps_of_cuda_kernels_are_captured():
+    """Array expressions read the learning rate on the host, which a recording would hold fast; brSF draws on the host."""
+    options = {"model": "mlp", "hidden": (7,), "dtype": "float64", "dataset": "digits"}
+    for rule, ops, graph, captured in (
+        ("kp", plain, True, True), ("kp", plain, False, False), ("kp", None, True, False), ("brsf", plain, True, False),
+    ):  # fmt: skip
+        pretended = Device("cuda:0", np, np.float64, ops=ops)
+        step = prepare(Config(rule=rule, graph=graph, **options), pretended).step
+        assert isinstance(step, CapturedStep) if captured else step is train_step

@@ -1,0 +1,134 @@
+"""The compiled kernels on any number of threads, whatever OpenMP is told by its environment variables."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers import CPU
+from kernel_suite import assert_equal, compiled, normal
+from wtref.errors import InputError
+from wtref.fast.compiled import Compiled
+from wtref.fast.ops import equip
+from wtref.runs.config import Config
+
+compiled()
+ROOT = Path(__file__).parents[2]
+
+
+def results(threads):
+    return results_of(Compiled(threads))
+
+
+def results_of(many):
+    """([arrays of products], [arrays of sums over a batch])."""
+    draw = normal(7, np.float64)
+    y, delta, W = draw(5, 13, 13, 32), draw(5, 13, 13, 48), draw(48, 288)
+    same, strided = [(3, 3), (1, 1), (1, 1)], [(3, 3), (2, 2), (1, 1)]
+    half, wide = draw(5, 7, 7, 48), draw(5, 7, 7, 192)
+    products, sums = [many.product(W, W.T)], [many.moments(y), many.norm_sums(y, y, y[0, 0, 0], y[0, 0, 1])]
+    for error, geometry in ((delta, same), (half, strided)):
+        products.append(many.convolve(y, W, *geometry))
+        products.append(many.convolve_back(error, W.T, *geometry, (13, 13)))
+        sums.append(many.convolve_outer(error, y, *geometry))
+    products.append(many.convolve(wide, draw(192, 9 * 192), *same))
+    sums.append(many.convolve_outer(wide, wide, *same))
+    return products, sums
+
+
+def assert_same(found, wanted):
+    """Products are summed in one order by any number of threads, sums over a batch are not."""
+    for one, other in zip(found[0], wanted[0]):
+        assert np.array_equal(one, other)
+    for one, other in zip(found[1], wanted[1]):
+        assert_equal(one, other, 1e-14)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_threads_change_nothing_but_rounding(threads):
+    found = results(threads)
+    for one, again in zip(sum(found, []), sum(results(threads), [])):
+        assert np.array_equal(one, again)
+    assert_same(found, results(1))
+
+
+@pytest.mark.parametrize("name, value", [("omp_set_max_active_levels", 0), ("omp_set_dynamic", 1)])
+def test_fewer_threads_than_there_were_before(name, value):
+    """What nobody computed must not be added up."""
+    alone = results(1)
+    many = Compiled(7)
+    openmp = many.libraries[np.dtype(np.float64)]
+    usual = getattr(openmp, name.replace("set", "get"))()
+    getattr(openmp, name)(value)
+    found = results_of(many)
+    getattr(openmp, name)(usual)
+    assert_same(found, alone)
+
+
+@pytest.mark.parametrize("variable", ["OMP_DYNAMIC=true", "OMP_THREAD_LIMIT=1", "OMP_MAX_ACTIVE_LEVELS=0"])
+def test_kernels_equal_the_plain_ones_under_openmp_s_variables(variable):
+    tests = ["tests/test_compiled.py", "tests/test_openmp.py", "-k", "TestCompiled or threads_change"]
+    environment = os.environ | dict([variable.split("=")])
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *tests]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0 and "passed" in done.stdout, done.stdout
+
+
+def test_the_number_of_threads_is_that_of_openmp():
+    program = "from helpers import CPU; from wtref.fast.ops import equip; print(equip(CPU, 'compiled', 2).kernels)"
+    command, path = [sys.executable, "-c", program], {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    for variable, words in [
+        ("OMP_THREAD_LIMIT=1", "compiled kernels, 1 thread (OpenMP allows no more)"),
+        ("OMP_THREAD_LIMIT=2", "compiled kernels, 2 threads"), ("OMP_DYNAMIC=true", "compiled kernels, 2 threads"),
+    ]:  # fmt: skip
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+        environment |= path | dict([variable.split("=")])
+        assert subprocess.check_output(command, text=True, cwd=ROOT, env=environment) == words + "\n"
+
+
+BOUND = """
+import os
+import numpy as np
+from wtref.device import open_device
+from wtref.datasets import folder
+from wtref.fast.ops import equip
+cores = os.sched_getaffinity(0)
+device = equip(open_device("cpu"), "compiled")
+x = np.ones((300, 300))
+assert (device.ops.product(x, x) == 300).all()
+assert os.sched_getaffinity(0) == cores
+assert device.kernels == equip(open_device("cpu"), "compiled").kernels == f"compiled kernels, {len(cores)} thread" + "s" * (len(cores) > 1)
+assert folder._worker_count(None) == len(cores)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system binds no process to cores")
+@pytest.mark.parametrize("variable", ["OMP_PROC_BIND=true", "OMP_PLACES=cores", "GOMP_CPU_AFFINITY"])
+def test_openmp_binds_only_its_own_threads(variable):
+    if variable == "GOMP_CPU_AFFINITY":
+        variable += "=" + " ".join(map(str, sorted(os.sched_getaffinity(0))))
+    environment = os.environ | dict([variable.split("=")])
+    done = subprocess.run([sys.executable, "-c", BOUND], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("threads", [2**32 + 1, 2**32, 100_000, 1025, 0, -1])
+def test_numbers_of_threads_that_cannot_be(threads):
+    right = "at least 1" if threads < 1 else "at most 1,024"
+    for use in (partial(equip, CPU), Config):
+        with pytest.raises(InputError, match=f"^--threads must be {right}, found {threads}$"):
+            use(threads=threads)
+
+
+def test_a_forked_process_computes_on(tmp_path):
+    """OpenMP's threads do not survive a fork: the child must do without, not wait for them."""
+    wanted = results(1)
+    results(2)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if all(np.array_equal(a, b) for a, b in zip(sum(results(2), []), sum(wanted, []))) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

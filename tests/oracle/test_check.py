@@ -1,0 +1,306 @@
+"""Every rule on every kind of network agrees with PyTorch, and a fault on our side does not go unseen."""
+
+import copy
+import importlib
+import inspect
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from helpers import CPU  # noqa: E402
+from wtref import fast, layers, noise, optim, relatives, rules
+from wtref.errors import InputError
+from wtref.fast.ops import equip
+from wtref.models import Options
+from wtref.oracle import check as torch_check
+from wtref.oracle.check import CHECKED, Row, check, table
+from wtref.training import Training, train_step
+
+STEPS = 3
+
+
+@pytest.fixture(autouse=True)
+def few_rows(monkeypatch):
+    """In narrow layers too a step of mirror mode is then a part of a block."""
+    monkeypatch.setitem(torch_check.MIRROR, "rows", 32)
+
+
+def checked(model, rule, steps=STEPS, dtype="float64", kernels="auto", **options):
+    options = Options(**({"hidden": (20, 12)} | options))
+    (row,) = check([model], [rule], dtype=dtype, steps=steps, options=options, kernels=kernels)
+    return row
+
+
+@pytest.mark.parametrize("rule", CHECKED)
+@pytest.mark.parametrize("norm", ["none", "before", "after"])
+@pytest.mark.parametrize("model", ["mlp", "lenet", "resnet8", "resnet18", "resnet50"])
+def test_every_rule_agrees_with_pytorch(model, norm, rule):
+    row = checked(model, rule, norm=norm, width=4)
+    assert row.passed, row
+
+
+@pytest.mark.parametrize("rule", CHECKED)
+@pytest.mark.parametrize("model", ["mlp", "lenet", "resnet8"])
+def test_the_plain_layers_agree_with_pytorch(model, rule):
+    row = checked(model, rule, kernels="plain", norm="before", width=4)
+    assert row.passed, row
+
+
+@pytest.mark.parametrize("rule", CHECKED)
+@pytest.mark.parametrize("model, norm", [("resnet18", "after"), ("resnet50", "before")])
+def test_the_imagenet_stem_agrees_with_pytorch(model, norm, rule):
+    row = checked(model, rule, norm=norm, stem="imagenet", width=4)
+    assert row.passed, row
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh"])
+@pytest.mark.parametrize("model", ["mlp", "lenet", "resnet8"])
+def test_the_other_activations_agree_with_pytorch(model, activation):
+    row = checked(model, "kp", activation=activation, width=4)
+    assert row.passed, row
+
+
+@pytest.mark.parametrize("rule", CHECKED)
+def test_ten_steps_agree_with_pytorch(rule):
+    row = checked("resnet8", rule, steps=10, width=8)
+    assert row.passed, row
+
+
+def test_float32_is_close_where_the_network_is_shallow():
+    row = checked("mlp", "kp", dtype="float32")
+    assert row.dtype == "float32" and 1e-9 < row.worst < 1e-5
+
+
+def test_a_row_says_what_there_was_to_compare():
+    plain, mirrored = checked("mlp", "fa"), checked("resnet8", "wm", width=4)
+    assert plain.delta_B is plain.norm_gradients is plain.running is None
+    assert None not in (mirrored.delta_B, mirrored.norm_gradients, mirrored.running)
+
+
+def test_a_model_goes_by_its_short_name_too():
+    (row,) = check(["res18"], ["bp"], steps=1, options=Options(width=4))
+    assert row.model == "resnet18" and row.passed
+
+
+def test_progress_hears_of_every_comparison():
+    lines = []
+    check(["mlp"], ["bp", "dfa"], steps=1, options=Options(hidden=(3,)), progress=lines.append)
+    assert [line.split(":")[0] for line in lines] == ["mlp bp", "mlp dfa"]
+
+
+def test_the_table_has_a_line_for_each_row_and_a_dash_where_there_is_nothing():
+    row = Row("mlp", "fa", "float64", 10, 1e-15, 2e-15, 3e-15, None, None, None, 4e-15)
+    head, line = table([row]).splitlines()
+    assert head.endswith("after 10 steps")
+    assert line.split() == ["mlp", "fa", "1.0e-15", "2.0e-15", "3.0e-15", "-", "-", "-", "4.0e-15"]
+
+
+@pytest.mark.parametrize("error", [2e-9, float("inf"), float("nan")])
+def test_a_row_with_one_large_error_does_not_pass(error):
+    assert not Row("mlp", "fa", "float64", 10, 0.0, 0.0, error, None, None, None, 0.0).passed
+
+
+def test_unknown_rules_and_models_are_named():
+    with pytest.raises(InputError, match="unknown rule to check 'brsf'; choose from: bp, fa"):
+        check(["mlp"], ["brsf"])
+    with pytest.raises(InputError, match="unknown model 'vgg'"):
+        check(["vgg"], ["bp"])
+
+
+def test_without_pytorch_one_line_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "wtref.oracle.check")
+    with pytest.raises(InputError, match=r"^check needs PyTorch.*: pip install 'wtref\[test\]'$"):
+        importlib.import_module("wtref.oracle.check")
+
+
+# Faults to be put into our side on purpose: each takes the real method and gives a faulty one.
+
+
+def feedback_without_decay(real):
+    def learn(self, s, sgd):
+        sgd.descend(s.W, s.W_gradient, decay=True)
+        if s.B is not None:
+            sgd.descend(s.B, s.W_gradient.T, decay=False)
+        self.learn_bias(s, sgd)
+
+    return learn
+
+
+def decay_on_everything(real):
+    return lambda self, w, gradient, decay: real(self, w, gradient, decay=True)
+
+
+def nesterov(real):
+    def descend(self, *args, **kwargs):
+        self.nesterov = True
+        real(self, *args, **kwargs)
+
+    return descend
+
+
+def patches_transposed(real):
+    def forward(self, y, train=True):
+        return np.ascontiguousarray(real(self, np.ascontiguousarray(y.swapaxes(1, 2)), train).swapaxes(1, 2))
+
+    return forward
+
+
+def signs_of_size_one(real):
+    def before_backward(self, s, error):
+        s.B = np.sign(s.W).T
+
+    return before_backward
+
+
+def weights_transported(real):
+    def before_backward(self, s, error):
+        s.B = s.W.T
+
+    return before_backward
+
+
+def direct_error_doubled(real):
+    return lambda self, s, error: real(self, s, 2 * error)
+
+
+def variance_biased(real):
+    def forward(self, y, train=True, **more):
+        norm = getattr(self, "plain", self)
+        before, count = norm.running_var.copy(), y.size // norm.channels
+        out = real(self, y, train, **more)
+        if train:
+            kept = (1 - norm.momentum) * before
+            norm.running_var[...] = kept + (norm.running_var - kept) * (count - 1) / count
+        return out
+
+    return forward
+
+
+class Silent:
+    """A layer that sends no error back."""
+
+    def __init__(self, layer):
+        self.layer = layer
+
+    def backward(self, delta):
+        return 0 * self.layer.backward(delta)
+
+
+def errors_stop_at_shortcuts(real):
+    def backward(self, delta):
+        body, shortcut, phi = layers = self.layers
+        self.layers = body, Silent(shortcut), phi
+        delta = real(self, delta)
+        self.layers = layers
+        return delta
+
+    return backward
+
+
+def bias_forgotten(real):
+    def forward(self, y, train=True):
+        return real(self, y, train) - self.synapses.b
+
+    return forward
+
+
+def largest_in_the_wrong_place(real):
+    def backward(self, delta):
+        return np.ascontiguousarray(real(self, delta)[:, ::-1])
+
+    return backward
+
+
+def products_halved(real):
+    return lambda self, *arguments: real(self, *arguments) / 2
+
+
+def half_the_noise(real):
+    return lambda self, s: real(self, s) // 2
+
+
+FAULTS = [
+    (rules.KolenPollack, "learn", feedback_without_decay, "mlp", "kp"),
+    (rules.SignSymmetry, "before_backward", signs_of_size_one, "lenet", "ss"),
+    (rules.FeedbackAlignment, "before_backward", weights_transported, "mlp", "fa"),
+    (relatives.DirectFeedbackAlignment, "before_backward", direct_error_doubled, "lenet", "dfa"),
+    (rules.WeightMirror, "memory", half_the_noise, "mlp", "wm"),
+]
+FAULTS_OF_PARTS = [
+    (optim.SGD, fast.SGD, "descend", decay_on_everything, "mlp", "bp"),
+    (optim.SGD, fast.SGD, "descend", nesterov, "mlp", "fa"),
+    (layers.Conv2d, fast.layers.Conv2d, "forward", patches_transposed, "lenet", "bp"),
+    (layers.BatchNorm, fast.layers.BatchNorm, "forward", variance_biased, "resnet8", "bp"),
+    (layers.Residual, fast.layers.Residual, "backward", errors_stop_at_shortcuts, "resnet8", "dfa"),
+    (layers.Linear, fast.layers.Linear, "forward", bias_forgotten, "mlp", "wm"),
+    (layers.MaxPool, fast.layers.MaxPool, "backward", largest_in_the_wrong_place, "lenet", "kp"),
+    (noise.Patterns, fast.noise.Patterns, "product", products_halved, "mlp", "wm"),
+]
+
+
+def assert_seen(model, rule, kernels="auto"):
+    row = checked(model, rule, kernels=kernels, width=4)
+    assert row.worst > 1e-6, row  # a thousand times the limit
+
+
+@pytest.mark.parametrize("place, name, fault, model, rule", FAULTS, ids=lambda x: getattr(x, "__name__", x))
+def test_a_fault_on_our_side_is_seen(monkeypatch, place, name, fault, model, rule):
+    monkeypatch.setattr(place, name, fault(getattr(place, name)))
+    assert_seen(model, rule)
+
+
+@pytest.mark.parametrize("kernels", ["plain", "compiled"])
+@pytest.mark.parametrize("plain, faster, name, fault, model, rule", FAULTS_OF_PARTS, ids=lambda x: getattr(x, "__name__", x))
+def test_a_fault_in_a_part_is_seen(monkeypatch, plain, faster, name, fault, model, rule, kernels):
+    """In the plain one, and in the one that takes its place."""
+    if kernels == "compiled" and equip(CPU).ops is None:
+        pytest.skip("no C compiler")
+    place = plain if kernels == "plain" else faster
+    monkeypatch.setattr(place, name, fault(getattr(place, name)))
+    assert_seen(model, rule, kernels)
+
+
+# Faults of the training step.  `check` takes the steps that Training takes, so that what one leaves out the other does.
+
+
+def planted(monkeypatch, **left_out):
+    """train_step sees a network whose lists lack what left_out says: {list: the index to be left out, or None for all}."""
+
+    def faulty(network, *rest):
+        network = copy.copy(network)
+        for name, index in left_out.items():
+            whole = getattr(network, name)
+            setattr(network, name, [] if index is None else [part for i, part in enumerate(whole) if i != index])
+        return train_step(network, *rest)
+
+    monkeypatch.setattr(torch_check, "train_step", faulty)
+
+
+def test_check_takes_the_step_of_training():
+    assert torch_check.train_step is train_step is inspect.signature(Training).parameters["step"].default
+
+
+@pytest.mark.parametrize("index", range(5))
+@pytest.mark.parametrize("rule", CHECKED)
+def test_a_step_that_skips_a_layer_is_seen(monkeypatch, rule, index):
+    assert checked("lenet", rule, steps=1).passed
+    planted(monkeypatch, synapses=index)
+    assert not checked("lenet", rule, steps=1).passed
+
+
+@pytest.mark.parametrize("rule", ["wm", "ss"])
+@pytest.mark.parametrize("index", range(4))
+def test_a_step_that_skips_the_feedback_of_a_layer_is_seen(monkeypatch, rule, index):
+    planted(monkeypatch, with_feedback=index)
+    assert_seen("lenet", rule)
+
+
+@pytest.mark.parametrize("index", [None, 0, 3])
+@pytest.mark.parametrize("rule", CHECKED)
+def test_a_step_that_skips_batch_norms_is_seen(monkeypatch, rule, index):
+    planted(monkeypatch, norms=index)
+    assert not checked("resnet8", rule, steps=1, width=4).passed

@@ -1,0 +1,212 @@
+"""`reproduce`: resumable, and a report that holds what the runs' metrics say."""
+
+import itertools
+import json
+import math
+import os
+import re
+import signal
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+from tiny_experiment import TINY
+from wtref.cli.main import main
+from wtref.distributed.group import ProcessGroup
+from wtref.runs import report
+from wtref.runs.config import Config
+from wtref.runs.experiments import EXPERIMENTS
+from wtref.runs.run import Run
+from wtref.training import Training
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(EXPERIMENTS, "tiny", TINY)
+
+
+def errors(seeds=(0, 1)):
+    return {(rule, seed): [x["test_error"] for x in Run(f"tiny-{rule}-{seed}").metrics()] for rule in TINY.rules for seed in seeds}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_recipe_is_a_run_that_can_be(name):
+    experiment = EXPERIMENTS[name]
+    for rule, own in experiment.rules.items():
+        Config(**{**experiment.recipe, **own, "rule": rule})
+    assert experiment.published.keys() <= experiment.rules.keys()
+    assert bool(experiment.source) == bool(experiment.published)
+
+
+def test_table_and_report_say_what_the_runs_found(capsys):
+    assert main(["reproduce", "tiny", "--threads", "1"]) == 0
+    kp = mean(errors()["kp", seed][-1] for seed in (0, 1))
+    table = Path("runs/reproduce-tiny/table.txt").read_text()
+    assert re.search(rf"KP +{kp:.2f} ± \d+\.\d\d +2 .* 1\.25\(5\)$", table, re.MULTILINE)
+    assert re.search(r"BP .* 0\.0 .* –$", table, re.MULTILINE)
+    page = Path("runs/reproduce-tiny/report.html").read_text()
+    assert page.count('src="data:image/png;base64,') == 3 and not re.search(r'(src|href)="(?!data:)', page)
+    assert f"{kp:.2f} ±" in page and "reproduce tiny --threads 1" in page and "nobody" in page
+    assert "bp: {&quot;lr&quot;: 0.1}\nkp: {&quot;lr&quot;: 0.2}" in page
+    lines = [json.loads(line) for line in Path("runs/reproduce-tiny/metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 2 * 2 * TINY.recipe["epochs"]
+    assert Run("tiny-kp-1").config().lr == 0.2 and Run("tiny-bp-1").config().lr == Config.lr
+
+
+def test_the_report_leaves_out_angles_that_could_not_be_measured():
+    line = {"rule": "fa", "epoch": 1, "test_error": 5.0, "matrix_angles": {"a": math.nan, "b": math.nan}}
+    line |= {"delta_angles": {"a": math.nan, "b": 20.0}}
+    other = line | {"delta_angles": {"a": 30.0, "b": 40.0}}
+    assert report.rows([line, other], {}) == [("FA", "5.00 ± 0.00", "2", "–", "–", "30.0", "30.0", "–")]
+
+
+def test_the_configuration_shows_what_differs_by_rule():
+    experiment = EXPERIMENTS["mnist-mlp"]
+    configs = [Config(**experiment.recipe, **own, rule=rule, seed=seed) for rule, own in experiment.rules.items() for seed in (0, 1)]
+    shared, own = report.recipes(configs)
+    assert own == {"bp": {"lr": 0.2}, "wm": {"lr": 0.05}, "kp": {"lr": 0.3}, "ss": {"lr": 0.2}, "fa": {"lr": 0.2}}
+    assert shared["hidden"] == (500,) and not {"lr", "rule", "seed", "data_dir"} & shared.keys()
+    assert report.recipes(configs[:2]) == ({**shared, "lr": 0.2}, {})
+
+
+def test_an_interrupted_experiment_does_what_is_left(monkeypatch, capsys):
+    assert main(["reproduce", "tiny"]) == 0
+    wanted = errors()
+    monkeypatch.chdir(Path("runs"))  # a fresh place
+    step, left = Training.train_step, [30]
+
+    def cut_short(self, *args, **kwargs):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(Training, "train_step", cut_short)
+    assert main(["reproduce", "tiny"]) == 130
+    assert not Path("runs/reproduce-tiny").exists()
+    left[0] = 10**6
+    assert main(["reproduce", "tiny"]) == 0
+    assert errors() == wanted
+    assert 10**6 - left[0] <= 4 * 2 * 12 - 12, "the first run's first epoch at least was not done again"
+    monkeypatch.setattr(Training, "train_step", None)
+    assert main(["reproduce", "tiny"]) == 0, "nothing is left to do, and nothing is done"
+
+
+MOMENTS = {  # of the first of two runs, with 24 steps: what is called then, and how often before
+    "in its last step": (Training, "train_step", 24),
+    "as it is evaluated": (Training, "evaluate", 2),
+    "as it is saved": (Run, "save", 2),
+    "as it says that it is done": (ProcessGroup, "union", 1),
+}
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_signal_at_the_end_of_a_run_stops_the_experiment(monkeypatch, capsys, moment, number, code):
+    owner, name, call = MOMENTS[moment]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, at_call(getattr(owner, name), call, lambda: os.kill(os.getpid(), number)))
+        assert main(["reproduce", "tiny", "--seeds", "1"]) == code
+    again = "do what is left with: python run.py reproduce tiny --seeds 1"
+    assert capsys.readouterr().err == f"wtref: stopped at run 1 of 2; {again}\n"
+    assert Run("tiny-bp-0").finished() and not Run("tiny-kp-0").folder.exists()
+    assert main(["reproduce", "tiny", "--seeds", "1"]) == 0
+    assert "finished already: runs/tiny-bp-0" in capsys.readouterr().out and Run("tiny-kp-0").finished()
+
+
+def at_call(original, call, what):
+    """The function, which does `what` first in the call-th of its calls."""
+    count = itertools.count(1)
+
+    def watched(*args, **kwargs):
+        if next(count) == call:
+            what()
+        return original(*args, **kwargs)
+
+    return watched
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed():
+    raise Killed
+
+
+@pytest.mark.parametrize("name, epochs", [("_write_metrics", 2), ("_keep_best", 2), ("save", 1)])
+def test_a_run_is_as_far_as_its_checkpoint_says(monkeypatch, capsys, name, epochs):
+    """It is killed as its last epoch ends: before its checkpoint is saved, or between that and its record."""
+    assert main(["reproduce", "tiny", "--seeds", "1"]) == 0
+    wanted = errors(seeds=[0])
+    monkeypatch.chdir(Path("runs"))  # a fresh place
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Run, name, at_call(getattr(Run, name), 2, killed))
+        main(["reproduce", "tiny", "--seeds", "1"])
+    run = Run("tiny-bp-0")
+    assert len(run.metrics()) == 1 and run.progress()["epoch"] == epochs and not run.finished()
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    assert f" {epochs}/2 " in capsys.readouterr().out
+    assert main(["reproduce", "tiny", "--seeds", "1"]) == 0
+    assert errors(seeds=[0]) == wanted and run.finished()
+
+
+def test_metrics_without_their_checkpoint_are_no_finished_run(capsys):
+    """As a run was left that was killed between the two when metrics were written first."""
+    assert main(["reproduce", "tiny", "--seeds", "1"]) == 0
+    wanted, run = errors(seeds=[0]), Run("tiny-bp-0")
+    (run.folder / "previous.npz").replace(run.folder / "last.npz")
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    assert re.search(r"tiny-bp-0 .* 1/2 .* unfinished$", capsys.readouterr().out, re.MULTILINE)
+    assert main(["reproduce", "tiny", "--seeds", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "goes on after epoch 1\n" in out and "finished already: runs/tiny-bp-0" not in out
+    assert errors(seeds=[0]) == wanted and run.finished()
+
+
+def test_fewer_epochs_are_runs_of_their_own():
+    assert main(["reproduce", "tiny", "--epochs", "1", "--seeds", "1", "--rules", "kp"]) == 0
+    assert len(Run("tiny-1epochs-kp-0").metrics()) == 1
+    assert Path("runs/reproduce-tiny-1epochs/report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["unheard-of"], "unknown experiment 'unheard-of'; choose from: digits,"),
+        (["tiny", "--rules", "fa"], "unknown rule for tiny 'fa'; choose from: bp, kp"),
+        (["tiny", "--seeds", "0"], "--seeds must be at least 1, found 0"),
+        (["tiny", "--epochs", "0"], "--epochs must be at least 1, found 0"),
+    ],
+)
+def test_what_cannot_be_is_one_line(flags, said, capsys):
+    assert main(["reproduce", *flags]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"wtref: {said}") and len(err.splitlines()) == 1 and not Path("runs").exists()
+
+
+def test_runs_of_another_recipe_are_not_taken_for_one_s_own(monkeypatch, capsys):
+    assert main(["reproduce", "tiny", "--seeds", "1", "--rules", "bp"]) == 0
+    monkeypatch.setitem(TINY.recipe, "lr", 0.05)
+    assert main(["reproduce", "tiny", "--seeds", "1", "--rules", "bp"]) == 2
+    assert "tiny-bp-0" in capsys.readouterr().err
+
+
+def test_figures_are_redrawn_from_the_metrics_file(capsys):
+    assert main(["reproduce", "tiny", "--seeds", "1"]) == 0
+    drawn = {name: Path(f"runs/reproduce-tiny/{name}.png").read_bytes() for name in ("test-error", "depth", "angles")}
+    assert main(["figures", "runs/reproduce-tiny/metrics.jsonl"]) == 0
+    assert {name: Path(f"runs/figures-1/{name}.png").read_bytes() for name in drawn} == drawn
+
+
+@pytest.mark.parametrize("text", ["", "{", "3\n", '{"rule": "bp"}\n', None])
+def test_what_is_no_metrics_file_is_one_line(text, capsys):
+    if text is not None:
+        Path("some.jsonl").write_text(text)
+    assert main(["figures", "some.jsonl"]) == 2
+    err = capsys.readouterr().err
+    assert "some.jsonl" in err and len(err.splitlines()) == 1 and not Path("runs").exists()

@@ -1,0 +1,473 @@
+"""Whatever kills a run, and wherever: going on ends as if nothing had happened, to the bit."""
+
+import errno
+import io
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wtref import files
+from wtref.cli.main import main
+from wtref.datasets import DATA_DIR
+from wtref.runs import checkpoints
+from wtref.runs.run import Run
+from wtref.training import Training
+
+TIMES = ("seconds", "images_per_second")
+SMALL = "--model mlp --hidden 6 --batch-size 400 --epochs 3 --save-every 1 --device cpu".split()  # 4 steps an epoch
+AUGMENTED = [*SMALL, *"--crop 1 --flip --rotate 10".split()]
+TINY = "--model mlp --hidden 3 --batch-size 800 --epochs 2 --save-every 1 --device cpu".split()  # 2 steps an epoch
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def train(*flags):
+    return main(["train", *flags])
+
+
+def outcome(name):
+    """All that a run leaves but times: its last and best checkpoints' entries, and its metrics."""
+    left = {}
+    for which in ("last", "best"):
+        arrays, plain = checkpoints.read(Path("runs", name, f"{which}.npz"))
+        assert plain.pop("seconds") == 0.0
+        plain["record"] = {k: v for k, v in (plain["record"] or {}).items() if k not in TIMES}
+        left[which] = plain, {key: (a.dtype.str, a.shape, a.tobytes()) for key, a in arrays.items()}
+    records = Run(name).metrics()
+    return left, [json.dumps({k: v for k, v in record.items() if k not in TIMES}) for record in records]
+
+
+def fork(argv, prepare=lambda: None):
+    """A child that runs the command line; its process id."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            silence = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silence, 1)
+            os.dup2(silence, 2)
+            prepare()
+            code = main(argv)
+        finally:
+            os._exit(code)
+    return pid
+
+
+def ended(pid):
+    """The exit code of a child, or minus the signal that killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def go_on(name, flags):
+    """The command line that begins the run, or goes on with it where there is something to go on with."""
+    if Path("runs", name, "config.json").exists():
+        return ["train", "--resume", name, *flags]
+    return ["train", "--log-name", name, *flags]
+
+
+def leftovers(name):
+    return list(Path("runs", name).glob(".*"))
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+RUNS = {
+    **{rule: [*AUGMENTED, "--rule", rule] for rule in ("bp", "fa", "brsf", "wm", "kp", "dfa", "ss", "frsf")},
+    "float64": [*AUGMENTED, "--rule", "kp", "--dtype", "float64"],
+}
+KILLS = 100
+
+
+def test_kill_9_at_any_moment():
+    chance = random.Random(2019)
+    whole, lasts = {}, {}
+    for name, flags in RUNS.items():
+        start = time.perf_counter()
+        assert ended(fork(["train", "--log-name", name, *flags])) == 0
+        lasts[name], whole[name] = time.perf_counter() - start, outcome(name)
+    kills = while_writing = mid_epoch = 0
+    for number in itertools.count(1):
+        for kind, flags in RUNS.items():
+            name, code = f"{kind}-{number}", None
+            while code != 0:
+                child = fork(go_on(name, flags))
+                time.sleep(chance.uniform(0, 0.7 * lasts[kind]))
+                os.kill(child, signal.SIGKILL)
+                code = ended(child)
+                assert code in (0, -signal.SIGKILL)
+                kills += code != 0
+                while_writing += bool(code != 0 and leftovers(name))
+                if code != 0 and Path("runs", name, "last.npz").exists():
+                    mid_epoch += checkpoints.read(Path("runs", name, "last.npz"))[1]["position"] != 0
+            assert outcome(name) == whole[kind]
+            assert not leftovers(name)
+        if kills >= KILLS:
+            break
+    assert while_writing >= 5 and mid_epoch >= 20
+
+
+def deaths(call):
+    """Kill this process at the call-th of all moments right before and right after os.link, os.replace and os.fsync."""
+    count = itertools.count(1)
+
+    def watched(original):
+        def function(*args):
+            if next(count) == call:
+                die()
+            result = original(*args)
+            if next(count) == call:
+                die()
+            return result
+
+        return function
+
+    for name in ("link", "replace", "fsync"):
+        setattr(os, name, watched(getattr(os, name)))
+
+
+def test_killed_at_each_point_of_every_save():
+    flags = [*TINY, "--rule", "wm"]
+    assert train("--log-name", "whole", *flags) == 0
+    for call in itertools.count(1):
+        name = f"cut{call}"
+        code = ended(fork(["train", "--log-name", name, *flags], lambda: deaths(call)))
+        assert code in (0, -signal.SIGKILL)
+        if code == 0:
+            break
+        if Path("runs", name, "last.npz").exists():
+            saved = Run(name).progress()["epoch"]
+            assert len(Run(name).metrics()) in (saved, saved - 1)
+        assert train(*go_on(name, flags)[1:]) == 0
+        assert outcome(name) == outcome("whole") and not leftovers(name)
+    assert call > 50
+
+
+def test_killed_in_mid_write():
+    """Half a checkpoint is on the disk, under its temporary name."""
+    assert train("--log-name", "whole", *TINY) == 0
+
+    def prepare(call):
+        savez, count = np.savez, itertools.count(1)
+
+        def half(file, **entries):
+            if next(count) == call:
+                file.write(b"PK\3\4 half of it")
+                file.flush()
+                die()
+            savez(file, **entries)
+
+        np.savez = half
+
+    for call in (1, 2, 3, 4):
+        name = f"cut{call}"
+        assert ended(fork(["train", "--log-name", name, *TINY], lambda: prepare(call))) == -signal.SIGKILL
+        assert len(leftovers(name)) == 1
+        assert train("--resume", name) == 0
+        assert outcome(name) == outcome("whole") and not leftovers(name)
+
+
+# --- a full disk ------------------------------------------------------------------------------------------
+
+
+class FullDisk:
+    """From the call-th write, fsync or link on, there is no space left."""
+
+    def __init__(self, monkeypatch, call):
+        self.left, self.hit = call, False
+        disk = self
+
+        class File(io.FileIO):
+            def write(self, data):
+                disk.use()
+                return super().write(data)
+
+        monkeypatch.setattr(files, "open", lambda path, mode: File(path, mode), raising=False)
+        for name in ("fsync", "link"):
+            monkeypatch.setattr(os, name, self.wrapped(getattr(os, name)))
+
+    def use(self):
+        self.left -= 1
+        if self.left <= 0:
+            self.hit = True
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def wrapped(self, original):
+        def function(*args):
+            self.use()
+            return original(*args)
+
+        return function
+
+
+def test_a_full_disk_at_each_write(monkeypatch, capsys):
+    assert train("--log-name", "whole", *TINY) == 0
+    capsys.readouterr()
+    for call in itertools.chain(range(1, 60), itertools.count(60, 7)):
+        name = f"full{call}"
+        with monkeypatch.context() as patch:
+            disk = FullDisk(patch, call)
+            code = train("--log-name", name, *TINY)
+        err = capsys.readouterr().err
+        if not disk.hit:
+            break
+        assert code == 1 and err.startswith("wtref: cannot write to runs/") and err.count("\n") == 1
+        assert "No space left on device" in err
+        assert not leftovers(name)
+        assert Path("runs", name).exists() == Path("runs", name, "config.json").exists()
+        assert train(*go_on(name, TINY)[1:]) == 0
+        assert outcome(name) == outcome("whole")
+        capsys.readouterr()
+    assert code == 0 and call > 150
+
+
+# --- being asked to stop ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("step", [1, 6, 8])
+def test_asked_to_stop_in_mid_epoch(monkeypatch, capsys, number, code, step):
+    flags = [*AUGMENTED[:-3], "--rotate", "10", "--rule", "wm", "--no-tensorboard"]
+    flags[flags.index("--save-every") + 1] = "1000"
+    assert train("--log-name", "whole", *flags) == 0
+    original, count = Training.train_step, itertools.count(1)
+
+    def asked(*args, **how):
+        if next(count) == step:
+            os.kill(os.getpid(), number)
+        return original(*args, **how)
+
+    monkeypatch.setattr(Training, "train_step", asked)
+    capsys.readouterr()
+    assert train("--log-name", "mine", *flags) == code
+    err = capsys.readouterr().err
+    at = f"epoch {step // 4 + 1}, after step {step % 4} of 4"
+    assert err == (f"wtref: stopped in {at}; all of it is saved in runs/mine; "
+                   "go on with: python run.py train --resume mine\n")  # fmt: skip
+    assert train("--resume", "mine") == 0
+    assert outcome("mine") == outcome("whole")
+
+
+def test_the_signals_mean_what_they_did_once_the_run_is_over():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert train("--log-name", "mine", *TINY) == 0
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+# --- damage -----------------------------------------------------------------------------------------------
+
+
+def flipped(data):
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 16]) + data[middle + 1 :]
+
+
+def npy(data):
+    file = io.BytesIO()
+    np.save(file, np.ones(3))
+    return file.getvalue()
+
+
+DAMAGE = {
+    "flipped byte": flipped,
+    "truncated": lambda data: data[: len(data) * 2 // 3],
+    "empty": lambda data: b"",
+    "text": lambda data: b"hello\nthere\n",
+    "another array": npy,
+}
+
+
+@pytest.fixture
+def stopped(monkeypatch, capsys):
+    """A run called mine that was stopped after step 6 of 12, beside the whole one."""
+    assert train("--log-name", "whole", *SMALL) == 0
+    original, count = Training.train_step, itertools.count(1)
+
+    def asked(*args, **how):
+        if next(count) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "train_step", asked)
+        assert train("--log-name", "mine", *SMALL) == 143
+    capsys.readouterr()
+    return Path("runs/mine")
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("how", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(stopped, capsys, how):
+    last = stopped / "last.npz"
+    assert not last.samefile(stopped / "previous.npz")
+    last.write_bytes(how(last.read_bytes()))
+    assert train("--resume", "mine") == 0
+    err = capsys.readouterr().err
+    assert err.startswith("wtref: runs/mine/last.npz is damaged (") and err.count("\n") == 1
+    assert err.endswith("falling back to the checkpoint before it, previous.npz\n")
+    assert outcome("mine") == outcome("whole")
+
+
+@pytest.mark.parametrize("how", DAMAGE.values(), ids=DAMAGE)
+def test_no_whole_checkpoint_is_one_line_and_nothing_is_overwritten(stopped, capsys, how):
+    for name in ("last.npz", "previous.npz"):
+        (stopped / name).write_bytes(how((stopped / name).read_bytes()))
+    before = contents(stopped)
+    assert train("--resume", "mine") == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("wtref: ") and err.count("\n") == 1 and out == ""
+    assert "last.npz is damaged" in err and "previous.npz is damaged" in err and err.endswith(ADVICE)
+    assert contents(stopped) == before
+
+
+def test_no_flipped_bit_goes_unnoticed_or_raises_something_else(tmp_path):
+    arrays = {"a.W": np.arange(6, dtype=np.float32).reshape(2, 3), "a.b": np.float64([1, 2])}
+    path, chance = tmp_path / "x.npz", random.Random(1)
+    checkpoints.write(path, arrays, {"epoch": 3})
+    data, noticed = path.read_bytes(), 0
+    for _ in range(500):
+        place, bit = chance.randrange(len(data)), 1 << chance.randrange(8)
+        path.write_bytes(data[:place] + bytes([data[place] ^ bit]) + data[place + 1 :])
+        try:
+            again, plain = checkpoints.read(path)
+        except checkpoints.Damaged as damage:
+            noticed += 1
+            assert "\n" not in str(damage)
+        else:
+            assert plain == {"epoch": 3} and all(np.array_equal(again[k], arrays[k]) for k in arrays | again)
+    assert noticed > 200
+
+
+# --- where it goes on -------------------------------------------------------------------------------------
+
+
+def said(capsys):
+    """What a resumed run says behind its folder."""
+    return capsys.readouterr().out.partition("run: runs/mine\n")[2].splitlines()[0]
+
+
+def test_a_resumed_run_says_where_it_goes_on(stopped, capsys):
+    assert train("--resume", "mine") == 0
+    assert said(capsys) == "goes on after epoch 1, step 2 of 4"
+    assert train("--resume", "mine") == 0
+    assert said(capsys) == "goes on after epoch 3"
+
+
+def test_a_run_without_a_checkpoint_says_that_it_starts_anew(monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save", lambda *args: die_in_python())
+        with pytest.raises(Died):
+            train("--log-name", "mine", *SMALL)
+    assert os.listdir("runs/mine") == ["config.json"]
+    capsys.readouterr()
+    assert train("--resume", "mine") == 0
+    assert said(capsys) == "no checkpoint was saved before: the run starts at epoch 1"
+
+
+class Died(BaseException):
+    pass
+
+
+def die_in_python():
+    raise Died
+
+
+ADVICE = "restore last.npz from a copy, or copy runs/mine/best.npz there, or start a new run\n"
+
+
+def test_a_run_whose_checkpoints_are_lost_does_not_start_anew(stopped, capsys):
+    for name in ("last.npz", "previous.npz"):
+        (stopped / name).unlink()
+    before = contents(stopped)
+    assert train("--resume", "mine") == 2
+    out, err = capsys.readouterr()
+    lost = "runs/mine has metrics, but neither last.npz nor previous.npz; no checkpoint is left to go on from"
+    assert (out, err) == ("", f"wtref: {lost}: {ADVICE}")
+    assert contents(stopped) == before
+    shutil.copy(stopped / "best.npz", stopped / "last.npz")
+    assert train("--resume", "mine") == 0, "the advice helps"
+    assert said(capsys) == "goes on after epoch 1" and outcome("mine") == outcome("whole")
+
+
+def test_metrics_that_are_lost_are_missed(stopped, capsys):
+    (stopped / "metrics.jsonl").unlink()
+    assert train("--resume", "mine") == 0
+    err = capsys.readouterr().err
+    assert err == "wtref: runs/mine/metrics.jsonl lacks 1 of 1 epochs, which are not to be had again\n"
+    assert [record["epoch"] for record in Run("mine").metrics()] == [2, 3]
+
+
+# --- another run, other data ------------------------------------------------------------------------------
+
+
+def test_flags_that_contradict_the_run_are_refused(stopped, capsys):
+    before = contents(stopped)
+    assert train("--resume", "mine", *SMALL, "--rule", "kp", "--crop", "2", "--lr", "0.1") == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "--rule is bp, not kp" in err and "--crop is 0, not 2" in err and "--lr" not in err
+    assert contents(stopped) == before
+
+
+def test_a_run_does_not_go_on_with_other_data(here, capsys):
+    file = here / "data" / "digits" / "digits.npz"
+    file.parent.mkdir(parents=True)
+    original = (DATA_DIR / "digits" / "digits.npz").read_bytes()
+    file.write_bytes(original)
+    flags = [*TINY, "--data-dir", "data"]
+    assert train("--log-name", "mine", *flags) == 0
+    before = contents(Path("runs/mine"))
+    with np.load(file) as arrays:
+        images, labels = arrays["images"].copy(), arrays["labels"]
+    images[700, 3, 3] ^= 1
+    np.savez(file, images=images, labels=labels)
+    capsys.readouterr()
+    assert train("--resume", "mine") == 2
+    err = capsys.readouterr().err
+    assert err == "wtref: --resume mine: digits is not the data that the run was started with\n"
+    assert contents(Path("runs/mine")) == before
+    file.write_bytes(original)
+    assert train("--resume", "mine") == 0
+
+
+# --- the best ---------------------------------------------------------------------------------------------
+
+
+def test_the_best_checkpoint_is_the_epoch_with_the_lowest_test_error():
+    """A rate so high that the error goes up and down."""
+    flags = "--model mlp --hidden 8 --batch-size 200 --epochs 12 --lr 0.8 --schedule constant --device cpu".split()
+    assert train("--log-name", "mine", *flags) == 0
+    errors = [record["test_error"] for record in Run("mine").metrics()]
+    best = errors.index(min(errors)) + 1
+    arrays, plain = checkpoints.read(Path("runs/mine/best.npz"))
+    assert best < 12 and (plain["epoch"], plain["position"]) == (best, 0)
+    assert plain["best"] == {"epoch": best, "test_error": min(errors)}
+    last = checkpoints.read(Path("runs/mine/last.npz"))[1]
+    assert last["epoch"] == 12 and last["best"] == plain["best"]
+
+
+def test_eval_of_the_best_checkpoint_gives_its_error(capsys):
+    flags = "--model mlp --hidden 8 --batch-size 200 --epochs 12 --lr 0.8 --schedule constant --device cpu".split()
+    train("--log-name", "mine", *flags)
+    capsys.readouterr()
+    assert main("eval mine --checkpoint best --device cpu".split()) == 0
+    lowest = min(record["test_error"] for record in Run("mine").metrics())
+    assert f"error {lowest:.2f} %" in capsys.readouterr().out

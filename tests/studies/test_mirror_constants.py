@@ -1,0 +1,50 @@
+"""The study of the mirror's constants: it sees what is wrong, and says what it saw."""
+
+import math
+
+import pytest
+
+from wtref.cli.main import main
+from wtref.runs.config import Config
+from wtref.studies import mirror_constants as constants
+
+TINY = {"model": "mlp", "dataset": "digits", "hidden": (32,), "rule": "wm", "norm": "before", "batch_size": 64}
+
+
+def test_the_defaults_hold_on_a_small_network(capsys):
+    assert main(["constants", "--models", "mlp", "--steps", "12", "--dataset", "digits"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 12 and rows[-1].startswith("matrix angles under 12°, delta angles under 25°: held by all")
+    assert all(row.startswith("mlp ") and "not held" not in row for row in rows[1:-1])
+
+
+def test_a_mirror_that_sees_too_little_is_found_out(capsys):
+    flags = ["--mirror-noise", "independent", "--mirror-window", "1", "--dataset", "digits"]
+    assert main(["constants", "--models", "mlp", "--steps", "6", *flags]) == 1
+    out = capsys.readouterr().out
+    assert out.count("   not held") == 10 and "NOT held by all" in out
+
+
+def test_the_worst_of_all_moments_counts(monkeypatch):
+    seen = iter([{"a": 3.0, "b": 1.0}, {"a": 1.0, "b": 7.0}, {"a": 2.0, "b": 2.0}] * 2)
+    monkeypatch.setattr(constants, "matrix_angles", lambda network: next(seen))
+    finding = constants.watch(Config(**TINY), constants.LOOKS)
+    assert (finding.matrix, finding.matrix_layer) == (7.0, "b") and 0 < finding.delta < constants.DELTA and finding.held
+
+
+def test_the_share_of_mirroring_is_what_it_takes():
+    often, seldom = (constants.watch(Config(**TINY, mirror_every=every), 40).mirroring for every in (1, 20))
+    assert 0 < 2 * seldom < often < 1
+
+
+def test_a_loss_that_explodes_is_no_success():
+    finding = constants.watch(Config(**TINY, lr=1e30), 12)
+    assert not math.isfinite(finding.loss) and not finding.held and "the loss became" in constants.line(finding)
+
+
+@pytest.mark.parametrize(
+    "flags, said", [(["--steps", "0"], "--steps must be at least 1, found 0"), (["--models", "x"], "unknown model 'x'")]
+)
+def test_what_cannot_be_is_one_line(flags, said, capsys):
+    assert main(["constants", *flags]) == 2
+    assert capsys.readouterr().err.startswith(f"wtref: {said}")

@@ -1,0 +1,190 @@
+"""What `run.py gpu-report` does: everything about a GPU that takes a GPU to find out, in under nine minutes.
+
+Each step is a command that anyone can run alone.  A step that fails or runs out of its time is
+reported as such; the others follow all the same, the most telling first, as long as the whole has time left.
+"""
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from wtref.errors import InputError, Unsaved
+from wtref.files import make_folder, write_text
+from wtref.text import printable
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("numpy", "torch", "pytest", "ml_dtypes", "cupy", "cupy-cuda12x", "cupy-cuda13x", "mpi4py", "mpich")
+KEPT = 12_000  # characters of a step's output, from its end
+SECONDS = 520  # of all steps together
+LEAST = 10  # seconds without which a step is not begun
+
+# Every row a process of its own, the goals first: what one cannot do, or takes too long over, costs no other.
+BENCHES = (
+    ("resnet18", "kp", 512, "bf16"),
+    ("resnet18", "kp", 128, "bf16"),
+    ("resnet50", "kp", 128, "bf16"),
+    ("resnet18", "wm", 512, "bf16"),
+    ("resnet18", "kp", 512, "tf32"),
+    ("resnet18", "kp", 128, "float32"),
+)
+
+
+class Step(NamedTuple):
+    """name; command, after `python`; seconds it may take; the JSON file it leaves, for a row of the table."""
+
+    name: str
+    command: list
+    seconds: int
+    json: Path | None = None
+
+
+def steps(folder, device):
+    """In the order of what they tell."""
+    on = ["--device", device]
+    train = ["--model", "resnet8", "--epochs", "3", "--batch-size", "32", "--log-name"]
+    return [
+        Step("tests on the GPU", ["-m", "pytest", "-vv", "tests/cuda", "--durations=5"], 150),
+        Step("cross-check with PyTorch", ["run.py", "check", *on, "--models", "mlp", "lenet", "resnet18"], 50),
+        *(Step(f"training, {rule}", ["run.py", "train", *on, "--rule", rule, *train, f"gpu-{rule}-{int(time.time())}"], 30)
+          for rule in ("kp", "wm")),
+        *(_bench(folder, on, *row) for row in BENCHES),
+    ]  # fmt: skip
+
+
+def _bench(folder, on, model, rule, batch, precision):
+    name = f"{model}, {rule}, batch {batch}, {precision}"
+    path = folder / f"bench-{model}-{rule}-{batch}-{precision}.json"
+    which = ["--models", model, "--rules", rule, "--batches", str(batch), "--precision", precision]
+    shape = ["--shape", "224", "224", "3"] if model == "resnet50" else []
+    how = ["--repeats", "5", "--profile", "--json", str(path)]
+    return Step(name, ["run.py", "bench", *on, *which, *shape, *how], 90, path)
+
+
+def report(folder, device):
+    """Take all steps; write report.json and report.txt into `folder` as it goes.  Returns the number that failed.
+
+    Raises InputError if the folder holds a report already, or there is no such device; Unsaved, after all steps, if
+    the report cannot be written.
+    """
+    folder = Path(folder)
+    if (folder / "report.json").exists():
+        raise InputError(f"--out {folder}: holds a report already; name another folder")
+    make_folder(folder)
+    folder, end = folder.resolve(), time.perf_counter() + SECONDS
+    found = {"date": datetime.now().astimezone().isoformat(timespec="seconds"), **_machine(device), "steps": []}
+    for step in steps(folder, device):
+        print(f"{step.name} ...", flush=True)
+        found["steps"].append(taken := take(step, end - time.perf_counter()))
+        _keep(folder, found)
+        print(f"    {taken['outcome']}, {taken['seconds']:.0f} s", flush=True)
+    try:
+        _write(folder, found)
+    finally:  # what cannot be kept can still be read
+        print(table(found))
+    print(f"report: {printable(folder / 'report.txt')}")
+    return sum(step["outcome"] != "passed" for step in found["steps"])
+
+
+def take(step, left):
+    """Run a step within its own seconds and those that are left: {"name", "command", "outcome", "seconds", "output", "rows"}."""
+    start, limit = time.perf_counter(), min(step.seconds, left)
+    outcome, output = _run(step.command, limit) if left >= LEAST else ("NOT DONE, no time left", "")
+    rows = json.loads(step.json.read_text(encoding="utf-8"))["rows"] if step.json and step.json.exists() else []
+    return {
+        "name": step.name,
+        "command": " ".join(["python", *step.command]),
+        "outcome": outcome,
+        "seconds": time.perf_counter() - start,
+        "output": output[-KEPT:],
+        "rows": rows,
+    }
+
+
+def _run(command, seconds):
+    """(outcome, output) of a Python command; what it started itself ends with it."""
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, encoding="utf-8", errors="replace", start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+    )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=seconds)
+        outcome = "passed" if process.returncode == 0 else f"FAILED, exit code {process.returncode}"
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, outcome = _last_words(process), f"FAILED, not done after {seconds:.0f} s"
+    except BaseException:  # Ctrl-C reaches this process alone
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return outcome, output
+
+
+def _last_words(process):
+    """What a killed process has said; one that it started in a session of its own may keep its output open."""
+    try:
+        return process.communicate(timeout=2)[0]
+    except subprocess.TimeoutExpired as late:
+        return (late.stdout or b"").decode(errors="replace")
+
+
+def _machine(device):
+    """The GPU and the versions."""
+    import cupy
+
+    which = cupy.cuda.Device(int(device.partition(":")[2] or 0))
+    properties = cupy.cuda.runtime.getDeviceProperties(which.id)
+    installed = {d.metadata["Name"]: d.version for d in metadata.distributions()}
+    return {
+        "gpu": properties["name"].decode(),
+        "memory_gib": properties["totalGlobalMem"] / 2**30,
+        "driver": cupy.cuda.runtime.driverGetVersion(),
+        "python": platform.python_version(),
+        "versions": {name: installed[name] for name in PACKAGES if name in installed},
+    }
+
+
+TABLE = "| step | wtref ms | PyTorch ms | ratio | torch.compile ms | ratio | memory, wtref / PyTorch | CIFAR epoch, s |"
+
+
+def table(found):
+    """The benchmarks as README.md shows such, and the machine they ran on; "" without any."""
+    lines = [_line(step["name"], row) for step in found["steps"] for row in step["rows"]]
+    if not lines:
+        return ""
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return "\n".join([TABLE, "|---" * 8 + "|", *lines, "", f"One {found['gpu']}, {found['memory_gib']:.0f} GiB; {versions}."])
+
+
+def _line(name, row):
+    def cell(key, digits):
+        return f"{row[key]:,.{digits}f}" if key in row else "–"
+
+    name += f" ({row['of_bp']:.2f} × BP's step)" if "of_bp" in row else ""
+    memory = f"{cell('memory_mib', 0)} / {cell('torch_memory_mib', 0)} MiB"
+    times = cell("ms", 2), cell("torch_ms", 2), cell("ratio", 2), cell("torch_compiled_ms", 2), cell("compiled_ratio", 2)
+    return f"| {' | '.join([name, *times, memory, cell('cifar_epoch_seconds', 1)])} |"
+
+
+def _keep(folder, found):
+    """Save what there is; where that fails, the steps go on, and it is tried again after the next one."""
+    try:
+        _write(folder, found)
+    except Unsaved as error:
+        print(f"wtref: {printable(error)}; the steps go on", file=sys.stderr, flush=True)
+
+
+def _write(folder, found):
+    """As JSON, and as text to read."""
+    write_text(folder / "report.json", json.dumps(found, indent=2))
+    about = [f"{name}: {value}" for name, value in found.items() if name != "steps"]
+    summary = [f"{step['outcome']:<24} {step['seconds']:4.0f} s  {step['name']}" for step in found["steps"]]
+    parts = [f"== {s['name']}: {s['outcome']}, {s['seconds']:.0f} s\n$ {printable(s['command'])}\n{s['output']}" for s in found["steps"]]
+    write_text(folder / "report.txt", "\n\n".join(["\n".join(about), "\n".join(summary), table(found), *parts]))

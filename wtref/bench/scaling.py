@@ -1,0 +1,149 @@
+"""`run.py bench --scaling`: one training step on one and on two processes of this machine, and what more would bring.
+
+Each arrangement of processes and threads is timed in processes of its own, all in turn.  As a program,
+`python -m wtref.bench.scaling WORK`, this file is one of those processes.
+"""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import median
+
+from wtref.bench.goals import Work
+from wtref.bench.measure import WARM_UP, Ours
+from wtref.distributed.group import open_group
+from wtref.errors import InputError
+from wtref.runs.config import Config
+
+ROOT = Path(__file__).parents[2]
+STEPS = 5  # that a turn's median is taken over
+GOAL = 0.9  # two processes with half the threads each, beside one with all of them
+DEVICES = (8, 16, 32, 64, 128, 256, 512, 1024)
+# Seconds for a message to arrive, and bytes a second, of one link; the latencies are assumptions, typical ones.
+NETWORKS = {
+    "10 Gbit/s Ethernet, 30 µs": (30e-6, 1.25e9),
+    "100 Gbit/s Ethernet, 10 µs": (10e-6, 12.5e9),
+    "200 Gbit/s InfiniBand, 2 µs": (2e-6, 25e9),
+    "400 Gbit/s InfiniBand, 2 µs": (2e-6, 50e9),
+}
+
+
+def arrangements(work):
+    """{name: (processes, Work)}: all threads in one process; two with half of them each; one of those, and its share, alone."""
+    half = replace(work.config, threads=max(work.threads // 2, 1))
+    share = replace(half, batch_size=work.config.batch_size // 2)
+    return {
+        "one": (1, replace(work, config=replace(work.config, threads=work.threads))),
+        "two": (2, replace(work, config=half)),
+        "half": (1, replace(work, config=share)),
+    }
+
+
+def run(work, repeats):
+    """Time all arrangements in turn, `repeats` times; print and return what was found, as plain values.
+
+    Raises InputError where mpiexec or mpi4py is missing.
+    """
+    turns = {name: [] for name in arrangements(work)}
+    for _ in range(repeats):
+        for name, (processes, each) in arrangements(work).items():
+            turns[name].append(_timed(processes, each))
+    rows = {name: {key: median(turn[key] for turn in found) for key in found[0]} for name, found in turns.items()}
+    one, two, half = (rows[name]["ms"] for name in ("one", "two", "half"))
+    found = {"work": str(work), "rows": rows, "strong": one / two, "weak": half / two}
+    found["prediction"] = predict(rows["half"])
+    print(table(work, found))
+    return found
+
+
+def predict(row):
+    """{network: [(least, most) efficiency of each of DEVICES]}, from a device's step alone.
+
+    least: nothing of the gradients' way is hidden by the backward pass; most: all that fits into it is, the
+    backward pass taken for two thirds of the step.
+    """
+    step = row["ms"] / 1000
+    found = {}
+    for network, (latency, speed) in NETWORKS.items():
+        found[network] = []
+        for devices in DEVICES:
+            sums = row["small_sums"] * math.log2(devices) * latency  # of batch norm, which wait for each other
+            gradients = all_reduce(devices, row["bytes"], latency, speed, row["buckets"])
+            hidden = min(gradients, 2 / 3 * step)
+            found[network].append((step / (step + sums + gradients), step / (step + sums + gradients - hidden)))
+    return found
+
+
+def all_reduce(devices, size, latency, speed, messages=1):
+    """Seconds that `size` bytes in so many messages take: halving and doubling (Thakur, Rabenseifner and Gropp, 2005)."""
+    return messages * 2 * math.log2(devices) * latency + 2 * (devices - 1) / devices * size / speed
+
+
+def table(work, found):
+    """What `run` found, as text."""
+    lines = [str(work), "processes  threads each  batch     step ms  compute ms  communication ms"]
+    for name, (processes, each) in arrangements(work).items():
+        row = found["rows"][name]
+        about = f"{processes:9}  {each.threads:12}  {each.config.batch_size:5}"
+        lines.append(f"{about}  {row['ms']:10,.1f}  {row['ms'] - row['waiting_ms']:10,.1f}  {row['waiting_ms']:16,.1f}")
+    verdict = "met" if found["strong"] >= GOAL else "MISSED"
+    lines += [
+        f"strong scaling, the same batch and threads in two processes: {found['strong']:.2f}; at least {GOAL}: {verdict}",
+        f"weak scaling, twice the batch and threads in two processes: {found['weak']:.2f}",
+        "",
+        f"PREDICTION, not a measurement: efficiency of devices with a step of {found['rows']['half']['ms']:,.0f} ms for "
+        f"{arrangements(work)['half'][1].config.batch_size} images each,",
+        f"{found['rows']['half']['bytes'] / 2**20:,.1f} MiB of gradients, by the textbook cost of an all-reduce;"
+        " gradients hidden behind nothing - behind the backward pass",
+        f"{'devices':<28}" + "".join(f"{devices:>12,}" for devices in DEVICES),
+    ]
+    for network, efficiencies in found["prediction"].items():
+        lines.append(f"{network:<28}" + "".join(f"{f'{least:.2f} - {most:.2f}':>12}" for least, most in efficiencies))
+    return "\n".join(lines)
+
+
+def _timed(processes, work):
+    """One turn of an arrangement, in new processes: {"ms", "waiting_ms", ...}, of a step."""
+    command = [sys.executable, "-m", "wtref.bench.scaling", json.dumps({"config": asdict(work.config), "shape": work.shape})]
+    if processes > 1:
+        mpiexec = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+        if mpiexec is None:
+            raise InputError("bench --scaling needs mpiexec: pip install 'wtref[mpi]'")
+        command = [mpiexec, "-n", str(processes), *command]
+    done = subprocess.run(command, cwd=ROOT, encoding="utf-8", errors="replace", capture_output=True)
+    if done.returncode:
+        last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise InputError(f"{processes} processes could not be timed: {last}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(about):
+    """One process of an arrangement; the first of them prints what `_timed` reads."""
+    about = json.loads(about)
+    config = {name: tuple(value) if isinstance(value, list) else value for name, value in about["config"].items()}
+    work, group = Work(Config(**config), tuple(about["shape"])), open_group()
+    ours = Ours(work, group)
+    group.prepare_transport(ours.device, int(work.config.bucket_mib * 2**20), work.config.bucket_dtype)
+    steps = []
+    for _ in range(WARM_UP + STEPS):
+        group.pop_waiting_time()
+        start = time.perf_counter()
+        ours.step()
+        steps.append((1000 * (time.perf_counter() - start), 1000 * group.pop_waiting_time()))
+    ms, waiting = (median(each) for each in zip(*steps[WARM_UP:]))
+    network = ours.training.network
+    size = sum(array.nbytes for s in network.synapses for array in (s.W, s.b) if array is not None)
+    buckets = math.ceil(size / (work.config.bucket_mib * 2**20))
+    found = {"ms": ms, "waiting_ms": waiting, "bytes": size, "buckets": buckets, "small_sums": 2 * len(network.norms)}
+    if group.rank == 0:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,250 @@
+"""The functions of plain.py by the C functions of the same names in c/."""
+
+import ctypes
+import math
+import weakref
+
+import numpy as np
+
+from wtref.fast import plain
+from wtref.fast.building import library, same_cores
+from wtref.fast.operands import Shapes, check_order
+
+REALS = {np.dtype(np.float32): ("float", ctypes.c_float), np.dtype(np.float64): ("double", ctypes.c_double)}
+
+WINNER = np.dtype(np.int32)  # max_pool's places
+OPTIONAL = {("norm_sums", "beta"), ("norm_back", "beta"), ("norm_forward", "plus")}  # operands that may be None
+
+
+class Geometry(Shapes, ctypes.Structure):
+    """struct geometry of c/convolution.c."""
+
+    _fields_ = [(name, ctypes.c_long) for name in Shapes.NAMES]
+
+
+class Compiled:
+    """Functions with the names and meanings of plain.py's, on NumPy arrays of float32 or float64."""
+
+    def __init__(self, threads):
+        """threads: how many to ask OpenMP for; the attribute of that name is how many it gives.  Raises NoCompiler."""
+        with same_cores():
+            self.libraries = {dtype: library(real) for dtype, (real, _) in REALS.items()}
+            for functions in self.libraries.values():
+                self.threads = functions.threads = functions.use_threads(threads)
+                functions.keep_memory()
+        self.buffers = BufferPool()
+
+    def product(self, a, b):
+        m, n, k = len(a), b.shape[-1], len(b)
+        left, right = _matrix("product", "a", a, (m, k), a.dtype), _matrix("product", "b", b, (k, n), a.dtype)
+        return self._new((m, n), "product", *left, *right, m, n, k)
+
+    def convolve(self, y, W, kernel, stride, padding):
+        g = Geometry.of("convolve", y.shape, len(W), kernel, stride, padding)
+        matrix = _matrix("convolve", "W", W, (g.c_out, g.taps() * g.c_in), y.dtype)
+        return self._new(g.above(), "convolve", g, _packed(y), *matrix)
+
+    def convolve_with_moments(self, y, W, kernel, stride, padding):
+        return self.convolve(y, W, kernel, stride, padding), None
+
+    def convolve_outer(self, delta, y, kernel, stride, padding):
+        g = Geometry.of("convolve_outer", y.shape, delta.shape[-1], kernel, stride, padding)
+        (error,) = _arrays("convolve_outer", g.above(), y.dtype, delta=delta)
+        return self._new((g.c_out, g.taps() * g.c_in), "convolve_outer", g, error, _packed(y))
+
+    def convolve_back(self, delta, B, kernel, stride, padding, size):
+        images = (len(delta), *size, len(B) // max(math.prod(kernel), 1))
+        g = Geometry.of("convolve_back", images, delta.shape[-1], kernel, stride, padding)
+        (error,) = _arrays("convolve_back", g.above(), delta.dtype, delta=delta)
+        matrix = _matrix("convolve_back", "B", B, (g.taps() * g.c_in, g.c_out), delta.dtype)
+        return self._new(images, "convolve_back", g, error, *matrix)
+
+    def max_pool(self, y, kernel, stride, padding):
+        g = Geometry.of("max_pool", y.shape, y.shape[-1], kernel, stride, padding)
+        winner = np.empty(g.above(), WINNER)
+        return self._new(g.above(), "max_pool", g, _packed(y), _address(winner)), winner
+
+    def max_pool_back(self, delta, winner, kernel, stride, padding, size):
+        g = Geometry.of("max_pool_back", (len(delta), *size, delta.shape[-1]), delta.shape[-1], kernel, stride, padding)
+        winner = winner if winner.dtype.kind not in "iu" else winner.astype(WINNER, copy=False)  # plain.py's are wider
+        (error,) = _arrays("max_pool_back", g.above(), delta.dtype, delta=delta)
+        (places,) = _arrays("max_pool_back", g.above(), WINNER, winner=winner)
+        return self._new(g.below(), "max_pool_back", g, error, _address(places))
+
+    def moments(self, x):
+        return self._new((2, x.shape[-1]), "moments", _packed(x), *_rows(x))
+
+    def norm_sums(self, delta, x, mean, scale, beta=None):
+        large = _arrays("norm_sums", x.shape, x.dtype, delta=delta, x=x)
+        small = _arrays("norm_sums", x.shape[-1:], x.dtype, mean=mean, scale=scale, beta=beta)
+        return self._new((2, x.shape[-1]), "norm_sums", *large, *small, *_rows(x))
+
+    biased, total, average = map(staticmethod, (plain.biased, plain.total, plain.average))
+    norm_scale = staticmethod(plain.norm_scale)
+
+    def norm_statistics(self, *arguments, known=None):
+        return plain.norm_statistics(*arguments, moments=self.moments)
+
+    def norm_gradients(self, *arguments):
+        return plain.norm_gradients(*arguments, norm_sums=self.norm_sums)
+
+    def norm_forward(self, x, mean, scale, beta, rectify=False, plus=None):
+        x, plus = _arrays("norm_forward", x.shape, x.dtype, x=x, plus=plus)
+        small = _arrays("norm_forward", x.shape[-1:], x.dtype, mean=mean, scale=scale, beta=beta)
+        return self._new(x.shape, "norm_forward", x, *small, plus, rectify, *_rows(x))
+
+    def norm_back(self, delta, x, mean, scale, slope, shift, beta=None):
+        large = _arrays("norm_back", x.shape, x.dtype, delta=delta, x=x)
+        small = _arrays("norm_back", x.shape[-1:], x.dtype, mean=mean, scale=scale, slope=slope, shift=shift, beta=beta)
+        return self._new(x.shape, "norm_back", *large, *small, *_rows(x))
+
+    def relu(self, a):
+        return self._new(a.shape, "relu", _packed(a), a.size)
+
+    def relu_back(self, delta, y):
+        return self._new(y.shape, "relu_back", *_arrays("relu_back", y.shape, y.dtype, delta=delta, y=y), y.size)
+
+    def add(self, a, b, rectify=False):
+        return self._new(a.shape, "add", *_arrays("add", a.shape, a.dtype, a=a, b=b), rectify, a.size)
+
+    def hadamard_product(self, v, before, after, order):
+        check_order(order)
+        (m, n), k = (len(v), len(before)), len(after)
+        (v,) = _arrays("hadamard_product", (m, n), v.dtype, v=v)
+        (before,) = _arrays("hadamard_product", (n,), v.dtype, before=before)
+        (after,) = _arrays("hadamard_product", (k,), v.dtype, after=after)
+        return self._new((m, k), "hadamard_product", v, before, after, m, n, k, order)
+
+    def descend(self, w, v, gradient, lr, momentum, decay, nesterov):
+        if w.ndim == 2 and not w.flags.c_contiguous:  # B lies in memory as its transpose does
+            w, v, gradient = w.T, v.T, gradient.T
+        _, packed = _arrays("descend", w.shape, w.dtype, v=v, gradient=gradient)
+        if not (w.flags.carray and v.flags.carray):
+            return plain.descend(w, v, gradient, lr, momentum, decay, nesterov)
+        self._call("descend", w, v, packed, w.size, float(lr), float(momentum), float(decay), nesterov)
+
+    def _new(self, shape, name, *arguments):
+        """A new array of the shape, filled by the C function of that name, whose last argument it is.
+
+        Zeros where there is nothing to add up: a process's share of a batch may be empty.
+        """
+        dtype, c_arguments, empty = _c_arguments(arguments)
+        if empty:
+            return np.zeros(shape, dtype)
+        out = self.buffers.empty(shape, dtype)
+        c_arguments.append(_address(out))
+        self._function(dtype, name, c_arguments)(*c_arguments)
+        return out
+
+    def _call(self, name, *arguments):
+        dtype, c_arguments, _ = _c_arguments(arguments)
+        self._function(dtype, name, c_arguments)(*c_arguments)
+
+    def _function(self, dtype, name, c_arguments):
+        """The C function for numbers of the dtype, which knows the types of its arguments from the first it is given."""
+        if dtype not in self.libraries:
+            raise ValueError(f"{name}: arrays must be of float32 or float64, found {dtype}")
+        functions = self.libraries[dtype]
+        if functions.threads != self.threads:  # all that use a library share its number of threads
+            functions.use_threads(self.threads)
+            functions.threads = self.threads
+        function = getattr(functions, name)
+        if function.argtypes is None:
+            function.argtypes, function.restype = [_c_type(argument, dtype) for argument in c_arguments], None
+        return function
+
+
+class BufferPool:
+    """Large arrays, kept for the next of their size once nobody holds them: to touch so much fresh memory for the first
+    time takes longer than to fill it.  Smaller ones are kept by the C library (keep_memory in products.c)."""
+
+    LARGE = 1 << 25  # bytes
+    MEDIUM = 1 << 22  # and more begin with a line of the cache: C writes whole lines of them past it
+    LINE = 64
+    MOST = 4  # kept at a time: the more, the fewer are touched for the first time, and the more lie idle at the peak
+
+    def __init__(self):
+        self.free = {}  # {bytes: blocks of that size}
+
+    def empty(self, shape, dtype):
+        """An array of anything."""
+        count = math.prod(shape)
+        size = count * dtype.itemsize
+        if size <= self.MEDIUM:
+            return np.empty(shape, dtype)
+        if size < self.LARGE:
+            block = np.empty(size + self.LINE, np.uint8)
+            return np.ndarray(shape, dtype, block, -_address(block) % self.LINE)
+        blocks = self.free.setdefault(size, [])
+        if not blocks:
+            self.free = {size: blocks}  # what other sizes keep goes back to the system first
+        block = blocks.pop() if blocks else np.empty(size + self.LINE, np.uint8)
+        array = np.frombuffer(block.data, dtype, count, -_address(block) % self.LINE)  # every view of it holds on to it
+        weakref.finalize(array, self._take_back, blocks, block).atexit = False
+        return array.reshape(shape)
+
+    def _take_back(self, blocks, block):
+        if len(blocks) < self.MOST:
+            blocks.append(block)
+
+
+def _arrays(function, shape, dtype, **operands):
+    """The operands as C reads them.  C believes what it is told: what does not fit must not get there."""
+    for name, x in operands.items():
+        if not isinstance(x, np.ndarray) or x.shape != shape or x.dtype != dtype:
+            if x is not None or (function, name) not in OPTIONAL:
+                raise _misfit(function, name, x, shape, dtype)
+        elif not x.flags.carray:
+            operands[name] = _packed(x)
+    return operands.values()
+
+
+def _matrix(function, name, x, shape, dtype):
+    """A matrix where it lies, and its strides in elements."""
+    if not isinstance(x, np.ndarray) or x.shape != shape or x.dtype != dtype:
+        raise _misfit(function, name, x, shape, dtype)
+    size, (row, column) = x.itemsize, x.strides
+    if row % size or column % size or not x.flags.aligned:
+        x, row, column = x.copy("C"), shape[1] * size, size
+    return x, row // size, column // size
+
+
+def _packed(x):
+    """x, or a copy, with all its numbers in a row."""
+    return x if x.flags.carray else np.require(x, requirements="CA")
+
+
+def _misfit(function, name, x, shape, dtype):
+    found = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
+    return ValueError(f"{function}: {name} must be an array {dtype} {shape}, found {found}")
+
+
+def _c_arguments(arguments):
+    """What a C function is called with: (the dtype of all arrays, the arguments with addresses for arrays, is one empty?)"""
+    dtype, c_arguments, empty = None, [], False
+    for x in arguments:
+        if isinstance(x, np.ndarray):
+            dtype = x.dtype if dtype is None else dtype
+            empty = empty or x.size == 0
+            x = _address(x)
+        c_arguments.append(x)
+    return dtype, c_arguments, empty
+
+
+def _c_type(argument, dtype):
+    """All but geometries and real numbers is an address, none, or an integer as wide as one."""
+    return {float: REALS[dtype][1], Geometry: ctypes.POINTER(Geometry)}.get(type(argument), ctypes.c_void_p)
+
+
+def _address(x):
+    """The address of x's first number."""
+    try:
+        packed = x if x.flags.c_contiguous else x.T
+        return ctypes.addressof(ctypes.c_char.from_buffer(packed))  # takes a third of the time, but not every array
+    except (TypeError, ValueError, BufferError):
+        return x.__array_interface__["data"][0]
+
+
+def _rows(x):
+    """How many rows of channels, and how many channels."""
+    return x.size // max(x.shape[-1], 1), x.shape[-1]

@@ -1,0 +1,228 @@
+"""The same network in PyTorch, side by side: `run.py check`.
+
+Both sides start from the same W, b and B, see the same batches and, in mirror mode, the same
+noise; all the rest each computes for itself.  This side takes train_step's steps, as every training does; PyTorch's side
+is oracle/training.py.
+"""
+
+import math
+from collections import defaultdict
+from dataclasses import astuple, dataclass
+from functools import partial
+
+import numpy as np
+
+from wtref import fast
+from wtref.device import open_device, to_host
+from wtref.errors import InputError, check_choice
+from wtref.fast.ops import equip
+from wtref.losses import softmax_cross_entropy
+from wtref.models import ALIASES, Options, build
+from wtref.optim import SGD
+from wtref.relatives import RULES
+from wtref.training import train_step
+
+try:
+    import torch
+except ImportError:
+    raise InputError("check needs PyTorch, which is not installed: pip install 'wtref[test]'") from None
+
+from wtref.oracle.networks import plain_arithmetic
+from wtref.oracle.training import LR, MIRROR, MOMENTUM, WEIGHT_DECAY, Theirs
+
+MODELS = ("mlp", "lenet", "resnet18", "resnet50")
+CHECKED = ("bp", "fa", "ss", "wm", "kp", "dfa")
+
+# What every error of a Row has to stay below.  In float32 a ReLU whose input is within rounding of 0
+# can open on one side only, and the errors of a deep network are for information.
+LIMITS = {"float64": 1e-9, "float32": math.inf}
+
+CLASSES = 10
+
+# An array is measured against no less than this fraction of the largest of its kind: where the true
+# value is zero (a bias just below a batch norm has no gradient) there is only rounding to compare.
+FLOOR = 1e-3
+
+
+@dataclass(frozen=True)
+class Row:
+    """The largest relative errors of one model under one rule; None: nothing to compare.
+
+    In the first step: forward, the logits; delta_W, delta_b, delta_B, the gradients that the rule
+    learns from (in mirror mode B itself, which has none); norm_gradients, gamma's and beta's;
+    running, the running mean and variance.  After `steps` steps: after, every array and the
+    logits of evaluation.
+    """
+
+    model: str
+    rule: str
+    dtype: str
+    steps: int
+    forward: float
+    delta_W: float
+    delta_b: float
+    delta_B: float | None
+    norm_gradients: float | None
+    running: float | None
+    after: float
+
+    @property
+    def worst(self):
+        """The largest of the errors; NaN if one is."""
+        return _largest(astuple(self)[4:])
+
+    @property
+    def passed(self):
+        """Is every error below the dtype's limit?  NaN is not."""
+        return self.worst < LIMITS[self.dtype]
+
+
+def check(
+    models=MODELS, rules=CHECKED, device="cpu", dtype="float64", steps=10, options=Options(), progress=None, kernels="auto"
+):
+    """Compare every model under every rule with PyTorch.
+
+    Parameters: models and rules by name; device and dtype as `open_device` takes them; steps of
+    training; options of the models; progress, called with one line of text after each comparison;
+    kernels as `equip` takes them: with "plain" the network's own layers compute, else accelerated ones.
+    Returns: a list of Rows.
+    Raises: InputError for an unknown name, a rule not in CHECKED, or a device PyTorch lacks.
+    """
+    for rule in rules:
+        check_choice("rule to check", rule, CHECKED)
+    device, rows = equip(open_device(device, dtype), kernels), []
+    if device.name != "cpu" and not torch.cuda.is_available():
+        raise InputError(f"check: PyTorch {torch.__version__} sees no CUDA device; use --device cpu")
+    for model in (ALIASES.get(name, name) for name in models):
+        for rule in rules:
+            with plain_arithmetic():
+                rows.append(_compare(model, rule, device, steps, options))
+            if progress:
+                progress(f"{model} {rule}: largest relative error {rows[-1].worst:.1e}")
+    return rows
+
+
+def table(rows):
+    """The rows as text, in columns."""
+    after = f"after {rows[0].steps} steps"
+    lines = [("model", "rule", "forward", "delta W", "delta b", "delta B", "batch norm", "running", after)]
+    for row in rows:
+        model, rule, _, _, *errors = astuple(row)
+        lines.append((model, rule, *("-" if e is None else f"{e:.1e}" for e in errors)))
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _compare(model, rule, device, steps, options):
+    """One Row: both sides take the same steps."""
+    batch, *shape = _batch_shape(model, options)
+    ours = Ours(model, rule, shape, device, options)
+    theirs = Theirs(model, rule, shape, CLASSES, device, options, ours.arrays())
+    ours.before_training()
+    theirs.before_training()
+    rng = np.random.default_rng(2)
+    for step in range(steps):
+        images, labels = rng.standard_normal((batch, *shape)), rng.integers(CLASSES, size=batch)
+        forward = _errors(ours.step(images, labels, step), theirs.step(images, labels))
+        if step == 0:
+            gradients = _errors(ours.gradients(), theirs.gradients())
+            arrays = _errors(ours.arrays(), theirs.arrays())
+            first = {
+                "forward": forward["logits"],
+                "delta_W": gradients["W"],
+                "delta_b": gradients["b"],
+                "delta_B": (arrays if rule == "wm" else gradients).get("B"),
+                "norm_gradients": _largest([gradients.get("gamma"), gradients.get("beta")]),
+                "running": _largest([arrays.get("running_mean"), arrays.get("running_var")]),
+            }
+    arrays = _errors(ours.arrays(), theirs.arrays())
+    evaluation = _errors(ours.evaluate(images), theirs.evaluate(images))
+    after = _largest([*arrays.values(), *evaluation.values()])
+    return Row(model, rule, np.dtype(device.dtype).name, steps, **first, after=after)
+
+
+def _batch_shape(model, options):
+    """(N, H, W, C), with at least 16 values a channel in every batch norm: fewer amplify rounding."""
+    if model in ("mlp", "lenet"):
+        return 16, 28, 28, 1
+    return (4, 64, 64, 3) if options.stem == "imagenet" else (4, 16, 16, 3)
+
+
+def _errors(ours, theirs):
+    """{kind: the largest relative error}; a kind is what its arrays are called: W, b, gamma, ...
+
+    Parameters: {"layer.kind": array on the host}, of both sides.  An array's error is
+    max |a - b| / max |b|, b being PyTorch's; it is infinite where one side has no such array.
+    FLOOR says what happens where b vanishes.
+    """
+    kinds, errors = defaultdict(list), {}
+    for name in ours.keys() | theirs.keys():
+        kinds[name.split(".")[-1]].append((ours.get(name), theirs.get(name)))
+    for kind, pairs in kinds.items():
+        floor = FLOOR * max((abs(b).max() for _, b in pairs if b is not None), default=0)
+        errors[kind] = _largest([_error(a, b, floor) for a, b in pairs])
+    return errors
+
+
+def _error(a, b, floor):
+    if a is None or b is None or a.shape != b.shape:
+        return math.inf
+    difference = abs(a - b).max()
+    return difference / max(abs(b).max(), floor) if difference else 0.0
+
+
+def _largest(errors):
+    """The largest that is not None, NaN if one is; None if there are none."""
+    errors = [error for error in errors if error is not None]
+    return float(np.max(errors)) if errors else None
+
+
+class Ours:
+    """A network of models.py with its rule and its optimizer."""
+
+    def __init__(self, model, rule, shape, device, options):
+        self.network = build(model, shape, CLASSES, options)
+        self.device, rng = device, np.random.default_rng(0)
+        self.network.initialise(device, rng)
+        self.rule = RULES[rule](rng, **(MIRROR if rule == "wm" else {}))
+        self.keeps_B = rule != "bp"  # backprop's is W itself
+        for s in self.network.with_feedback:
+            self.rule.connect(s, CLASSES)
+        make_sgd = SGD if device.ops is None else partial(fast.SGD, device)
+        self.sgd = _RecordingSGD(make_sgd(self.network.arrays(), LR, MOMENTUM, weight_decay=WEIGHT_DECAY))
+        self.fast = fast.accelerate(self.network, device)
+        fast.accelerate_noise(self.rule, device)
+
+    def before_training(self):
+        for s in self.network.with_feedback:
+            self.rule.before_training(s)
+
+    def step(self, images, labels, step):
+        """One step of training on images (N, H, W, C); returns the logits."""
+        images, labels = self.device.array(images), self.device.raw(labels)
+        _, logits = train_step(self.fast, self.rule, self.sgd, softmax_cross_entropy, images, labels, step)
+        return {"logits": to_host(logits)}
+
+    def evaluate(self, images):
+        """The logits without training."""
+        return {"logits": to_host(self.fast.forward(self.device.array(images), train=False))}
+
+    def arrays(self):
+        """{"layer.array": array}, on the host."""
+        arrays = self.network.arrays().items()
+        return {name: to_host(x) for name, x in arrays if self.keeps_B or not name.endswith(".B")}
+
+    def gradients(self):
+        """{"layer.array": what the optimizer was given for it in the latest step}, on the host."""
+        return {name: to_host(gradient) for name, gradient in self.sgd.gradients.items()}
+
+
+class _RecordingSGD:
+    """An SGD that remembers the gradients it was given."""
+
+    def __init__(self, sgd):
+        self.sgd, self.gradients = sgd, {}
+
+    def descend(self, w, gradient, decay):
+        self.gradients[self.sgd.name_of(w)] = gradient
+        self.sgd.descend(w, gradient, decay)

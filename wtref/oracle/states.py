@@ -1,0 +1,165 @@
+"""A network's weights as a PyTorch state_dict, and back: `run.py export` and `run.py import`.
+
+The state_dict is that of oracle.networks.build with the same model, shape, classes and options.  Only
+what the forward pass needs travels: feedback weights and velocities stay here.  Weights do not tell an activation, or
+batch norm before it from batch norm behind it, so the OrderedDict has an attribute `wtref` that says it, and of what
+images the network is; PyTorch keeps the attribute when it loads the file, and load_state_dict passes over it.
+"""
+
+import io
+import os
+import warnings
+from collections import OrderedDict
+from typing import NamedTuple
+
+import numpy as np
+
+from wtref.device import to_host
+from wtref.errors import InputError
+from wtref.files import saving
+from wtref.layers import Conv2d, Linear, walk
+from wtref.models import ALIASES
+from wtref.runs.config import Config
+from wtref.runs.stored import Images
+from wtref.runs.trained import check_images
+from wtref.values import check_entries
+
+try:
+    import torch
+except ImportError:
+    raise InputError("this needs PyTorch, which is not installed: pip install 'wtref[test]'") from None
+
+
+OPTIONS = {
+    "model": str, "norm": str | None, "activation": str, "hidden": tuple[int, ...], "stem": str | None, "loss": str,
+}  # fmt: skip
+
+
+def export(network, config, images, path):
+    """Write the network's state_dict to path (torch.save); config: its Config; images: stored.Images.  Raises Unsaved."""
+    state = OrderedDict((name, torch.from_numpy(array.copy())) for name, array in _to_torch(network).items())
+    for norm in network.norms:
+        state[f"{norm.name}.num_batches_tracked"] = torch.tensor(0)
+    state.wtref = {"options": {name: getattr(config, name) for name in OPTIONS}, "images": images._asdict()}
+    data = io.BytesIO()  # torch.save reports a full disk as an internal error
+    torch.save(state, data)
+    with saving(path) as file:
+        file.write(data.getbuffer())
+
+
+class StateFile(NamedTuple):
+    """A state_dict in a file: host arrays by name and, where wtref wrote it, OPTIONS and stored.Images."""
+
+    path: str
+    arrays: dict
+    options: dict | None
+    images: Images | None
+
+
+def read(path):
+    """The StateFile at path.  Raises InputError if it holds no state_dict of real numbers."""
+    if not os.path.isfile(path):
+        raise InputError(f"no file {path}; give a state_dict as written by export or torch.save")
+    try:
+        with warnings.catch_warnings(action="ignore"):  # what is wrong is said below
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        arrays = {name: _real(name, value) for name, value in state.items() if not name.endswith("num_batches_tracked")}
+        if not hasattr(state, "wtref"):
+            return StateFile(path, arrays, None, None)
+        check_entries(state.wtref, {"options": dict, "images": dict})
+        check_entries(state.wtref["options"], OPTIONS)
+        return StateFile(path, arrays, state.wtref["options"], Images.of(state.wtref["images"]))
+    except Exception as error:  # torch.load raises what the file makes it raise
+        raise InputError(f"{path} is no PyTorch state_dict ({(str(error) or repr(error)).splitlines()[0]})") from None
+
+
+def _real(name, value):
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.layout != torch.strided:
+        raise ValueError(f"{name} must be a dense tensor of real numbers")
+    return value.detach().to(torch.promote_types(value.dtype, torch.float32)).numpy()
+
+
+def config_of(file, given):
+    """The Config of a StateFile's network: its own options, and `given` for the rest.
+
+    Raises InputError where `given` contradicts the file.
+    """
+    options = {name: value for name, value in (file.options or {}).items() if name in OPTIONS and value is not None}
+    different = [
+        f"--{name} is {options[name]}, not {given[name]}"
+        for name in options.keys() & given.keys()
+        if ALIASES.get(options[name], options[name]) != ALIASES.get(given[name], given[name])
+    ]
+    if different:
+        raise InputError(f"{file.path} contradicts the flags: {'; '.join(sorted(different))}; leave those flags out")
+    return Config(**{**options, **given})
+
+
+def remarks(file, training):
+    """In words, a line each: what a StateFile left to be assumed, and what is not as it was when its network learned."""
+    if file.options is None:
+        options = ", ".join(f"{name} {getattr(training.config, name)}" for name in OPTIONS)
+        yield f"{file.path} does not say which network it is of; assumed: {options}"
+    elif not np.allclose(*map(_statistics, (file.images, Images.of(training.feed.about()))), rtol=1e-6):
+        yield f"{file.path} is of a network whose images had another mean and deviation than those of {training.config.dataset}"
+
+
+def _statistics(images):
+    """Mean and standard deviation of each channel, in units of white."""
+    return np.array([images.mean, images.std]) / images.levels
+
+
+def load(training, file):
+    """Bring the network's W, b and batch norms to a StateFile; B starts as the rule draws it.
+
+    Raises InputError if it is of another architecture, or of other images.
+    """
+    if file.images:
+        check_images(Images.of(training.feed.about()), file.images, f"--dataset {training.config.dataset}", file.path)
+    wanted = _to_torch(training.network)
+    for name in sorted(wanted.keys() ^ file.arrays.keys()):
+        where = "missing from" if name in wanted else "unknown to this architecture in"
+        raise InputError(f"{name} is {where} {file.path}; choose --model and its options to fit")
+    for name, array in wanted.items():
+        found = file.arrays[name]
+        if array.shape != found.shape:
+            raise InputError(f"{file.path}: {name} has shape {found.shape}, this architecture {array.shape}")
+        if not np.abs(found).max(initial=0) <= np.finfo(array.dtype).max:
+            raise InputError(f"{file.path}: {name} must hold finite numbers of {array.dtype}")
+    _from_torch(training, file.arrays)
+
+
+def _to_torch(network):
+    """Host arrays by the names and in the shapes of the state_dict."""
+    state = {}
+    for layer in _weighted(network):
+        s, W = layer.synapses, to_host(layer.synapses.W)
+        if isinstance(layer, Conv2d):
+            W = W.reshape(s.n_out, *layer.kernel, layer.c_in).transpose(0, 3, 1, 2)
+        state[f"{s.name}.weights.weight"] = W
+        if s.b is not None:
+            state[f"{s.name}.weights.bias"] = to_host(s.b)
+    for norm in network.norms:
+        for theirs, ours in NORM.items():
+            state[f"{norm.name}.{theirs}"] = to_host(getattr(norm, ours))
+    return state
+
+
+def _from_torch(training, state):
+    network, device = training.network, training.device
+    for s in network.synapses:
+        weight = state[f"{s.name}.weights.weight"]
+        rows = weight.transpose(0, 2, 3, 1) if weight.ndim == 4 else weight
+        s.W[...] = device.array(rows.reshape(s.n_out, s.n_in))
+        if s.b is not None:
+            s.b[...] = device.array(state[f"{s.name}.weights.bias"])
+    for norm in network.norms:
+        for theirs, ours in NORM.items():
+            getattr(norm, ours)[...] = device.array(state[f"{norm.name}.{theirs}"])
+
+
+def _weighted(network):
+    return [layer for layer in walk(network) if isinstance(layer, (Conv2d, Linear))]
+
+
+NORM = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}

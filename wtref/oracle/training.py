@@ -1,0 +1,128 @@
+"""One training in PyTorch, step for step as train_step takes them: the other side of `run.py check` (oracle/check.py).
+
+Backprop is autograd, the feedback path is an autograd.Function (oracle/networks.py), the optimizer is torch.optim.SGD,
+and each rule is written a second time, from the paper.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from wtref.device import to_host
+from wtref.noise import NOISES
+from wtref.oracle import networks
+
+# At a usual rate, training on four images multiplies a difference of 1e-13 by 10 in every step.  At
+# this small one the difference stays what it is, and the large decay keeps lr * weight_decay visible.
+LR, MOMENTUM, WEIGHT_DECAY = 1e-5, 0.9, 10.0
+
+# The mirror's first stretch is then one block, the shortest that shows W^T.
+MIRROR = {"noise": "decorrelated", "window": 2, "rows": 128, "seed": 0}
+
+
+class Theirs:
+    """A network of oracle/networks.py with its rule and its optimizer."""
+
+    def __init__(self, model, rule, shape, classes, device, options, start):
+        """start: {"layer.array": array on the host}, of which it takes W, b and B."""
+        self.rule, self.device = rule, device
+        self.net = networks.build(model, shape, classes, options)
+        self.net.to(device.name, getattr(torch, np.dtype(device.dtype).name))
+        parts = list(self.net.named_modules())
+        self.layers = {name: unit.weights for name, unit in parts if isinstance(unit, networks.Unit)}
+        self.norms = {name: norm for name, norm in parts if isinstance(norm, networks.NORMS)}
+        self.with_feedback = list(self.layers.values())[1:]
+        for name, layer in self.layers.items():
+            arrays = {array: start.get(f"{name}.{array}") for array in ("W", "b", "B")}
+            layer.start(**{array: self._tensor(x) for array, x in arrays.items() if x is not None})
+        self.optimizer = torch.optim.SGD(self._groups(), LR, MOMENTUM)
+        self.noise, self.mirrored = NOISES[MIRROR["noise"]](), [0] * len(self.layers)
+
+    def _groups(self):
+        """What the optimizer moves: W, and B where it has a gradient, decay; all else does not."""
+        decaying = [layer.weight for layer in self.layers.values()]
+        others = [layer.bias for layer in self.layers.values() if layer.bias is not None]
+        others += [parameter for norm in self.norms.values() for parameter in norm.parameters()]
+        if self.rule == "kp":
+            decaying += [layer.B.requires_grad_() for layer in self.with_feedback]
+        return [{"params": decaying, "weight_decay": WEIGHT_DECAY}, {"params": others}]
+
+    def before_training(self):
+        """In mirror mode, S / 2 rows of noise for each layer, in one plain average."""
+        if self.rule == "wm":
+            for number, layer in enumerate(self.with_feedback, start=1):
+                M, S = _mirror_rows(layer)
+                for _ in range(math.ceil(S / (2 * M))):
+                    self._mirror(number, layer)
+
+    def step(self, images, labels):
+        """The same step; the logits."""
+        if self.rule == "ss":
+            for layer in self.with_feedback:
+                layer.B = layer.sign_scale * layer.weight.detach().flatten(1).sign().T
+        self.net.train()
+        logits = self.net(self._images(images))
+        loss = cross_entropy(logits, self._tensor(labels))
+        if self.rule == "dfa":
+            (error,) = torch.autograd.grad(loss, logits, retain_graph=True)
+            for layer in self.with_feedback:
+                layer.direct = error
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        if self.rule == "wm":
+            for number, layer in enumerate(self.with_feedback, start=1):
+                self._mirror(number, layer)
+        return {"logits": _host(logits)}
+
+    def _mirror(self, number, layer):
+        """(7) with matched decay: B <- (1 - a) B + a y_l y_{l+1}^T / M, at first as a plain average."""
+        (M, S), n, step = _mirror_rows(layer), len(layer.B), self.mirrored[number]
+        self.mirrored[number] += 1
+        a = max(2 * M / (S + M), 1 / self.mirrored[number])  # S = M (2 - a) / a
+        y = layer.theirs(self._tensor(self.noise.draw(self.device, (MIRROR["seed"], number, step), M, n).laid_out()))
+        y_next = y @ layer.weight.detach().flatten(1).T
+        layer.B = torch.addmm(layer.B, y.T, y_next, beta=1 - a, alpha=a / M)
+
+    def evaluate(self, images):
+        """The logits without training."""
+        self.net.eval()
+        with torch.no_grad():
+            return {"logits": _host(self.net(self._images(images)))}
+
+    def arrays(self):
+        """{"layer.array": array} in this program's order, on the host."""
+        return self._collect(lambda tensor: tensor)
+
+    def gradients(self):
+        """The same of their gradients, where they have any."""
+        return self._collect(lambda tensor: tensor.grad)
+
+    def _collect(self, pick):
+        found = {}
+        for name, layer in self.layers.items():
+            found |= {f"{name}.{array}": x for array, x in layer.arrays(pick).items()}
+        for name, norm in self.norms.items():
+            found |= {f"{name}.gamma": pick(norm.weight), f"{name}.beta": pick(norm.bias)}
+            found[f"{name}.running_mean"] = pick(norm.running_mean)
+            found[f"{name}.running_var"] = pick(norm.running_var)
+        return {name: _host(tensor) for name, tensor in found.items() if tensor is not None}
+
+    def _images(self, images):
+        """(N, H, W, C) on the host -> (N, C, H, W)."""
+        return self._tensor(images.astype(self.device.dtype)).permute(0, 3, 1, 2)
+
+    def _tensor(self, x):
+        return torch.tensor(to_host(x), device=self.device.name)
+
+
+def _mirror_rows(layer):
+    """M and S: the rows of noise in one step and in B's memory."""
+    block = 2 ** math.ceil(math.log2(len(layer.B)))
+    return min(MIRROR["rows"], block), MIRROR["window"] * block
+
+
+def _host(tensor):
+    return tensor.detach().cpu().numpy()

@@ -1,0 +1,110 @@
+"""Everything that defines a run, in one plain record; the command line's flags are its fields."""
+
+from dataclasses import dataclass, field, fields
+
+from wtref.activations import ACTIVATIONS
+from wtref.datasets import DATASETS
+from wtref.device import open_device
+from wtref.distributed.group import BUCKET_DTYPES, SINGLE
+from wtref.errors import check_choice
+from wtref.fast.cuda_launches import PRECISIONS
+from wtref.fast.ops import KERNELS, equip
+from wtref.losses import LOSSES
+from wtref.models import ALIASES, MODELS, NORMS, STEMS, Options
+from wtref.noise import NOISES, power_of_two
+from wtref.optim import SCHEDULES
+from wtref.relatives import RULES
+from wtref.rules import BOUNDS
+from wtref.values import check_limits, check_type, refuse
+
+
+def _option(default, help, choices=None, changeable=False):
+    """changeable: says where and how a run is done, not what; it may change when the run is resumed."""
+    return field(default=default, metadata={"help": help, "choices": choices, "changeable": changeable})
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run.  Raises InputError for a value that cannot be; each field's help says what it is."""
+
+    model: str = _option("resnet8", "network", [*MODELS, *ALIASES])
+    rule: str = _option("bp", "learning rule", RULES)
+    dataset: str = _option("digits", "data set", DATASETS)
+    data_dir: str | None = _option(None, "folder of the data sets; default: the repository's data/", changeable=True)
+    epochs: int = _option(20, "passes over the training images")
+    batch_size: int = _option(32, "images per step; a last one alone joins the step before")
+    lr: float = _option(0.1, "learning rate eta_W after warm-up")
+    momentum: float = _option(0.9, "momentum of W, b and, under KP, B")
+    nesterov: bool = _option(False, "Nesterov's form of momentum")
+    weight_decay: float | None = _option(None, "decay of W and, under KP, B; the paper's lambda is lr times this; default: "
+                                         "5e-4, in a short run more, up to 0.03, so that under KP W - B^T falls to 5 %")  # fmt: skip
+    schedule: str = _option("cosine", "learning rate over time", SCHEDULES)
+    warmup: float = _option(0.05, "fraction of the steps over which the learning rate climbs")
+    milestones: tuple[float, ...] = _option((0.5, 0.75), "where schedule step divides by 10, as fractions of the steps")
+    loss: str = _option("softmax", "softmax, or sigmoid with binary cross-entropy", LOSSES)
+    norm: str | None = _option(None, "batch norm before or after the activation; default: before in resnets", NORMS)
+    activation: str = _option("relu", "nonlinearity phi", ACTIVATIONS)
+    hidden: tuple[int, ...] = _option((500,), "sizes of an mlp's hidden layers")
+    stem: str | None = _option(None, "first layers of resnet18 and larger; default: by image size", STEMS)
+    crop: int = _option(0, "augmentation: zeros around an image, in pixels, from which a random window is cut")
+    flip: bool | None = _option(None, "augmentation: mirror half of the images, left to right; default: only with --dataset folder")
+    rotate: float = _option(0.0, "augmentation: largest random rotation, in degrees")
+    jitter: float = _option(0.0, "image folders: largest change of brightness, contrast and saturation, 0.4 for 40 %")
+    image_size: int = _option(224, "image folders: pixels on a side of what the network sees")
+    bad_images: str = _option("error", "image folders: what to do with images that cannot be read", ("error", "skip"))
+    workers: int | None = _option(None, "image folders: images decoded at a time; default: one a core", changeable=True)
+    save_every: int = _option(1000, "steps between checkpoints; an epoch's end writes one too", changeable=True)
+    tensorboard: bool = _option(False, "also write TensorBoard event files into the run's folder", changeable=True)
+    seed: int = _option(0, "of everything random in the run")
+    device: str = _option("auto", "auto, cpu, cuda or cuda:N", changeable=True)
+    threads: int | None = _option(None, "threads of the CPU's kernels; default: one a core", changeable=True)
+    kernels: str = _option("auto", "what computes; auto: CUDA on a GPU, compiled C if there is a compiler", KERNELS, changeable=True)
+    dtype: str = _option("float32", "of all numbers", ["float32", "float64"])
+    graph: bool = _option(True, "on a GPU: replay the training step as a CUDA graph", changeable=True)
+    precision: str = _option("float32", "on a GPU: of products' factors; bf16: and of activities and errors in memory", PRECISIONS)
+    sync_bn: bool = _option(True, "several processes: batch norm over the whole batch, not over each process's share")
+    bucket_mib: float = _option(4.0, "several processes: MiB of gradients that travel together", changeable=True)
+    bucket_dtype: str = _option("float32", "several processes on GPUs: of gradients on their way", BUCKET_DTYPES)
+    wait_limit: float = _option(10.0, "several processes: minutes that they wait for one that does not answer", changeable=True)
+    check_copies: int = _option(0, "several processes: compare their W, b and B every so many steps; 0: never", changeable=True)
+    mirror_noise: str = _option("decorrelated", "WM: noise of mirror mode", NOISES)
+    mirror_window: float | None = _option(None, "WM: noise rows that B remembers, per input cell; default: one whole block of "
+                                          "decorrelated noise, 6 of slices, 100 of independent noise")  # fmt: skip
+    mirror_rows: int | None = _option(None, "WM: noise rows per mirror step, a power of two; default: a whole block of "
+                                      "decorrelated noise, which is also the most, or 512 of independent noise")  # fmt: skip
+    mirror_every: int = _option(1, "WM: training steps between mirror steps")
+    mirror_bound: str = _option("decay", "WM: matched decay, or synaptic scaling", BOUNDS)
+    mirror_activation: str | None = _option(None, "WM: activation that the noise passes through", ACTIVATIONS)
+
+    def __post_init__(self):
+        for spec in fields(self):
+            value, choices = getattr(self, spec.name), spec.metadata["choices"]
+            check_type(spec.name, value, spec.type)
+            if choices is not None and value is not None:
+                check_choice(spec.name.replace("_", " "), value, choices)
+        check_limits(vars(self))
+        self._require("mirror_rows", self.mirror_rows is None or self.mirror_rows == power_of_two(self.mirror_rows), "a power of two")
+        self._require("precision", self.dtype == "float32" or self.precision == "float32", "float32 with --dtype float64")
+        self._require("bucket_dtype", self.dtype == "float32" or self.bucket_dtype == "float32", "float32 with --dtype float64")
+
+    def _require(self, name, holds, right):
+        if not holds:
+            refuse(name, right, getattr(self, name))
+
+    def open_device(self, name=None, group=SINGLE):
+        """The device.Device that the run asks for, or the one called `name`; for a process of the group."""
+        device = open_device(name or self.device, self.dtype, group.local_rank)
+        threads = group.threads if self.threads is None else self.threads
+        return equip(device, self.kernels, threads, self.precision)
+
+    @property
+    def model_options(self):
+        return Options(norm=self.norm, activation=self.activation, hidden=self.hidden, stem=self.stem)
+
+    @property
+    def rule_options(self):
+        """The keyword arguments of the rule's class."""
+        if self.rule != "wm":
+            return {}
+        mirror = {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.name.startswith("mirror_")}
+        return {"seed": self.seed, **{name.removeprefix("mirror_"): value for name, value in mirror.items()}}

@@ -1,0 +1,47 @@
+"""Which flags have an effect in which runs; one that has none is refused, as whoever gave it expects something of it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from wtref.errors import InputError
+from wtref.runs.config import Config
+
+FOLDERS = ("folder", "small-folder")
+MIRROR = tuple(name for name in vars(Config()) if name.startswith("mirror_"))
+
+
+class Effect(NamedTuple):
+    """Flags, what they are for, and whether they have an effect in runs of a Config under some rules."""
+
+    names: tuple[str, ...]
+    purpose: str
+    has: Callable
+
+
+EFFECTS = (
+    Effect(("crop", "rotate"), "data sets held in memory", lambda config, rules: config.dataset != "folder"),
+    Effect(("jitter", "image_size"), "--dataset folder", lambda config, rules: config.dataset == "folder"),
+    Effect(("bad_images", "workers"), "image folders", lambda config, rules: config.dataset in FOLDERS),
+    Effect(("data_dir",), "data sets in files", lambda config, rules: config.dataset != "synthetic"),
+    Effect(("hidden",), "--model mlp", lambda config, rules: config.model == "mlp"),
+    Effect(("stem",), "residual networks", lambda config, rules: config.model not in ("mlp", "lenet")),
+    Effect(("milestones",), "--schedule step", lambda config, rules: config.schedule == "step"),
+    Effect(("nesterov",), "--momentum above 0", lambda config, rules: config.momentum > 0),
+    Effect(MIRROR, "rule wm", lambda config, rules: "wm" in rules),
+)
+
+
+def check_effects(config, rules, given):
+    """Raise InputError, naming the flags, if some of those given have no effect in runs of config under the rules.
+
+    given: names of Config's fields among others, as a preset's values need no effect; those that have their default
+    value count as not given.
+    """
+    default = Config()
+    idle = [
+        f"--{name.replace('_', '-')} (it is for {effect.purpose})"
+        for effect in EFFECTS if not effect.has(config, rules)
+        for name in effect.names if name in given and getattr(config, name) != getattr(default, name)
+    ]  # fmt: skip
+    if idle:
+        raise InputError(f"without effect in this run: {', '.join(idle)}; leave {'them' if idle[1:] else 'it'} out")

@@ -1,0 +1,35 @@
+"""Classes of single image files, by a run's network: needs the run's folder, not its data set."""
+
+import numpy as np
+
+from wtref.datasets.augment import central_view, fitted_view
+from wtref.datasets.reading import read_image
+from wtref.device import array_module, to_host
+from wtref.runs.trained import Trained
+
+
+class Predictor:
+    """A run's network, ready for image files, which it sees as evaluation would."""
+
+    def __init__(self, run, checkpoint="best", device="auto"):
+        """run: runs.Run; checkpoint: "best" or "last"."""
+        trained = Trained(run, checkpoint, device)
+        self.device, self.network, self.normalise = trained.device, trained.fast, trained.normalise
+        self.shape, self.class_names, self.levels = trained.images.shape, trained.images.class_names, trained.images.levels
+        self.streamed = trained.config.dataset == "folder"
+
+    def top(self, path, count):
+        """[(class name, probability)], likeliest first.  Raises InputError if path is no image."""
+        logits = self.network.forward(self.network_input(path), train=False)[0]
+        p = array_module(logits).exp(logits - logits.max())
+        p = to_host(p / p.sum())
+        return [(self.class_names[k], float(p[k])) for k in np.argsort(-p)[:count]]
+
+    def network_input(self, path):
+        """The image in a file, (1, H, W, C), normalised: what evaluation feeds the network of that file."""
+        image = read_image(path)
+        if self.streamed:
+            pixels = central_view(image, self.shape[0])
+        else:
+            pixels = np.rint(fitted_view(image, self.shape) * (self.levels / 255)).astype(np.uint8)
+        return self.normalise(self.device.raw(pixels[None]))

@@ -1,0 +1,68 @@
+"""From a Config to a Training: the plain program, with what makes it fast and parallel put over it."""
+
+import numpy as np
+
+from wtref import datasets, fast, models, randomness
+from wtref.distributed import DistributedTraining, distribute, distributed_step, shard_mirroring
+from wtref.distributed.group import SINGLE
+from wtref.errors import InputError
+from wtref.losses import LOSSES
+from wtref.optim import SGD, Schedule, aligning_decay
+from wtref.relatives import RULES
+from wtref.training import Training, train_step
+
+
+def prepare(config, device=None, group=SINGLE, feed=None):
+    """The Training that a Config asks for, ready for its first step.
+
+    Parameters: device, a device.Device, the Config's own by default; group, the processes that share each batch
+        (parallel.ProcessGroup); feed, where batches come from, the Config's data set by default.
+    Raises: InputError where data, device, network and rule do not fit together.
+    """
+    device = device or config.open_device(group=group)
+    feed = feed or datasets.open_feed(config, device, group)
+    network = models.build(config.model, feed.shape, feed.classes, config.model_options)
+    network.initialise(device, randomness.generator(config.seed, randomness.WEIGHTS))
+    network.forward(device.array(np.zeros((1, *feed.shape))), train=False)  # a misfit shows here
+    _check_batch(config, network, group)
+    rule = RULES[config.rule](randomness.generator(config.seed, randomness.FEEDBACK), **config.rule_options)
+    for s in network.with_feedback:
+        rule.connect(s, feed.classes)
+    schedule = Schedule(config.schedule, config.lr, config.epochs * feed.steps, config.warmup, config.milestones)
+    parts = network, rule, _sgd(config, schedule, network, device), LOSSES[config.loss], feed, schedule, config.epochs
+    training = _faster(config, device, group, *parts)
+    training.config, training.group = config, group  # for whoever writes down what was trained, and where
+    return training
+
+
+def _faster(config, device, group, network, rule, *parts):
+    """The same Training from fused layers, on several processes and by a CUDA graph, where there are such."""
+    fast.accelerate_noise(rule, device)
+    network = fast.accelerate(network, device)
+    if group.size > 1:
+        network = distribute(network, group, config.sync_bn)
+        shard_mirroring(rule, group)
+        options = {"step": distributed_step(group), "group": group, "check_copies": config.check_copies}
+        return DistributedTraining(network, rule, *parts, **options)
+    captured = config.graph and device.name != "cpu" and device.ops is not None and not rule.draws_each_batch
+    return Training(network, rule, *parts, step=fast.CapturedStep(device.xp) if captured else train_step)
+
+
+def _sgd(config, schedule, network, device):
+    decay = config.weight_decay
+    decay = aligning_decay(schedule, config.momentum) if decay is None else decay
+    options = network.arrays(), config.lr, config.momentum, config.nesterov, decay
+    return SGD(*options) if device.ops is None else fast.SGD(device, *options)
+
+
+def _check_batch(config, network, group):
+    """Raise InputError where batch norm would have a single value of a channel in every step.
+
+    The network has just seen one image.
+    """
+    processes = 1 if config.sync_bn else group.size
+    single = [norm.name for norm in network.norms if norm.normalised.size == norm.channels]
+    if single and config.batch_size < 2 * processes:
+        own = f" in one of {processes} processes" if processes > 1 else ""
+        wrong = f"--batch-size {config.batch_size} is too small for batch norm: {single[0]} would see one value of a channel{own}"
+        raise InputError(f"{wrong}; take at least {2 * processes}, or --norm none")

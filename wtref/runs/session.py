@@ -1,0 +1,165 @@
+"""A run from its Config to its last checkpoint: what `train` and `reproduce` have in common."""
+
+import contextlib
+import sys
+from dataclasses import fields, replace
+
+from wtref import datasets
+from wtref.angles import mean_angle, measured
+from wtref.distributed.group import SINGLE
+from wtref.errors import Diverged, InputError
+from wtref.interrupts import stop_requests
+from wtref.runs import resuming, source
+from wtref.runs.config import Config
+from wtref.runs.prepare import prepare
+from wtref.runs.run import Run, versions
+from wtref.runs.tensorboard import event_writer
+
+
+def train(config, run=None, name=None, group=SINGLE):
+    """Train in the folder of `run`, or in a new one called `name`, all processes of the group; returns the exit code.
+
+    Rank 0 alone reads and writes the folder, and holds its lock.
+    """
+    resumed = run is not None
+    group.set_timeout(config.wait_limit)
+    with contextlib.ExitStack() as held:
+        if resumed and group.rank == 0:
+            held.enter_context(run.held())  # before the data are read, which may take long
+        training = prepare(config, group=group)
+        about = training.feed.about()
+        if resumed and run.images().sha256 != about["sha256"]:
+            raise InputError(f"--resume {run.name}: {config.dataset} is not the data that the run was started with")
+        group.verify(_common_facts(config, training, about))
+        group.prepare_transport(training.device, int(config.bucket_mib * 2**20), config.bucket_dtype)
+        if resumed:
+            _restore(training, run)
+        else:
+            run = group.on_rank_0(lambda: _begin(training, name, held))
+        weights = sum(s.W.size for s in training.network.synapses)
+        where = ", ".join(filter(None, (training.device.name, config.dtype, training.device.kernels)))
+        print(f"{config.model}, {weights:,} weights, by {config.rule} on {config.dataset}; {where}")
+        print(datasets.in_words(training.feed))
+        datasets.warn(training.feed)
+        lines = f"run: {run.folder}", group.processes(), resumed and _place(training)
+        print(*filter(None, lines), sep="\n", flush=True)
+        return _train_and_save(training, run)
+
+
+def _begin(training, name, held):
+    """A new run, held within the ExitStack `held`."""
+    run = Run.claim(training.config, name)
+    held.enter_context(run.held())
+    run.begin(training.config, training.feed.about(), training.device.name)
+    return run
+
+
+def _restore(training, run):
+    """Bring a Training to the run's newest checkpoint, if there is one, in all processes."""
+    group = training.group
+    state = group.on_rank_0(lambda: run.restore(training) and group.size > 1 and resuming.state(training))
+    if group.rank and state:
+        resuming.restore(training, *state)
+
+
+def _place(training):
+    """In words: where a resumed run goes on."""
+    epoch, step, steps = training.epoch, training.position, training.feed.steps
+    if epoch == step == 0:
+        return "no checkpoint was saved before: the run starts at epoch 1"
+    return f"goes on after epoch {epoch}" + (f", step {step} of {steps}" if step else "")
+
+
+def _common_facts(config, training, about):
+    """{name: value} of all that has to be the same in all processes."""
+    own = {"data_dir", "device", "threads", "workers"}
+    flags = {f"--{name.replace('_', '-')}": value for name, value in vars(config).items() if name not in own}
+    kernels = training.device.kernels.partition(",")[0]  # they round alike, on however many threads
+    named = {f"{name}'s version": version for name, version in versions().items()}
+    named["wtref's source code"] = source.checksum()
+    return {**named, "the data's sha256": about["sha256"], "kernels": kernels, **flags}
+
+
+def resumed_config(run, given):
+    """The run's own Config, with what `given` says of where and how; refuses flags that contradict the rest."""
+    config = run.config()
+    changeable = {spec.name for spec in fields(Config) if spec.metadata["changeable"]}
+    different = [
+        f"--{name.replace('_', '-')} is {getattr(config, name)}, not {value}"
+        for name, value in given.items()
+        if name not in changeable and getattr(config, name) != value
+    ]
+    if different:
+        raise InputError(f"--resume {run.name} contradicts the run: {'; '.join(different)}; leave those flags out")
+    return replace(config, **{name: value for name, value in given.items() if name in changeable})
+
+
+def _train_and_save(training, run):
+    """Train to the end, or until a signal asks one of the processes to stop; returns the exit code.
+
+    An epoch is saved before it is told of.  After a signal the code is as a shell reports it: 130 after Ctrl-C, 143
+    after SIGTERM; if it came during the last steps, the run is done all the same.
+    """
+    config, group = training.config, training.group
+    with stop_requests() as stop, event_writer(run, config.tensorboard and group.rank == 0) as write_events:
+        group.watch_stop(stop)
+        for record in _explained(training.steps(), run):
+            if record or group.max(stop.signal or 0) or training.position % config.save_every == 0:
+                training.flush()
+                group.on_rank_0(lambda: save(run, training, record))
+                if record:
+                    print(_epoch_line(record, config.epochs), flush=True)
+                    write_events(record)
+                signal = group.max(stop.signal or 0)
+                if signal and training.epoch < config.epochs:
+                    print(_farewell(training, run), file=sys.stderr)
+                    return 128 + signal
+        print(f"done: {config.epochs} epochs, checkpoints and metrics in {run.folder}")
+        say_skipped(group.union(set(training.feed.skipped)))
+    signal = group.max(stop.signal or 0)
+    return 128 + signal if signal else 0
+
+
+def say_skipped(skipped):
+    """Say how many images were skipped, if any.  skipped: a line about each."""
+    if skipped:
+        print(f"images that cannot be read and were skipped: {len(skipped):,}, such as: {min(skipped)}")
+
+
+def save(run, training, record=None):
+    """Write a checkpoint, and an epoch's record if there is one; raises Unsaved."""
+    with run.writing():
+        run.save(training, record)
+
+
+def _explained(steps, run):
+    """The same steps; a divergence also says what is saved, and too little memory what to do."""
+    try:
+        yield from steps
+    except Diverged as error:
+        raise Diverged(f"{error}; {run.saved()}") from None
+    except MemoryError as error:
+        batch = run.config().batch_size
+        reason = " ".join(str(error).split()) or "no more to be had"
+        raise InputError(f"out of memory at batch size {batch} ({reason}); lower --batch-size; {run.saved()}") from None
+
+
+def _farewell(training, run):
+    at = f"epoch {training.epoch + 1}, after step {training.position} of {training.feed.steps}"
+    go_on = f"go on with: python run.py train --resume {run.name}"
+    return f"wtref: stopped in {at}; all of it is saved in {run.folder}; {go_on}"
+
+
+def _epoch_line(record, epochs):
+    angles = " ".join(filter(None, (_angle_of_layers(kind, record[f"{kind}_angles"].values()) for kind in ("matrix", "delta"))))
+    return (
+        f"epoch {record['epoch']}/{epochs}  loss {record['train_loss']:.4f}  train error {record['train_error']:.2f} %  "
+        f"test error {record['test_error']:.2f} %  {angles}  {record['images_per_second']:,.0f} images/s"
+    )
+
+
+def _angle_of_layers(kind, angles):
+    """In words: the mean of the angles, and how many layers have none."""
+    without = len(angles) - len(measured(angles))
+    note = f" ({without} of {len(angles)} layers have none)" if without else ""
+    return f"{kind} angle {mean_angle(angles):.1f}°{note}" if angles else ""

@@ -1,0 +1,135 @@
+"""What the text files of a run must hold, checked whenever they are read; runs.py says which files there are.
+
+Each reader raises FileNotFoundError where there is no file, and InputError, naming the file, for one that is damaged.
+"""
+
+import contextlib
+import json
+import stat
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
+
+from wtref.errors import InputError
+from wtref.runs.config import Config
+from wtref.values import LIMITS, check_entries
+
+MEASURED = {"epoch": int, "test_error": float, "matrix_angles": dict[str, float], "delta_angles": dict[str, float]}
+RECORD = MEASURED | dict.fromkeys(("lr", "train_loss", "train_error", "test_loss", "seconds", "images_per_second"), float)
+
+
+class Images(NamedTuple):
+    """What a network's images are, as datasets' `about` says; mean and std are those of the training images."""
+
+    shape: tuple[int, ...]
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    levels: int
+    sha256: str
+
+    @classmethod
+    def of(cls, about):
+        """From a dict.  Raises ValueError if it cannot be."""
+        about = _tuples(about)
+        check_entries(about, cls.__annotations__)
+        images = cls(*(about[name] for name in cls._fields))
+        if len(images.shape) != 3 or not all(1 <= size <= 10_000 for size in images.shape):
+            raise ValueError(f"shape must be three sizes from 1 to 10,000, found {images.shape}")
+        for name, low in (("mean", 0), ("std", 1e-9)):
+            statistic = getattr(images, name)
+            if len(statistic) != images.shape[2] or not all(low <= number <= 255 for number in statistic):
+                raise ValueError(f"{name} must be from {low:g} to 255 in each of {images.shape[2]} channels, found {statistic}")
+        if not 1 <= images.levels <= 255:
+            raise ValueError(f"levels must be from 1 to 255, found {images.levels}")
+        return images
+
+
+def read_about(path):
+    """config.json as a dict: "config", a Config; "data", a dict that Images.of has still to check; "versions"."""
+    with _naming(path):
+        about = _parsed(_text(path))
+        check_entries(about, {"config": dict, "data": dict, "versions": dict})
+        unknown = about["config"].keys() ^ {spec.name for spec in fields(Config)}
+    if unknown:
+        raise InputError(f"{path} is of another version of wtref; it differs in: {', '.join(sorted(unknown))}")
+    with _naming(path):
+        return about | {"config": Config(**about["config"])}
+
+
+def read_images(path):
+    """What config.json says of the network's images."""
+    about = read_about(path)
+    with _naming(path):
+        return Images.of(about["data"])
+
+
+def read_metrics(path, kinds=RECORD):
+    """The lines of a metrics.jsonl, dicts with entries of the given types."""
+    with _naming(path):
+        lines = [_parsed(line) for line in _text(path).splitlines()]
+        for line in lines:
+            check_record(line, kinds)
+        _check_layers(lines)
+    return lines
+
+
+def read_results(path):
+    """The lines of a metrics.jsonl of compare or reproduce: rule, seed, epoch and what was measured.  Raises InputError."""
+    try:
+        lines = read_metrics(Path(path), MEASURED | {"rule": str, "seed": int})
+    except FileNotFoundError:
+        raise InputError(f"no file {path}; give a metrics.jsonl of compare or reproduce, or names of runs") from None
+    if not lines:
+        raise InputError(f"{path} is empty; give a metrics.jsonl of compare or reproduce, or names of runs")
+    return lines
+
+
+def check_record(line, kinds=RECORD):
+    """Raise ValueError unless `line` is an epoch's record, with entries of the given types."""
+    check_entries(line, kinds)
+    if LIMITS["epochs"].misfit(line["epoch"]) or not 0 <= line["test_error"] <= 100:
+        raise ValueError(f"epoch {line['epoch']} with a test error of {line['test_error']} % cannot be")
+    for kind in ("matrix_angles", "delta_angles"):
+        for layer, angle in line[kind].items():
+            if angle < 0 or angle > 180:  # not a number: it could not be measured
+                raise ValueError(f"{kind} of {layer} must be from 0 to 180, found {angle}")
+
+
+def _check_layers(lines):
+    """Lines of one rule are about the same layers."""
+    layers = {}
+    for line in lines:
+        mine = line["matrix_angles"].keys(), line["delta_angles"].keys()
+        if layers.setdefault(line.get("rule"), mine) != mine:
+            raise ValueError(f"the layers of epoch {line['epoch']} are not those of the other lines")
+
+
+@contextlib.contextmanager
+def _naming(path):
+    """Let a ValueError or OSError name the file and what to do."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}); restore it from a copy") from None
+
+
+def _text(path):
+    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is no regular file")
+    return path.read_text(encoding="utf-8")
+
+
+def _parsed(text):
+    """The value of a JSON text, lists as tuples."""
+    return _tuples(json.loads(text))
+
+
+def _tuples(value):
+    if isinstance(value, dict):
+        return {name: _tuples(part) for name, part in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

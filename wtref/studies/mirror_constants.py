@@ -1,0 +1,102 @@
+"""`run.py constants`: do the weight mirror's default constants hold on every network, without tuning?
+
+Each network trains a while under the mirror, with batch norm before and after the activation, at learning
+rates and batch sizes far apart.  Of all layers and all moments looked at, the worst angles count.
+"""
+
+import math
+import time
+from itertools import chain, count, product
+from typing import NamedTuple
+
+from wtref.angles import delta_angles, matrix_angles
+from wtref.device import to_host
+from wtref.runs.config import Config
+from wtref.runs.prepare import prepare
+
+MODELS = ("mlp", "lenet", "resnet8", "resnet20", "resnet18", "resnet50")
+NORMS = ("before", "after")
+SETTINGS = ((0.1, 128), (0.01, 128), (0.4, 128), (0.1, 32), (0.1, 512))  # lr and batch size
+LOOKS = 6  # at the angles, evenly over the steps
+MATRIX, DELTA = 12.0, 25.0  # degrees, the paper's own
+
+
+class Finding(NamedTuple):
+    """One training: the worst angles in degrees and their layers, the share of time spent mirroring, the last loss seen."""
+
+    config: Config
+    matrix: float = 0.0
+    matrix_layer: str = "-"
+    delta: float = 0.0
+    delta_layer: str = "-"
+    mirroring: float = math.nan
+    loss: float = math.inf
+
+    @property
+    def held(self):
+        return self.matrix < MATRIX and self.delta < DELTA and math.isfinite(self.loss)
+
+
+def study(models, steps, **given):
+    """A Finding for each network and setting, as they come; given: Config fields in place of the defaults."""
+    fixed = {"rule": "wm", "dataset": "synthetic", "warmup": 0.0, "schedule": "constant", **given}
+    for model, norm, (lr, batch) in product(models, NORMS, SETTINGS):
+        yield watch(Config(**{**fixed, "model": model, "norm": norm, "lr": lr, "batch_size": batch}), steps)
+
+
+def watch(config, steps):
+    """Train so many steps; of all layers and LOOKS moments, the worst angles."""
+    training = prepare(config)
+    for s in training.network.with_feedback:
+        training.rule.before_training(s)
+    worst = {"matrix": (0.0, "-"), "delta": (0.0, "-")}
+    clock, mirroring, whole = _Clock(training.rule), 0.0, 0.0
+    batches = chain.from_iterable(map(training.feed.train_batches, count()))
+    for step, (images, labels) in zip(range(1, steps + 1), batches):
+        look = step % max(steps // LOOKS, 1) == 0
+        start = time.perf_counter()
+        loss, _ = training.train_step(images, labels)
+        training.position += 1
+        seconds = clock.read()
+        if not look:
+            mirroring, whole = mirroring + seconds, whole + time.perf_counter() - start
+            continue
+        loss = float(to_host(loss))
+        if not math.isfinite(loss):
+            return Finding(config, loss=loss)
+        deltas = delta_angles(training.network, training.rule, training.loss, images, labels)
+        for kind, angles in (("matrix", matrix_angles(training.network)), ("delta", deltas)):
+            worst[kind] = max([worst[kind], *((angle, name) for name, angle in angles.items() if not math.isnan(angle))])
+    return Finding(config, *worst["matrix"], *worst["delta"], mirroring / whole if whole else math.nan, loss)
+
+
+class _Clock:
+    """The seconds that a rule spends between the steps."""
+
+    def __init__(self, rule):
+        self.between_steps, self.seconds = rule.between_steps, 0.0
+        rule.between_steps = self
+
+    def __call__(self, s, step):
+        start = time.perf_counter()
+        self.between_steps(s, step)
+        self.seconds += time.perf_counter() - start
+
+    def read(self):
+        """What has passed since the last reading."""
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
+
+
+HEADER = "model     norm       lr  batch    matrix °  layer                   delta °  layer                  mirroring    loss"
+
+
+def line(finding):
+    """A Finding as a line under HEADER."""
+    c = finding.config
+    about = f"{c.model:<9} {c.norm:<7} {c.lr:5g} {c.batch_size:6}"
+    if not math.isfinite(finding.loss):
+        return f"{about}   the loss became {finding.loss}"
+    angles = f"{finding.matrix:9.3g}  {finding.matrix_layer:<22} {finding.delta:8.3g}  {finding.delta_layer:<22}"
+    held = "" if finding.held else "   not held"
+    return f"{about}   {angles} {100 * finding.mirroring:7.1f} % {finding.loss:7.3f}{held}"
