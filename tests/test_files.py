@@ -117,7 +117,7 @@ def test_bench_replaces_no_device(capsys):
 def test_a_gpu_report_takes_all_its_steps(monkeypatch, capsys, full):
     monkeypatch.setattr(gpu_report, "steps", lambda folder, device: [GOOD, GOOD])
     monkeypatch.setattr(gpu_report, "_machine", lambda device: ABOUT)
-    monkeypatch.setattr("wtref.cli.commands.open_device", lambda name: type("Gpu", (), {"name": "cuda"}))
+    monkeypatch.setattr("wtref.cli.bench.open_device", lambda name: type("Gpu", (), {"name": "cuda"}))
     out, err = full("gpu-report", "--out", "report")
     assert out.count("good ...\n    passed, ") == 2
     line = "wtref: cannot write {}/report.json: No space left on device"

@@ -17,7 +17,8 @@ from fake_cupy import fake_cupy
 from launching import MLP, RUN_PY
 from programs import finish, nobody_in, patience, start
 from wtref import __version__, datasets
-from wtref.cli.main import NOT_COMPARED, main
+from wtref.cli.main import main
+from wtref.cli.training import NOT_COMPARED
 from wtref.datasets import DATA_DIR, DATASETS
 from wtref.device import open_device
 from wtref.fast import ops as kernels

@@ -1,0 +1,127 @@
+"""The commands for runs that exist: eval, predict, figures, runs, export and import."""
+
+import sys
+from dataclasses import replace
+
+from wtref import datasets
+from wtref.cli.arguments import add_config, add_run
+from wtref.errors import InputError
+from wtref.runs import figures, predicting, run, session, stored
+from wtref.runs.effects import check_effects
+from wtref.runs.folders import free_folder
+from wtref.runs.prepare import prepare
+from wtref.runs.run import Run
+from wtref.runs.trained import Trained
+from wtref.text import printable
+
+
+def add_commands(command):
+    add_eval(command("eval", evaluate))
+    add_predict(command("predict", predict))
+    add_figures(command("figures", draw))
+    command("runs", list_runs)
+    add_export(command("export", export))
+    add_import(command("import", import_))
+
+
+def add_eval(parser):
+    add_run(parser)
+    add_config(parser, only=("dataset", "data_dir"))
+
+
+def evaluate(args, given):
+    """Test a run's network on test images, its own data set's or another's."""
+    trained = Trained(Run.find(args.name), args.checkpoint, args.device)
+    feed = trained.open_feed(replace(trained.config, **given))
+    datasets.warn(feed)
+    loss, error, count = trained.evaluate(feed)
+    print(f"{args.name}: {args.checkpoint} checkpoint, after {trained.epoch} epochs and {trained.position} steps")
+    tested = f"{count} test images of {given.get('dataset', trained.config.dataset)}"
+    print(f"{tested}: error {error:.2f} %, loss {loss:.4f} nats")
+    for line in feed.left_out:
+        print(line)
+    session.say_skipped(feed.skipped)
+
+
+def add_predict(parser):
+    add_run(parser)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files that Pillow reads")
+
+
+def predict(args, given):
+    """Print the five likeliest classes of each image, by a run's network."""
+    predictor = predicting.Predictor(Run.find(args.name), args.checkpoint, args.device)
+    for path in args.images:
+        likeliest = predictor.top(path, 5)
+        print(printable(path))
+        for name, probability in likeliest:
+            print(f"  {100 * probability:6.2f} %  {printable(name)}")
+
+
+def add_figures(parser):
+    runs = "runs in runs/ (the pictures go to the first one's folder), or a metrics.jsonl"
+    parser.add_argument("names", nargs="+", metavar="NAME", help=runs)
+
+
+def draw(args, given):
+    """Draw several runs, or a metrics file of a comparison, in one picture: errors and angles per epoch and layer."""
+    if args.names[0].endswith(".jsonl"):
+        if len(args.names) > 1:
+            raise InputError(f"figures draws one metrics file at a time, found {len(args.names)} names")
+        lines = [{**line, "curve": line["rule"]} for line in stored.read_results(args.names[0])]
+        folder = free_folder("figures")
+    else:
+        lines, folder = _lines_of([Run.find(name) for name in args.names])
+    for path in figures.draw_comparison(lines, folder):
+        print(f"picture: {path}")
+
+
+def _lines_of(found):
+    """(the metrics of several runs, by rule where they differ in rules and seeds alone, else by name; a folder)"""
+    recipes = {(run.config().rule, replace(run.config(), seed=0)) for run in found}
+    by_rule = len(recipes) == len({rule for rule, _ in recipes})  # runs of one rule differ in their seeds alone
+    lines = [{**line, "curve": line["rule"] if by_rule else run.name} for run in found for line in run.lines()]
+    if not lines:
+        raise InputError(f"no finished epochs to draw in: {', '.join(run.name for run in found)}")
+    return lines, found[0].folder
+
+
+def list_runs(args, given):
+    """Print a table of all runs in runs/: rule, model, data, epoch, best error, state."""
+    print(run.table())
+
+
+def add_export(parser):
+    add_run(parser)
+    parser.add_argument("--to", choices=["torch"], default="torch", help="the form: torch")
+
+
+def export(args, given):
+    """Write a run's network in another program's form: a PyTorch state_dict."""
+    from wtref.oracle import states
+
+    trained = Trained(Run.find(args.name), args.checkpoint, args.device)
+    path = trained.run.folder / "torch.pt"
+    states.export(trained.network, trained.config, trained.images, path)
+    print(f"PyTorch state_dict of wtref.oracle.networks.build({trained.config.model!r}, ...): {path}")
+
+
+def add_import(parser):
+    parser.add_argument("file", metavar="FILE", help="a state_dict, as written by export or torch.save")
+    parser.add_argument("--log-name", metavar="NAME", help="the run's folder in runs/ (default: a free name)")
+    add_config(parser)
+
+
+def import_(args, given):
+    """Start a run from a PyTorch state_dict; evaluate it, or train it on with --resume."""
+    from wtref.oracle import states
+
+    file = states.read(args.file)
+    config = states.config_of(file, given)
+    check_effects(config, (config.rule,), vars(args))
+    training = prepare(config)
+    states.load(training, file)
+    created = Run.create(config, training.feed.about(), training.device.name, args.log_name, training)
+    for remark in states.remarks(file, training):
+        print(f"wtref: {printable(remark)}", file=sys.stderr)
+    print(f"run: {created.folder}")
