@@ -50,7 +50,7 @@ def outcome(config, device, group):
     feed = MemoryFeed(data(), device, config.batch_size, config.seed, Augmentation(crop=1, flip=True, rotate=10), group)
     training = prepare(config, device, group, feed)
     found = {}
-    for _, record in zip(range(STEPS), training.steps()):
+    for _, record in zip(range(STEPS), training.run()):
         if record:
             found |= {f"{name} {record['epoch']}": record[name] for name in ("train_loss", "train_error", "test_loss", "test_error")}
             found |= {f"{kind} {layer}": angle for kind in ("matrix_angles", "delta_angles") for layer, angle in record[kind].items()}

@@ -55,7 +55,7 @@ def config(rule="wm", model="mlp", **options):
 
 def epochs(training):
     """Train; yields each epoch's record."""
-    return (record for record in training.steps() if record)
+    return (record for record in training.run() if record)
 
 
 def started(config, device, size=12, steps=3, width=None):
@@ -72,7 +72,7 @@ def trained(config, device, measured=True, **options):
     for s in training.network.with_feedback:
         training.rule.before_training(s)
     for pixels, labels in training.feed.train_batches(epoch=0):
-        loss, _ = training.train_step(pixels, labels)
+        loss, _ = training.step(pixels, labels)
         training.position += 1
         found.append(float(to_host(loss)))
         if measured:
@@ -156,7 +156,7 @@ def test_single_precision_stays_single(double, rule, loss):
     training, _ = trained(config(rule, "resnet8", loss=loss, momentum=0.9), single, width=3, steps=2)
     for s in training.network.with_feedback:
         s.keep_delta = True
-    training.train_step(*training.feed.fixed_batch())
+    training.step(*training.feed.fixed_batch())
     for s in training.network.with_feedback:
         assert all(x.dtype == np.float32 for x in (s.delta, s.W_gradient, s.b_gradient, s.B) if x is not None), s.name
     for name, array in arrays_of(training).items():
@@ -183,14 +183,14 @@ def test_a_run_moves_between_devices(double, start_on_double, done):
     wanted, data = config("kp", epochs=2), images(12, 2 * BATCH)
     start = double if start_on_double else CPU
     saved = prepare(wanted, start, feed=feed_of(data, wanted, start))
-    assert len(list(islice(saved.steps(), done))) == done
+    assert len(list(islice(saved.run(), done))) == done
     arrays, plain = state(saved)
     arrays = {name: array.copy() for name, array in arrays.items()}
     ends, records = [], []
     for device in (CPU, double):
         training = prepare(wanted, device, feed=feed_of(data, wanted, device))
         restore(training, arrays, plain)
-        *_, record = training.steps()
+        *_, record = training.run()
         records.append(record)
         ends.append(state(training)[0])
     assert all(close(ends[0][name], ends[1][name]) for name in arrays)

@@ -38,12 +38,12 @@ def struck(*args):
 setattr(owner, name, struck)
 if where != "loading":
     from wtref.training import Training
-    first = Training.train_step
+    first = Training.step
     def asked(self, *args, **how):
-        Training.train_step = first
+        Training.step = first
         os.kill(os.getpid(), signals[0])
         return first(self, *args, **how)
-    Training.train_step = asked
+    Training.step = asked
 sys.exit(cli.main(sys.argv[3:]))
 """
 

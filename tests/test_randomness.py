@@ -51,7 +51,7 @@ def test_all_generators_of_a_run_begin_in_different_places(noise, seed, monkeypa
     monkeypatch.setattr(feed, "fixed_batch", lambda: fixed)
     monkeypatch.setattr(np.random, "default_rng", recorded)
     training = prepare(config, device, feed=feed)
-    for _ in training.steps():
+    for _ in training.run():
         pass
     mirror_steps = sum(training.rule.state.values())
     each = 1 if noise == "independent" else 2

@@ -53,7 +53,7 @@ def same(a, b):
 
 def epochs(run):
     """Train; yields each epoch's record."""
-    return (record for record in run.steps() if record)
+    return (record for record in run.run() if record)
 
 
 def records(run):
@@ -62,14 +62,14 @@ def records(run):
 
 def watch(run, after):
     """Call after(run, images, labels, loss, logits) behind each step; returns its answers."""
-    step, seen = run.train_step, []
+    step, seen = run.step, []
 
     def watched(images, labels):
         loss, logits = step(images, labels)
         seen.append(after(run, images, labels, loss, logits))
         return loss, logits
 
-    run.train_step = watched
+    run.step = watched
     return seen
 
 
@@ -312,8 +312,8 @@ def test_measuring_angles_leaves_no_trace(rule):
             run.rule.before_training(s)
     x, labels = next(plain.feed.train_batches(0))
     for _ in range(3):
-        loss, logits = plain.train_step(x, labels)
-        loss_m, logits_m = measured.train_step(x, labels)
+        loss, logits = plain.step(x, labels)
+        loss_m, logits_m = measured.step(x, labels)
         delta_angles(measured.network, measured.rule, measured.loss, *measured.feed.fixed_batch())
         assert loss == loss_m and np.array_equal(logits, logits_m)
         plain.position, measured.position = plain.position + 1, measured.position + 1
@@ -323,7 +323,7 @@ def test_measuring_angles_leaves_no_trace(rule):
 
 def test_the_last_step_of_an_epoch_yields_its_record():
     run = training(epochs=2)
-    assert [record and record["epoch"] for record in run.steps()] == [None, None, 1, None, None, 2]
+    assert [record and record["epoch"] for record in run.run()] == [None, None, 1, None, None, 2]
 
 
 @pytest.mark.parametrize("config", [MLP, RESNET], ids=["mlp", "resnet8"])
@@ -333,7 +333,7 @@ def test_training_goes_on_from_any_step(config, rule):
     wanted = records(whole)
     for done in range(1, 7):
         left, fresh = training(config, rule=rule), training(config, rule=rule)
-        assert len(list(islice(left.steps(), done))) == done
+        assert len(list(islice(left.run(), done))) == done
         assert (left.epoch, left.position) == divmod(done, 3)
         saved, plain = resuming.state(left)
         resuming.restore(fresh, saved, json.loads(json.dumps(plain)))
@@ -432,14 +432,14 @@ def test_each_step_uses_its_learning_rate(schedule, warmup, warm):
 
 def spoil(run, at, value):
     """The loss of training step `at`, counted from 0, becomes value; returns every step's learning rate."""
-    step, rates = run.train_step, []
+    step, rates = run.step, []
 
     def spoilt(images, labels):
         loss, logits = step(images, labels)
         rates.append(float(run.sgd.lr))
         return (value if len(rates) == at + 1 else loss), logits
 
-    run.train_step = spoilt
+    run.step = spoilt
     return rates
 
 

@@ -37,7 +37,7 @@ def matrix_angles(network):
 def delta_angles(network, rule, loss, images, labels):
     """{layer: degrees between delta_l through the B's and through the W^T's}, output layer left out.
 
-    Parameters: as of training.train_step.  Nothing is learned: the running statistics, what the rule does before a
+    Parameters: as of training.step.  Nothing is learned: the running statistics, what the rule does before a
     backward pass and its generator are put back.  NaN where a delta is all zero.
     """
     if not len(labels):

@@ -59,20 +59,20 @@ class Training:
     feed                         where batches come from (datasets/memory.py)
     schedule                     the learning rate of every step (optim.Schedule)
     epochs : int                 how many passes over the training images
-    step                         train_step, or a function that computes the same
+    train_step                   train_step, or a function that computes the same
     epoch, position : int        finished epochs; finished steps of the present one
     device : device.Device      the network's
     best : dict or None          the number and test error of the epoch with the lowest
     """
 
-    def __init__(self, network, rule, sgd, loss, feed, schedule, epochs, step=train_step):
+    def __init__(self, network, rule, sgd, loss, feed, schedule, epochs, train_step=train_step):
         self.network, self.rule, self.sgd, self.loss = network, rule, sgd, loss
-        self.feed, self.schedule, self.epochs, self.step = feed, schedule, epochs, step
+        self.feed, self.schedule, self.epochs, self.train_step = feed, schedule, epochs, train_step
         self.device, self.epoch = network.device, 0
         self.best = None
         self.start_epoch()
 
-    def steps(self):
+    def run(self):
         """Train.  Yields after each step: None, or at the end of an epoch its record, a dict of plain numbers.
 
         Between two steps the training may be saved and left, and goes on as if nothing had happened (resuming.py).
@@ -87,7 +87,7 @@ class Training:
     def _train_epoch(self, batches):
         start = time.perf_counter()
         for images, labels in batches:
-            loss, logits = self.train_step(images, labels)
+            loss, logits = self.step(images, labels)
             self.pending.append((loss, (logits.argmax(axis=1) != labels).sum(), len(labels)))
             self.position += 1
             last = self.position == self.feed.steps
@@ -101,13 +101,13 @@ class Training:
         yield self._finish_epoch()
 
     @np.errstate(over="ignore", invalid="ignore")  # what is wrong, flush says
-    def train_step(self, images, labels):
+    def step(self, images, labels):
         """One step on a batch; returns its loss, a 0-d array, and logits.  A batch without images teaches nothing."""
         if self.total(len(labels)) == [0.0]:
             logits = self.network.forward(images, train=False)
             return logits.sum(), logits
         self.sgd.lr = self.schedule(self.steps_done)
-        return self.step(self.network, self.rule, self.sgd, self.loss, images, labels, self.steps_done)
+        return self.train_step(self.network, self.rule, self.sgd, self.loss, images, labels, self.steps_done)
 
     @property
     def steps_done(self):

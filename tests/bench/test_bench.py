@@ -331,8 +331,8 @@ def test_the_innermost_name_counts(monkeypatch):
             below = SimpleNamespace(f_globals={"__name__": module}, f_code=code, f_back=below)
         return below
 
-    conv = "wtref.layers:Conv2d.forward", "wtref.training:Training.train_step"
-    fast = "wtref.fast.layers:Conv2d.forward", "wtref.training:Training.train_step"
+    conv = "wtref.layers:Conv2d.forward", "wtref.training:Training.step"
+    fast = "wtref.fast.layers:Conv2d.forward", "wtref.training:Training.step"
     assert sampling.category(frames("wtref.layers:patches", *conv)) == "convolution gather"
     assert sampling.category(frames("wtref.fast.compiled:Compiled._call", *fast)) == "products"
     through_B = "wtref.fast.compiled:Compiled._call", "wtref.fast.compiled:Compiled.convolve_back"
@@ -342,7 +342,7 @@ def test_the_innermost_name_counts(monkeypatch):
     assert sampling.category(frames("numpy._core._methods:_mean", *conv)) == "products"
     assert sampling.category(frames("wtref.optim:SGD.descend", "wtref.layers:BatchNorm.learn")) == "optimizer"
     assert sampling.category(frames("wtref.noise:_signs", "wtref.rules:WeightMirror.mirror")) == "mirror"
-    assert sampling.category(frames("wtref.training:Training.train_step", "threading:Thread.run")) == "other"
+    assert sampling.category(frames("wtref.training:Training.step", "threading:Thread.run")) == "other"
     assert sampling.category(frames("threading:Condition.wait", *conv)) == "waiting"
     assert sampling.category(frames("somewhere:else")) is None
 

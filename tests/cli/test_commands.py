@@ -77,7 +77,7 @@ def mine(said):
 def trained(config, steps=4):
     """A Training a few steps on its way, so that no array is at its starting value."""
     training = prepare(config)
-    for _ in zip(range(steps), training.steps()):
+    for _ in zip(range(steps), training.run()):
         pass
     return training
 
@@ -511,7 +511,7 @@ def test_an_unknown_preset_lists_them(refused):
 
 def test_without_its_package_tensorboard_is_one_line_and_nothing_is_made(monkeypatch, refused):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    monkeypatch.setattr(Training, "train_step", None)
+    monkeypatch.setattr(Training, "step", None)
     assert "tensorboardX" in refused(*MLP, "--tensorboard", "--log-name", "mine")
 
 

@@ -494,13 +494,13 @@ def test_divergence_in_compare_names_the_run(here):
 
 
 def test_divergence_later_on_keeps_the_epochs_before(monkeypatch, capsys):
-    step = Training.train_step
+    step = Training.step
 
     def spoilt(self, images, labels):
         loss, logits = step(self, images, labels)
         return (np.float32("nan") if self.epoch == 2 else loss), logits
 
-    monkeypatch.setattr(Training, "train_step", spoilt)
+    monkeypatch.setattr(Training, "step", spoilt)
     assert main([*MLP, "--epochs", "4", "--log-name", "mine"]) == 1
     said = capsys.readouterr().err
     assert "in epoch 3, step 1 of 45" in said and "runs/mine holds epoch 2" in said
@@ -511,7 +511,7 @@ def test_too_little_memory_is_one_line(monkeypatch, capsys):
     def full(*args, **kwargs):
         raise MemoryError("Out of memory allocating 1 byte")
 
-    monkeypatch.setattr(Training, "train_step", full)
+    monkeypatch.setattr(Training, "step", full)
     assert main([*MLP, "--batch-size", "77", "--log-name", "mine"]) == 2
     err = capsys.readouterr().err
     assert "out of memory" in err and "--batch-size" in err and "77" in err and len(err.strip().splitlines()) == 1
@@ -522,7 +522,7 @@ def test_an_internal_error_is_not_dressed_up(monkeypatch, error):
     def broken(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(Training, "train_step", broken)
+    monkeypatch.setattr(Training, "step", broken)
     with pytest.raises(type(error)) as caught:
         main(MLP)
     assert caught.value is error
@@ -533,7 +533,7 @@ def test_an_internal_error_keeps_its_traceback(here):
         f"import sys; sys.path.insert(0, {str(RUN_PY.parent)!r})\n"
         "from wtref import training\n"
         "from wtref.cli import main as cli\n"
-        "training.Training.train_step = lambda *args, **how: [][3]\n"
+        "training.Training.step = lambda *args, **how: [][3]\n"
         f"sys.exit(cli.main({MLP}))\n"
     )
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, cwd=here)

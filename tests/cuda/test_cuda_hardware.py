@@ -74,7 +74,7 @@ def trained(device_name, steps, ops=None, **options):
     device = config.open_device()
     training = prepare(config, replace(device, ops=ops) if ops else device)
     for _, (images, labels) in zip(range(steps), training.feed.train_batches(epoch=0)):
-        loss, _ = training.train_step(images, labels)
+        loss, _ = training.step(images, labels)
         training.position += 1
     arrays = {name: to_host(array) for name, array in training.network.arrays().items()}
     return arrays, float(to_host(loss)), training
@@ -97,7 +97,7 @@ def test_a_replayed_step_is_the_same_step(rule):
     """12 steps, of which 9 are replays; the same kernels in the same order: the same bits."""
     found, loss, training = trained("cuda", 12, rule=rule, dtype="float32")
     wanted, other, _ = trained("cuda", 12, rule=rule, dtype="float32", graph=False)
-    assert training.step.engaged.graph is not None
+    assert training.train_step.engaged.graph is not None
     assert loss == other
     assert_same(found, wanted, 0)
 
@@ -135,7 +135,7 @@ def after(device_name, epochs, state=None):
     training = prepare(Config(model="resnet8", rule="kp", epochs=3, dtype="float64", device=device_name))
     if state:
         resuming.restore(training, *state)
-    next(record for record in training.steps() if record and record["epoch"] == epochs)
+    next(record for record in training.run() if record and record["epoch"] == epochs)
     arrays, plain = resuming.state(training)
     return arrays, json.loads(json.dumps(plain))
 

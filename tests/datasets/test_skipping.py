@@ -60,7 +60,7 @@ def snapshot(run):
 def test_an_empty_batch_changes_no_weights_velocities_or_statistics(rule):
     damage("train/ant/2.png", "train/bee/0.png")
     run, steps = training(rule=rule, batch_size=1), {True: 0, False: 0}
-    usual = run.train_step
+    usual = run.step
 
     def step(images, labels):
         before = snapshot(run)
@@ -71,8 +71,8 @@ def test_an_empty_batch_changes_no_weights_velocities_or_statistics(rule):
         steps[same] += 1
         return loss, logits
 
-    run.train_step = step
-    records = [record for record in run.steps() if record]
+    run.step = step
+    records = [record for record in run.run() if record]
     assert steps == {True: 4, False: 16}
     assert [record["train_images"] for record in records] == [8, 8]
     assert [record["test_images"] for record in records] == [6, 6]
@@ -81,7 +81,7 @@ def test_an_empty_batch_changes_no_weights_velocities_or_statistics(rule):
 def test_means_are_over_the_images_that_were_seen():
     damage("train/ant/2.png", "train/bee/0.png", "val/bee/2.png")
     run, seen = training(batch_size=3), []
-    usual = run.train_step
+    usual = run.step
 
     def step(images, labels):
         loss, logits = usual(images, labels)
@@ -89,8 +89,8 @@ def test_means_are_over_the_images_that_were_seen():
         seen.append((len(labels), float(loss), wrong))
         return loss, logits
 
-    run.train_step = step
-    record = next(record for record in run.steps() if record)
+    run.step = step
+    record = next(record for record in run.run() if record)
     counts, losses, wrong = np.array(seen).T
     assert counts.sum() == 8 and (counts < 3).any()
     assert record["train_loss"] == pytest.approx((counts * losses).sum() / 8, rel=1e-12)
@@ -110,7 +110,7 @@ def test_a_test_batch_of_one_bad_image_leaves_the_mean_what_it_is_without_the_fi
 def test_a_run_goes_on_from_every_step_with_the_same_bits():
     damage("train/ant/2.png", "train/bee/0.png")
     whole, states = training(batch_size=1, epochs=1), []
-    for record in whole.steps():
+    for record in whole.run():
         arrays, plain = resuming.state(whole)
         states.append(({name: array.copy() for name, array in arrays.items()}, plain))
     arrays, _ = states.pop()
@@ -118,14 +118,14 @@ def test_a_run_goes_on_from_every_step_with_the_same_bits():
     for state in states:
         resumed = training(batch_size=1, epochs=1)
         resuming.restore(resumed, *state)
-        *_, again = resumed.steps()
+        *_, again = resumed.run()
         assert all(np.array_equal(arrays[name], array) for name, array in resuming.state(resumed)[0].items())
         assert {k for k in record if record[k] != again[k]} <= {"seconds", "images_per_second"}
 
 
 def test_the_delta_angles_of_an_empty_batch_are_not_numbers_and_left_out_of_means():
     other = damage_the_fixed_batch()
-    records = [next(record for record in training(batch_size=1, rule="kp", seed=seed).steps() if record) for seed in (0, other)]
+    records = [next(record for record in training(batch_size=1, rule="kp", seed=seed).run() if record) for seed in (0, other)]
     first, second = (record["delta_angles"] for record in records)
     assert first.keys() == second.keys() and np.isnan(list(first.values())).all() and min(second.values()) > 0
     lines = [{"rule": "kp", "seed": 0, **record} for record in records]

@@ -153,7 +153,7 @@ def test_training_ends_with_the_same_network(rule, norm):
         config = Config(rule=rule, norm=norm, batch_size=64, lr=1e-3, dtype="float64", epochs=1, kernels=kernels)
         training = prepare(config)
         for _, (images, labels) in zip(range(5), training.feed.train_batches(epoch=0)):
-            training.train_step(images, labels)
+            training.step(images, labels)
             training.position += 1
         return training.network.arrays()
 

@@ -118,7 +118,7 @@ def trained(steps, dtype, precision="float32", plainly=plain, **options):
         training = prepare(config, device)
         start = arrays_of(training)
         for _, (images, labels) in zip(range(steps), training.feed.train_batches(epoch=0)):
-            training.train_step(images, labels)
+            training.step(images, labels)
             training.position += 1
         found.append(arrays_of(training))
     return start, *found

@@ -134,8 +134,8 @@ def test_a_captured_step_that_cannot_be_recorded_is_train_step(capsys, rule):
     for step in (train_step, CapturedStep(device)):
         training = prepare(config)
         training.rule.before_backward = partial(before_backward, training.rule.before_backward)
-        training.step = step
-        for _ in zip(range(WARM_UP + 4), training.steps()):
+        training.train_step = step
+        for _ in zip(range(WARM_UP + 4), training.run()):
             pass
         found.append(training.network.arrays())
     assert found[0].keys() == found[1].keys()
@@ -151,5 +151,5 @@ def test_only_steps_of_cuda_kernels_are_captured():
         ("kp", plain, True, True), ("kp", plain, False, False), ("kp", None, True, False), ("brsf", plain, True, False),
     ):  # fmt: skip
         pretended = Device("cuda:0", np, np.float64, ops=ops)
-        step = prepare(Config(rule=rule, graph=graph, **options), pretended).step
+        step = prepare(Config(rule=rule, graph=graph, **options), pretended).train_step
         assert isinstance(step, CapturedStep) if captured else step is train_step

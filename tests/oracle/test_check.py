@@ -281,7 +281,7 @@ def planted(monkeypatch, **left_out):
 
 
 def test_check_takes_the_step_of_training():
-    assert torch_check.train_step is train_step is inspect.signature(Training).parameters["step"].default
+    assert torch_check.train_step is train_step is inspect.signature(Training).parameters["train_step"].default
 
 
 @pytest.mark.parametrize("index", range(5))

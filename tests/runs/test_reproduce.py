@@ -75,7 +75,7 @@ def test_an_interrupted_experiment_does_what_is_left(monkeypatch, capsys):
     assert main(["reproduce", "tiny"]) == 0
     wanted = errors()
     monkeypatch.chdir(Path("runs"))  # a fresh place
-    step, left = Training.train_step, [30]
+    step, left = Training.step, [30]
 
     def cut_short(self, *args, **kwargs):
         left[0] -= 1
@@ -83,19 +83,19 @@ def test_an_interrupted_experiment_does_what_is_left(monkeypatch, capsys):
             raise KeyboardInterrupt
         return step(self, *args, **kwargs)
 
-    monkeypatch.setattr(Training, "train_step", cut_short)
+    monkeypatch.setattr(Training, "step", cut_short)
     assert main(["reproduce", "tiny"]) == 130
     assert not Path("runs/reproduce-tiny").exists()
     left[0] = 10**6
     assert main(["reproduce", "tiny"]) == 0
     assert errors() == wanted
     assert 10**6 - left[0] <= 4 * 2 * 12 - 12, "the first run's first epoch at least was not done again"
-    monkeypatch.setattr(Training, "train_step", None)
+    monkeypatch.setattr(Training, "step", None)
     assert main(["reproduce", "tiny"]) == 0, "nothing is left to do, and nothing is done"
 
 
 MOMENTS = {  # of the first of two runs, with 24 steps: what is called then, and how often before
-    "in its last step": (Training, "train_step", 24),
+    "in its last step": (Training, "step", 24),
     "as it is evaluated": (Training, "evaluate", 2),
     "as it is saved": (Run, "save", 2),
     "as it says that it is done": (ProcessGroup, "union", 1),

@@ -246,14 +246,14 @@ def test_asked_to_stop_in_mid_epoch(monkeypatch, capsys, number, code, step):
     flags = [*AUGMENTED[:-3], "--rotate", "10", "--rule", "wm", "--no-tensorboard"]
     flags[flags.index("--save-every") + 1] = "1000"
     assert train("--log-name", "whole", *flags) == 0
-    original, count = Training.train_step, itertools.count(1)
+    original, count = Training.step, itertools.count(1)
 
     def asked(*args, **how):
         if next(count) == step:
             os.kill(os.getpid(), number)
         return original(*args, **how)
 
-    monkeypatch.setattr(Training, "train_step", asked)
+    monkeypatch.setattr(Training, "step", asked)
     capsys.readouterr()
     assert train("--log-name", "mine", *flags) == code
     err = capsys.readouterr().err
@@ -297,7 +297,7 @@ DAMAGE = {
 def stopped(monkeypatch, capsys):
     """A run called mine that was stopped after step 6 of 12, beside the whole one."""
     assert train("--log-name", "whole", *SMALL) == 0
-    original, count = Training.train_step, itertools.count(1)
+    original, count = Training.step, itertools.count(1)
 
     def asked(*args, **how):
         if next(count) == 6:
@@ -305,7 +305,7 @@ def stopped(monkeypatch, capsys):
         return original(*args, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "train_step", asked)
+        patch.setattr(Training, "step", asked)
         assert train("--log-name", "mine", *SMALL) == 143
     capsys.readouterr()
     return Path("runs/mine")

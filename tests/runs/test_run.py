@@ -103,7 +103,7 @@ RULES = {
 @pytest.mark.parametrize("flags", RULES.values(), ids=RULES)
 def test_interrupted_and_resumed_is_as_if_never_stopped(monkeypatch, flags):
     assert train(*MLP, *flags, "--log-name", "whole") == 0
-    at_call(monkeypatch, Training, "train_step", 2 * STEPS + 5, ctrl_c)
+    at_call(monkeypatch, Training, "step", 2 * STEPS + 5, ctrl_c)
     assert train(*MLP, *flags, "--log-name", "halves") == 130
     assert len(metrics("halves")) == 2
     assert (plain("halves")["epoch"], plain("halves")["position"]) == (2, 5)
@@ -118,7 +118,7 @@ def test_a_residual_network_goes_on_as_if_never_stopped(monkeypatch, rule):
     monkeypatch.setitem(datasets.IN_MEMORY, "digits", lambda folder: data)
     flags = f"--model resnet8 --rule {rule} --epochs 2 --batch-size 16".split()
     assert train(*flags, "--log-name", "whole") == 0
-    at_call(monkeypatch, Training, "train_step", 5, ctrl_c)
+    at_call(monkeypatch, Training, "step", 5, ctrl_c)
     assert train(*flags, "--log-name", "halves") == 130
     assert train("--resume", "halves") == 0
     assert any(key.endswith("norm.running_var") for key in checkpoint("whole"))
@@ -126,9 +126,9 @@ def test_a_residual_network_goes_on_as_if_never_stopped(monkeypatch, rule):
 
 
 MOMENTS = {  # when Ctrl-C comes, at which call, and (epoch, step) at which the run stops
-    "in the first epoch": (Training, "train_step", 5, (0, 5)),
-    "in an epoch's first step": (Training, "train_step", STEPS + 1, (1, 1)),
-    "in an epoch's last step": (Training, "train_step", 2 * STEPS, (2, 0)),
+    "in the first epoch": (Training, "step", 5, (0, 5)),
+    "in an epoch's first step": (Training, "step", STEPS + 1, (1, 1)),
+    "in an epoch's last step": (Training, "step", 2 * STEPS, (2, 0)),
     "while evaluating": (Training, "evaluate", 3, (3, 0)),
     "before saving": (Run, "save", 3, (3, 0)),
     "before writing the checkpoint": (resuming, "state", 3, (3, 0)),
@@ -173,7 +173,7 @@ def test_interrupted_twice(monkeypatch):
     train(*wm, "--log-name", "whole")
     for step, flags in ((STEPS + 1, [*wm, "--log-name", "thirds"]), (2 * STEPS, ["--resume", "thirds"])):
         with monkeypatch.context() as patch:
-            at_call(patch, Training, "train_step", step, ctrl_c)
+            at_call(patch, Training, "step", step, ctrl_c)
             assert train(*flags) == 130
     assert (plain("thirds")["epoch"], plain("thirds")["position"]) == (3, 1)
     assert train("--resume", "thirds") == 0
@@ -189,14 +189,14 @@ def test_resuming_a_finished_run_changes_nothing(here, capsys):
 
 
 def test_flags_that_agree_with_the_run_are_welcome(monkeypatch):
-    at_call(monkeypatch, Training, "train_step", STEPS + 1, ctrl_c)
+    at_call(monkeypatch, Training, "step", STEPS + 1, ctrl_c)
     train(*MLP, "--rule", "kp", "--log-name", "mine")
     assert train("--resume", "mine", *MLP, "--rule", "kp", "--lr", "0.1") == 0
     assert len(metrics("mine")) == 4
 
 
 def test_a_run_is_resumed_in_its_own_dtype_and_on_its_own_data(monkeypatch):
-    at_call(monkeypatch, Training, "train_step", STEPS + 1, ctrl_c)
+    at_call(monkeypatch, Training, "step", STEPS + 1, ctrl_c)
     train(*MLP, "--dtype", "float64", "--log-name", "mine")
     train("--resume", "mine")
     assert checkpoint("mine")["output.W"][:2] == (np.float64, (10, 12))

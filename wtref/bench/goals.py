@@ -276,7 +276,7 @@ def loader_and_step(training, batches=10):
     seconds = []
     for _ in range(WARM_UP + batches):
         start = time.perf_counter()
-        loss, _ = training.train_step(images, labels)
+        loss, _ = training.step(images, labels)
         to_host(loss)  # wait for the device
         seconds.append(time.perf_counter() - start)
     return loader, len(images) / median(seconds[WARM_UP:])

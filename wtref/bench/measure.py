@@ -42,7 +42,7 @@ class Ours:
 
     def step(self):
         """One step of training."""
-        self.training.train_step(self.images, self.labels)
+        self.training.step(self.images, self.labels)
         self.training.position += 1  # mirror_every counts the steps
 
     def evaluate(self):
@@ -51,7 +51,7 @@ class Ours:
 
     def memory(self):
         """MiB that CuPy holds for this side on a GPU, when all sides that came before are gone."""
-        pools = [self.device.xp.get_default_memory_pool(), getattr(getattr(self.training.step, "engaged", None), "pool", None)]
+        pools = [self.device.xp.get_default_memory_pool(), getattr(getattr(self.training.train_step, "engaged", None), "pool", None)]
         return sum(pool.total_bytes() for pool in pools if pool) / 2**20
 
     def gflop(self):

@@ -12,8 +12,8 @@ class DistributedTraining(Training):
         self.group, self.check_copies = group, check_copies
         super().__init__(*parts, **options)
 
-    def train_step(self, images, labels):
-        result = super().train_step(images, labels)
+    def step(self, images, labels):
+        result = super().step(images, labels)
         if self.check_copies and (self.steps_done + 1) % self.check_copies == 0:
             self.group.verify_copies(self._copies())
         return result

@@ -127,7 +127,7 @@ def _run_all(configs, jobs, folder):
 def _train(config):
     """(the records of all epochs, a set of lines about images that were skipped)"""
     training = prepare(config)
-    return [record for record in training.steps() if record], set(training.feed.skipped)
+    return [record for record in training.run() if record], set(training.feed.skipped)
 
 
 def _lines(configs, finished):

@@ -42,10 +42,10 @@ def _faster(config, device, group, network, rule, *parts):
     if group.size > 1:
         network = distribute(network, group, config.sync_bn)
         shard_mirroring(rule, group)
-        options = {"step": distributed_step(group), "group": group, "check_copies": config.check_copies}
+        options = {"train_step": distributed_step(group), "group": group, "check_copies": config.check_copies}
         return DistributedTraining(network, rule, *parts, **options)
     captured = config.graph and device.name != "cpu" and device.ops is not None and not rule.draws_each_batch
-    return Training(network, rule, *parts, step=fast.CapturedStep(device.xp) if captured else train_step)
+    return Training(network, rule, *parts, train_step=fast.CapturedStep(device.xp) if captured else train_step)
 
 
 def _sgd(config, schedule, network, device):

@@ -103,7 +103,7 @@ def _train_and_save(training, run):
     config, group = training.config, training.group
     with stop_requests() as stop, event_writer(run, config.tensorboard and group.rank == 0) as write_events:
         group.watch_stop(stop)
-        for record in _explained(training.steps(), run):
+        for record in _explained(training.run(), run):
             if record or group.max(stop.signal or 0) or training.position % config.save_every == 0:
                 training.flush()
                 group.on_rank_0(lambda: save(run, training, record))

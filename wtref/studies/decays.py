@@ -43,7 +43,7 @@ def study(seeds, **given):
 def follow(config):
     """(the Training when it is over, its test error in percent, the first step after which all its layers are aligned)."""
     training, first = prepare(config), math.inf
-    for step, record in enumerate(training.steps(), start=1):
+    for step, record in enumerate(training.run(), start=1):
         if first == math.inf and all(angle < ALIGNED for angle in matrix_angles(training.network).values()):
             first = step
     return training, record["test_error"], first

@@ -74,7 +74,7 @@ def decay_lesson(weight_decay, steps=400, momentum=0.0, lr=0.1, seed=0):
     start = _distance(s)
     theory = decay_theory(lr, weight_decay, momentum)
     points = [Point(0, 1.0, 1.0)]
-    for count, (_, distance) in enumerate(zip(training.steps(), theory), start=1):
+    for count, (_, distance) in enumerate(zip(training.run(), theory), start=1):
         points.append(Point(count, _distance(s) / start, distance))
         if count == steps:
             return points

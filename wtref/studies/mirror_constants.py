@@ -55,7 +55,7 @@ def watch(config, steps):
     for step, (images, labels) in zip(range(1, steps + 1), batches):
         look = step % max(steps // LOOKS, 1) == 0
         start = time.perf_counter()
-        loss, _ = training.train_step(images, labels)
+        loss, _ = training.step(images, labels)
         training.position += 1
         seconds = clock.read()
         if not look:
