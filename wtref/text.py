@@ -1,4 +1,4 @@
-"""Text of unknown origin, as names of files, classes and folders, for terminals, messages and reports."""
+"""Text for terminals, messages and reports: names of unknown origin made printable, and tables in columns."""
 
 
 def printable(text):
@@ -13,3 +13,9 @@ def printable(text):
 
 def _escaped(character):
     return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+
+
+def columns(rows):
+    """Rows of texts as lines, each column as wide as its widest text."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

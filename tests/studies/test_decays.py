@@ -17,7 +17,7 @@ TINY = Config(model="mlp", rule="kp", hidden=(8,), epochs=1, threads=1)
 
 @pytest.mark.parametrize("kind, momentum, decay", [("constant", 0.0, 0.03), ("cosine", 0.9, 0.002), ("step", 0.9, 0.003)])
 def test_theory_is_what_becomes_of_a_w_that_keeps_its_length(kind, momentum, decay):
-    """(16) and (17) step by step: W turns under a gradient that both feel, and is brought back to its length with B."""
+    """(16) and (17) step by step: W turns under a gradient common to W and B, and both are brought back to their length."""
     schedule, rng = Schedule(kind, 0.1, 3000, warmup=0.05), np.random.default_rng(0)
     wanted = decays.theory(SimpleNamespace(schedule=schedule, sgd=SGD({}, 0.1, momentum, weight_decay=decay)))
     W, B = rng.standard_normal((2, 20_000))
@@ -25,8 +25,9 @@ def test_theory_is_what_becomes_of_a_w_that_keeps_its_length(kind, momentum, dec
     for step in range(3000):
         velocity = momentum * velocity + decay * gap
         gap = gap - schedule(step) * velocity
-        W = W + 0.05 * rng.standard_normal(20_000)
-        W *= size / np.linalg.norm(W)
+        if step % 10 == 0:
+            W = W + 0.05 * math.sqrt(10) * rng.standard_normal(20_000)
+            W *= size / np.linalg.norm(W)
         B = W + gap
         B *= size / np.linalg.norm(B)
         if angle(B, W) < decays.ALIGNED:
