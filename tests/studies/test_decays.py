@@ -15,7 +15,11 @@ from wtref.studies import decays
 TINY = Config(model="mlp", rule="kp", hidden=(8,), epochs=1, threads=1)
 
 
-@pytest.mark.parametrize("kind, momentum, decay", [("constant", 0.0, 0.03), ("cosine", 0.9, 0.002), ("step", 0.9, 0.003)])
+@pytest.mark.parametrize("kind, momentum, decay", [
+    pytest.param("constant", 0.0, 0.03, marks=pytest.mark.slow),
+    pytest.param("cosine", 0.9, 0.002, marks=pytest.mark.slow),
+    ("step", 0.9, 0.003),
+])  # fmt: skip
 def test_theory_is_what_becomes_of_a_w_that_keeps_its_length(kind, momentum, decay):
     """(16) and (17) step by step: W turns under a gradient common to W and B, and both are brought back to their length."""
     schedule, rng = Schedule(kind, 0.1, 3000, warmup=0.05), np.random.default_rng(0)
