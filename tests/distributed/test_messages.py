@@ -113,7 +113,7 @@ def test_who_is_asked_to_stop_does_not_wait_for_a_stopped_process_much_longer(he
 
 def test_a_process_that_works_for_the_others_has_answered(here):
     """Rank 0 saves for longer than the others would wait for one that is silent."""
-    text = STRUCK.replace("class Struck", "import time\nfrom wtref.runs import Run\nsave = Run.save\n"
+    text = STRUCK.replace("class Struck", "import time\nfrom wtref.runs.run import Run\nsave = Run.save\n"
         "Run.save = lambda *args: time.sleep(3) or save(*args)\nclass Struck")  # fmt: skip
     done = run(mpiexec(2, program(text), 0, "SIGTERM", *SMALL, "--epochs", "900", "--log-name", "mine"), seconds=60)
     assert done.returncode == 128 + signal.SIGTERM
@@ -217,7 +217,7 @@ def test_help_is_shown_once_and_names_the_rank_that_was_alone_in_wanting_it(flag
         assert said(done.stderr) == [f"wtref: rank {rank}: --help or --version ends the program"]
 
 
-OPENING = "import sys\nfrom wtref.distributed.group import opening\nopening.LIMIT = 1.5\nfrom wtref.cli import main\nsys.exit(main())\n"
+OPENING = "import sys\nfrom wtref.distributed import startup\nstartup.LIMIT = 1.5\nfrom wtref.cli.main import main\nsys.exit(main())\n"
 
 
 def test_a_program_that_never_calls_mpi_is_not_waited_for_without_end(here):
@@ -236,7 +236,7 @@ def test_unlike_source_code_is_one_line_before_the_first_step(here):
     optim = here / "copy/wtref/optim.py"
     optim.write_text(optim.read_text() + "# twice as fast\n")
     script = here / "other.py"
-    script.write_text("import sys\nsys.path.insert(0, 'copy')\nfrom wtref.cli import main\nsys.exit(main())\n")
+    script.write_text("import sys\nsys.path.insert(0, 'copy')\nfrom wtref.cli.main import main\nsys.exit(main())\n")
     flags = [*SMALL, "--data-dir", ROOT / "data"]
     done = run([*mpiexec(1, ROOT / "run.py", *flags), ":", *mpiexec(1, script, *flags)[1:]], seconds=60)
     assert done.returncode == 2 and not Path("runs").exists()

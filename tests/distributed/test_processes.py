@@ -347,7 +347,7 @@ def test_unlike_data_are_one_line_before_the_first_step(here):
 
 def test_unlike_versions_are_one_line_before_the_first_step(here):
     script = here / "older.py"
-    script.write_text("import wtref, sys\nwtref.__version__ = '0.0.9'\nfrom wtref.cli import main\nsys.exit(main())\n")
+    script.write_text("import wtref, sys\nwtref.__version__ = '0.0.9'\nfrom wtref.cli.main import main\nsys.exit(main())\n")
     command = [*mpiexec(1, ROOT / "run.py", *SMALL), ":", *mpiexec(1, script, *SMALL)[1:]]
     (line,) = fails(command, 2)
     assert line.startswith("wtref: the processes differ in wtref's version: ") and "0.0.9 on rank 1" in line
