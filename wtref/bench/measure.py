@@ -15,11 +15,10 @@ from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 
+from wtref.bench.launch_times import kernel_times, timed_device
 from wtref.bench.profile import profile
 from wtref.distributed.group import SINGLE
 from wtref.fast import graphs
-from wtref.fast import launch_times as timed
-from wtref.fast.ops import between_events
 from wtref.runs.prepare import prepare
 
 WARM_UP = 2  # steps before the clock starts
@@ -101,9 +100,9 @@ def measure(work, repeats, profiled=False):
 
 def _kernels_profile(work):
     """{kernel: ms of a step} on a GPU: of a step as Python launches it, since what is replayed cannot be looked into."""
-    device, launches = between_events(work.config.open_device(), work.config.precision)
+    device, launches = timed_device(work.config.open_device(), work.config.precision)
     ours = Ours(replace(work, config=replace(work.config, graph=False)), device=device)
-    return timed.profile(device.xp, launches, work.task(ours))
+    return kernel_times(device.xp, launches, work.task(ours))
 
 
 def _speed(work, ours, ms):

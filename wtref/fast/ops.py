@@ -5,7 +5,6 @@
 
 import os
 from dataclasses import replace
-from functools import partial
 
 from threadpoolctl import threadpool_limits
 
@@ -14,7 +13,6 @@ from wtref.fast.building import NoCompiler
 from wtref.fast.compiled import Compiled
 from wtref.fast.cuda import Cuda
 from wtref.fast.cuda_launches import BFLOAT16
-from wtref.fast.launch_times import TimedModule
 from wtref.values import LIMITS, check_limits
 
 KERNELS = ("auto", "compiled", "plain")
@@ -70,13 +68,6 @@ def _knows_bfloat16(cupy):
         return BFLOAT16 is not None and cupy.empty(1, BFLOAT16).dtype == BFLOAT16
     except TypeError:
         return False
-
-
-def between_events(device, precision):
-    """The same GPU with kernels that are timed, and the list to which each of their launches is added (launch_times.py)."""
-    launches = []
-    module = partial(TimedModule, device.xp, launches)
-    return replace(device, ops=Cuda(device.xp, module, precision, device.ops.processors)), launches
 
 
 def cores():

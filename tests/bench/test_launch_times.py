@@ -1,4 +1,4 @@
-"""Timed kernels: on a pretended device whose clock goes on by what each launch is said to take."""
+"""Timed kernels, on a pretended device whose clock moves on by 2 ms at each launch."""
 
 from types import SimpleNamespace
 
@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from device_double import DoubleArray, xp
+from wtref.bench.launch_times import flop, kernel_times, timed_device
 from wtref.device import Device
-from wtref.fast import launch_times as timed
 from wtref.fast.cuda import Cuda
-from wtref.fast.ops import between_events
 
 
 class Clock:
-    """cupy's face, as far as launch_times.py looks at it; every kernel takes 2 ms, and the spin before them 1000."""
+    """The parts of cupy that launch_times.py uses; every kernel takes 2 ms, and the spin before them 1000."""
 
     ndarray = DoubleArray
 
@@ -38,14 +37,14 @@ class Kernel:
         self.clock.now += 1000 if self.name == "spin" else 2
 
 
-def timed_device():
+def devices():
     """(the pretended GPU as it is, the same with timed kernels, their launches)"""
     usual = Device("cuda:0", Clock(), np.float32, ops=Cuda(xp, Clock().RawModule, processors=4))
-    return usual, *between_events(usual, "float32")
+    return usual, *timed_device(usual, "float32")
 
 
 def test_every_kernel_s_launches_bytes_and_products_add_up():
-    usual, device, launches = timed_device()
+    usual, device, launches = devices()
     y, W, delta = (xp.zeros(shape, dtype=np.float32) for shape in ((2, 8, 8, 16), (32, 144), (2, 8, 8, 32)))
     same = (3, 3), (1, 1), (1, 1)
 
@@ -56,7 +55,7 @@ def test_every_kernel_s_launches_bytes_and_products_add_up():
         device.ops.convolve_outer(delta, y, *same)
         device.ops.convolve_back(delta, W.T, *same, (8, 8))
 
-    found = timed.profile(device.xp, launches, step)
+    found = kernel_times(device.xp, launches, step)
     times = {title.partition(" x")[0]: ms for title, ms in found.items()}
     assert times["relu"] == 6
     (relu,) = [title for title in found if title.startswith("relu")]
@@ -69,12 +68,12 @@ def test_products_are_counted(name):
     """2 multiply-adds for every position, place of the patch and channel above."""
     numbers, y, W, delta = np.zeros((13, 3)), np.zeros((2, 8, 8, 16)), np.zeros((32, 144)), np.zeros((2, 8, 8, 32))
     arrays = {"convolve_64x64": (y, W, delta), "convolve_outer_128x128": (delta, y, W), "convolve_back_128x64": (delta, W, y)}
-    assert timed.flop(name, [numbers, *arrays[name]]) == 2 * (2 * 8 * 8) * 32 * 144
-    assert timed.flop("relu", [y, y]) == 0
+    assert flop(name, [numbers, *arrays[name]]) == 2 * (2 * 8 * 8) * 32 * 144
+    assert flop("relu", [y, y]) == 0
 
 
 def test_the_device_s_own_kernels_stay_as_they_are():
-    usual, device, launches = timed_device()
+    usual, device, launches = devices()
     x = xp.zeros(4, dtype=np.float32)
     usual.ops.relu(x)
     assert launches == []

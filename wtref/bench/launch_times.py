@@ -1,8 +1,12 @@
-"""CUDA kernels between two events each: where a step's time goes on a GPU."""
+"""The time of each CUDA kernel in a training step, measured by a pair of events around every launch."""
 
 from collections import defaultdict
+from dataclasses import replace
+from functools import partial
 
-# Keeps the device busy while Python launches a step behind it: between two events there is then a kernel and no wait.
+from wtref.fast.cuda import Cuda
+
+# Keeps the device busy while Python queues the launches of a step: the time between two events is then a kernel's alone.
 SPIN = """extern "C" __global__ void spin(long long cycles)
 {
     for (const long long start = clock64(); clock64() - start < cycles;);
@@ -10,11 +14,21 @@ SPIN = """extern "C" __global__ void spin(long long cycles)
 CYCLES = 400_000_000  # about a quarter of a second
 
 
+def timed_device(device, precision):
+    """The same GPU with kernels of its own that are timed, and the list to which each launch is appended.
+
+    An item of the list is (name of the kernel, event before, event after, arguments).
+    """
+    launches = []
+    module = partial(TimedModule, device.xp, launches)
+    return replace(device, ops=Cuda(device.xp, module, precision, device.ops.processors)), launches
+
+
 class TimedModule:
-    """cupy.RawModule, whose launches leave (kernel's name, first event, second event, its arguments) in a list."""
+    """A cupy.RawModule whose kernels are timed."""
 
     def __init__(self, cupy, launches, **source):
-        """cupy: the module; launches: the list."""
+        """cupy: the module cupy; launches: the list of timed_device; source: the arguments of cupy.RawModule."""
         self.cupy, self.launches, self.module = cupy, launches, cupy.RawModule(**source)
 
     def get_function(self, name):
@@ -22,7 +36,7 @@ class TimedModule:
 
 
 class TimedKernel:
-    """cupy.RawKernel, as far as cuda.py uses it."""
+    """A cupy.RawKernel, with the attributes that Cuda uses."""
 
     def __init__(self, module, name, kernel):
         self.module, self.name, self.kernel = module, name, kernel
@@ -42,8 +56,11 @@ class TimedKernel:
         self.module.launches.append((self.name, first, stream.record(), arguments))
 
 
-def profile(cupy, launches, step):
-    """{a kernel, how often and how fast: ms of one step}, the largest first."""
+def kernel_times(cupy, launches, step):
+    """{name of a kernel, its launches and rates: ms in one step}, the largest first.
+
+    launches: the list of timed_device; step: a function that takes one step on that device.
+    """
     step()
     launches.clear()
     cupy.RawModule(code=SPIN).get_function("spin")((1,), (1,), (CYCLES,))
@@ -60,7 +77,10 @@ def profile(cupy, launches, step):
 
 
 def flop(name, arrays):
-    """Of a convolution's kernel, by its arrays: numbers, the two factors, parts of the result or none, the result."""
+    """The floating-point operations of a convolution's kernel; 0 for other kernels.
+
+    arrays: those among its arguments, in order: the geometry, two factors, the slices of the result if any, the result.
+    """
     if not name.startswith("convolve"):
         return 0
     _, a, b, *_, out = arrays
