@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from wtref.cli.main import main
-from wtref.files import replacing
+from wtref.errors import Unsaved
+from wtref.files import saving
 from wtref.runs import checkpoints
 from wtref.runs.run import Run
 
@@ -101,7 +102,7 @@ def test_a_copy_is_whole_or_not_there(monkeypatch, tmp_path):
     (tmp_path / "old").write_bytes(b"old")
     with monkeypatch.context() as full:
         full.setattr(os, "fsync", failing(errno.ENOSPC))
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(Unsaved, match="No space left"):
             checkpoints.keep_as(tmp_path / "new", tmp_path / "old")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"new": b"new" * 100, "old": b"old"}
     checkpoints.keep_as(tmp_path / "new", tmp_path / "old")
@@ -118,7 +119,7 @@ def test_a_folder_that_cannot_be_flushed_does_not_matter(monkeypatch, number):
 def test_a_folder_that_cannot_be_opened_does_not_matter(monkeypatch, tmp_path):
     """As on Windows, and in folders where one may write but not list."""
     monkeypatch.setattr(os, "open", failing(errno.EACCES))
-    with replacing(tmp_path / "file") as file:
+    with saving(tmp_path / "file") as file:
         file.write(b"new")
     assert (tmp_path / "file").read_bytes() == b"new"
 
@@ -127,4 +128,4 @@ def test_a_folder_that_cannot_be_opened_does_not_matter(monkeypatch, tmp_path):
 def test_a_failure_of_the_disk_is_never_ignored(monkeypatch, capsys, number):
     no_folder_flush(monkeypatch, number)
     assert main(RUN) == 1
-    assert capsys.readouterr().err == f"wtref: cannot write to runs/mine: {os.strerror(number)}; no run was started\n"
+    assert capsys.readouterr().err == f"wtref: cannot write runs/mine/config.json: {os.strerror(number)}; no run was started\n"

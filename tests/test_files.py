@@ -3,19 +3,20 @@
 import ast
 import errno
 import json
+import math
 import os
 import re
 from pathlib import Path
 
 import pytest
-
-import wtref
 from gpu_steps import ABOUT, GOOD
 from tiny_experiment import TINY
+
+import wtref
 from wtref import files
 from wtref.bench import gpu_report
 from wtref.cli.main import main
-from wtref.errors import Unsaved
+from wtref.errors import InputError, Unsaved
 from wtref.runs.experiments import EXPERIMENTS
 
 MLP = "--model mlp --hidden 8 --device cpu --epochs 1".split()
@@ -138,9 +139,9 @@ def test_event_files_on_a_full_disk_end_a_run_in_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err == said
 
 
-def test_a_folder_that_cannot_be_made_is_unsaved(tmp_path):
+def test_a_folder_or_file_that_cannot_be_made_is_one_line(tmp_path):
     Path("file").write_text("")
-    with pytest.raises(Unsaved, match="^cannot make the folder file/below: Not a directory$"):
+    with pytest.raises(InputError, match="^cannot make the folder file/below: Not a directory$"):
         files.make_folder(Path("file/below"))
     with pytest.raises(Unsaved, match="^cannot write file/below: Not a directory$"):
         files.write_text("file/below", "text")
@@ -152,6 +153,16 @@ def test_text_and_lines_are_what_was_written():
     records = [{"a": 1.5, "b": {"c": None}}, {"a": "ü\n"}]
     files.write_lines("lines", records)
     assert [json.loads(line) for line in Path("lines").read_text(encoding="utf-8").splitlines()] == records
+    files.write_json("value", records)
+    assert json.loads(Path("value").read_text(encoding="utf-8")) == records
+
+
+def test_json_holds_null_for_numbers_that_it_has_not():
+    value = {"a": math.nan, "b": [1.5, (math.inf, -math.inf)], "c": {"d": math.nan}, "e": True, "f": "NaN"}
+    text = files.json_text(value)
+    assert text == '{"a": null, "b": [1.5, [null, null]], "c": {"d": null}, "e": true, "f": "NaN"}'
+    again = files.nan_for_null(json.loads(text))
+    assert math.isnan(again["a"]) and math.isnan(again["c"]["d"]) and again["b"][0] == 1.5
 
 
 # --- in what encoding -------------------------------------------------------------------------------------

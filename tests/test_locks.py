@@ -79,7 +79,7 @@ def test_whoever_would_write_is_refused(monkeypatch, capsys):
         assert capsys.readouterr() == ("", IN_USE % os.getpid())
         assert main(["reproduce", "tiny"]) == 2
         assert capsys.readouterr().err == (IN_USE % os.getpid()).replace("mine", "tiny-bp-0")
-        monkeypatch.setattr("wtref.runs.run.names", list)  # as found just before the other process began
+        monkeypatch.setattr("wtref.runs.reproduce.run_names", list)  # as found just before the other process began
         assert main(["reproduce", "tiny"]) == 2
         assert capsys.readouterr().err == (IN_USE % os.getpid()).replace("mine", "tiny-bp-0")
         assert (contents(), contents(tiny.folder)) == before
@@ -247,5 +247,5 @@ def test_an_import_that_is_not_saved_is_no_run(monkeypatch, capsys):
 
     monkeypatch.setattr("numpy.savez", full)
     assert main(["import", "runs/mine/torch.pt", *NET, "--log-name", "new"]) == 1
-    assert capsys.readouterr().err == "wtref: cannot write to runs/new: No space left on device; no run was started\n"
+    assert capsys.readouterr().err == "wtref: cannot write runs/new/last.npz: No space left on device; no run was started\n"
     assert json.loads((FOLDER / "config.json").read_text()) and not Path("runs/new").exists()

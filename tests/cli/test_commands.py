@@ -16,12 +16,12 @@ from wtref.cli.main import main
 from wtref.datasets.synthetic import load_synthetic
 from wtref.models import Options
 from wtref.runs import checkpoints, resuming
-from wtref.runs import run as runs
 from wtref.runs.config import Config
+from wtref.runs.folders import RUNS
 from wtref.runs.prepare import prepare
 from wtref.runs.presets import PRESETS
 from wtref.runs.run import Run
-from wtref.runs.stored import Images
+from wtref.runs.run_files import Images
 from wtref.training import Training
 
 MLP = "--model mlp --hidden 12 7 --batch-size 100 --epochs 3 --device cpu".split()
@@ -446,7 +446,7 @@ def test_the_table_of_runs(mine, said, capsys):
 
 
 def test_an_unfinished_run_in_the_table(mine, said):
-    config = runs.RUNS / "mine" / "config.json"
+    config = RUNS / "mine" / "config.json"
     config.write_text(config.read_text().replace('"epochs": 3', '"epochs": 30'))
     assert said("runs").splitlines()[1].split()[4:] == ["3/30", *said("runs").split()[-3:]]
     assert said("runs").rstrip().endswith("unfinished")

@@ -1,6 +1,7 @@
 """A run's files, damaged in every way: never a traceback, one line that names the file, and the other runs are untouched."""
 
 import json
+import math
 import os
 import random
 import shutil
@@ -12,7 +13,8 @@ from PIL import Image
 
 from wtref.cli.main import main
 from wtref.errors import InputError
-from wtref.runs import checkpoints, fitting, stored
+from wtref.runs import checkpoints, resuming, run_files
+from wtref.runs.run import Run
 
 USES = {
     "eval": "eval mine --device cpu",
@@ -130,7 +132,7 @@ def test_every_entry_of_the_config(trained, attempt):
         path.write_text(json.dumps(changed))
         refusal = None
         try:
-            stored.read_images(path)
+            run_files.read_images(path)
             passed.add(what)
         except InputError as error:
             refusal = f"wtref: {error}\n"
@@ -191,10 +193,11 @@ def test_every_entry_of_the_metrics(trained, refused):
     first, second = (trained / "metrics.jsonl").read_text().splitlines()
     free = {"train_loss", "train_error", "test_loss", "lr", "seconds", "images_per_second"}  # of which any number will do
     record = json.loads(second)
-    cases = list(variants({name: record[name] for name in stored.RECORD}, depth=2))
+    cases = list(variants({name: record[name] for name in run_files.RECORD}, depth=2))
     for what, changed in cases:
-        number = isinstance(changed.get(what.split()[0]), (int, float)) and what.split()[0] in free
-        if number or "angles: " in what and ("nan" in what or "no " in what):
+        name = what.split()[0]
+        number = name in free and name in changed and isinstance(changed[name], int | float | None)  # null is read as NaN
+        if number or "angles: " in what and ("nan" in what or "None" in what or "no " in what):
             continue
         path.write_text(f"{first}\n{json.dumps(changed)}\n")
         refused("figures", "runs/mine/metrics.jsonl is damaged")
@@ -258,7 +261,7 @@ def test_every_plain_value_of_a_checkpoint(trained, attempt):
     for number, (what, changed) in enumerate(cases):
         refusal = None
         try:
-            fitting.check_plain(json.loads(json.dumps(changed)))
+            resuming.check_plain(json.loads(json.dumps(changed)))
             passed.add(what)
         except ValueError as error:
             refusal = str(error)
@@ -340,6 +343,31 @@ def test_a_folder_that_cannot_be_written_to(attempt, how, place):
     assert code == 1 and err.count("\n") == 1 and err.startswith("wtref: cannot write ") and "runs/mine" in err
 
 
+@pytest.mark.parametrize("word", ["null", "NaN"])  # older versions wrote NaN
+def test_angles_that_were_not_measured_are_read_and_written_as_null(trained, word):
+    path, record = Path("runs/mine/metrics.jsonl"), json.loads((trained / "metrics.jsonl").read_text().splitlines()[0])
+    angle = json.dumps(record["matrix_angles"]["output"])
+    path.write_text(path.read_text().replace(angle, word, 1))
+    records = Run("mine").metrics()
+    assert math.isnan(records[0]["matrix_angles"]["output"]) and not math.isnan(records[1]["matrix_angles"]["output"])
+    Run("mine").write_metrics(records)
+    assert path.read_text().count("null") == 1 and "NaN" not in path.read_text()
+    assert main(["train", "--resume", "mine"]) == 0
+    assert math.isnan(Run("mine").metrics()[0]["matrix_angles"]["output"])
+
+
+def test_a_record_with_angles_that_were_not_measured_is_recovered_from_its_checkpoint(trained):
+    arrays, plain = checkpoints.read(trained / "last.npz")
+    plain["record"]["delta_angles"]["hidden1"] = math.nan
+    checkpoints.write(Path("runs/mine/last.npz"), arrays, plain)
+    assert checkpoints.read(Path("runs/mine/last.npz"))[1]["record"]["delta_angles"]["hidden1"] is None
+    path = Path("runs/mine/metrics.jsonl")
+    path.write_text(path.read_text().splitlines()[0] + "\n")  # as left by a kill between the two files
+    assert main(["train", "--resume", "mine"]) == 0
+    found = [record["delta_angles"]["hidden1"] for record in Run("mine").metrics()]
+    assert len(found) == 3 and [math.isnan(angle) for angle in found] == [False, True, False]
+
+
 def test_the_published_results_are_metrics():
     files = sorted(Path(__file__).parents[2].joinpath("data/results").glob("*.jsonl"))
-    assert files and all(stored.read_results(file) for file in files)
+    assert files and all(run_files.read_results(file) for file in files)

@@ -227,7 +227,7 @@ def test_a_full_disk_at_each_write(monkeypatch, capsys):
         err = capsys.readouterr().err
         if not disk.hit:
             break
-        assert code == 1 and err.startswith("wtref: cannot write to runs/") and err.count("\n") == 1
+        assert code == 1 and err.startswith("wtref: cannot write runs/") and err.count("\n") == 1
         assert "No space left on device" in err
         assert not leftovers(name)
         assert Path("runs", name).exists() == Path("runs", name, "config.json").exists()
@@ -412,7 +412,7 @@ def test_metrics_that_are_lost_are_missed(stopped, capsys):
     (stopped / "metrics.jsonl").unlink()
     assert train("--resume", "mine") == 0
     err = capsys.readouterr().err
-    assert err == "wtref: runs/mine/metrics.jsonl lacks 1 of 1 epochs, which are not to be had again\n"
+    assert err == "wtref: runs/mine/metrics.jsonl lacks 1 of 1 epochs, which cannot be recovered\n"
     assert [record["epoch"] for record in Run("mine").metrics()] == [2, 3]
 
 

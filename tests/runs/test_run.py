@@ -12,12 +12,11 @@ import pytest
 from wtref import datasets
 from wtref.cli.main import main
 from wtref.datasets.synthetic import load_synthetic
-from wtref.errors import InputError
-from wtref.files import replacing
-from wtref.runs import checkpoints, resuming
-from wtref.runs import run as runs
+from wtref.errors import InputError, Unsaved
+from wtref.files import saving
+from wtref.runs import checkpoints, recovery, resuming
 from wtref.runs.config import Config
-from wtref.runs.folders import free_name
+from wtref.runs.folders import RUNS, free_name
 from wtref.runs.prepare import prepare
 from wtref.runs.run import Run
 from wtref.training import Training
@@ -62,19 +61,19 @@ def twice():
 
 def checkpoint(name):
     """A run's last.npz without times: {entry: (dtype, shape, bytes)} and the plain values."""
-    arrays, plain = checkpoints.read(runs.RUNS / name / "last.npz")
+    arrays, plain = checkpoints.read(RUNS / name / "last.npz")
     record = {k: v for k, v in (plain.pop("record") or {}).items() if k not in TIMES}
     return {key: (a.dtype, a.shape, a.tobytes()) for key, a in arrays.items()} | {"plain": {**plain, "record": record}}
 
 
 def metrics(name):
     """A run's metrics as text, line by line, without times."""
-    lines = (runs.RUNS / name / "metrics.jsonl").read_text().splitlines()
+    lines = (RUNS / name / "metrics.jsonl").read_text().splitlines()
     return [json.dumps({k: v for k, v in json.loads(line).items() if k not in TIMES}) for line in lines]
 
 
 def plain(name):
-    with np.load(runs.RUNS / name / "last.npz") as file:
+    with np.load(RUNS / name / "last.npz") as file:
         return json.loads(str(file[checkpoints.PLAIN]))
 
 
@@ -86,7 +85,7 @@ def assert_same_outcome(a, b):
 
 # --- stop and go on ---------------------------------------------------------------------------------------
 
-RULES = {
+CASES = {
     "bp": ["--rule", "bp", "--nesterov"],
     "fa": ["--rule", "fa"],
     "brsf": ["--rule", "brsf"],
@@ -100,7 +99,7 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("flags", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("flags", CASES.values(), ids=CASES)
 def test_interrupted_and_resumed_is_as_if_never_stopped(monkeypatch, flags):
     assert train(*MLP, *flags, "--log-name", "whole") == 0
     at_call(monkeypatch, Training, "step", 2 * STEPS + 5, ctrl_c)
@@ -133,7 +132,7 @@ MOMENTS = {  # when Ctrl-C comes, at which call, and (epoch, step) at which the 
     "before saving": (Run, "save", 3, (3, 0)),
     "before writing the checkpoint": (resuming, "state", 3, (3, 0)),
     "while writing the checkpoint": (np, "savez", 3, (3, 0)),
-    "between checkpoint and metrics": (Run, "_write_metrics", 3, (3, 0)),
+    "between checkpoint and metrics": (Run, "write_metrics", 3, (3, 0)),
     "while writing the metrics": (json, "dumps", 9, (3, 0)),
 }
 BRSF = [*MLP, "--rule", "brsf"]
@@ -162,7 +161,7 @@ def test_whatever_the_moment_of_a_second_ctrl_c(monkeypatch, owner, name, call, 
     assert train(*BRSF, "--log-name", "whole") == 0
     at_call(monkeypatch, owner, name, call, twice)
     assert train(*BRSF, "--log-name", "halves") == 130
-    assert not list(runs.RUNS.glob("*/.*"))
+    assert not list(RUNS.glob("*/.*"))
     assert where[0] < 1 or plain("halves")["epoch"] >= where[0] - 1
     assert train("--resume", "halves") == 0
     assert_same_outcome("whole", "halves")
@@ -240,7 +239,7 @@ def test_metrics_have_a_line_per_epoch():
 
 def test_the_checkpoint_is_readable_without_wtref():
     train(*MLP, "--rule", "kp", "--log-name", "mine")
-    with np.load(runs.RUNS / "mine" / "last.npz", allow_pickle=False) as file:
+    with np.load(RUNS / "mine" / "last.npz", allow_pickle=False) as file:
         assert file["hidden1.W"].shape == (24, 64)
         assert file["hidden2.B"].shape == file["velocity.hidden2.B"].shape == (24, 12)
         assert "hidden1.B" not in file.files
@@ -265,14 +264,14 @@ def test_a_config_survives_its_file(config):
 
 def test_the_folder_names_the_versions():
     Run.create(Config(), DATA, "cpu", "mine")
-    versions = json.loads((runs.RUNS / "mine" / "config.json").read_text())["versions"]
+    versions = json.loads((RUNS / "mine" / "config.json").read_text())["versions"]
     assert versions["numpy"] == np.__version__ and {"wtref", "python"} <= versions.keys()
 
 
 def test_a_fresh_run_has_nothing_to_restore():
     run = Run.create(Config(model="mlp"), DATA, "cpu", "mine")
     fresh = prepare(Config(model="mlp", device="cpu"))
-    assert run.restore(fresh) is False and fresh.epoch == 0
+    assert recovery.restore(run, fresh) is False and fresh.epoch == 0
     assert run.metrics() == []
 
 
@@ -336,7 +335,7 @@ def test_finding_a_run_that_is_not_there_names_those_that_are(here):
 def test_a_replaced_file_is_the_new_one(here):
     path = here / "file"
     for text in (b"old and long", b"new"):
-        with replacing(path) as file:
+        with saving(path) as file:
             file.write(text)
     assert contents(here) == {"file": b"new"}
 
@@ -346,8 +345,8 @@ def test_a_replaced_file_is_the_new_one(here):
 def test_a_failed_replacement_leaves_the_old_file_whole(here, old, error):
     for name, text in old.items():
         (here / name).write_bytes(text)
-    with pytest.raises(type(error)):
-        with replacing(here / "file") as file:
+    with pytest.raises(Unsaved if isinstance(error, OSError) else type(error)):
+        with saving(here / "file") as file:
             file.write(b"half of the ne")
             file.flush()
             assert contents(here).items() >= old.items()
@@ -357,7 +356,7 @@ def test_a_failed_replacement_leaves_the_old_file_whole(here, old, error):
 
 def test_the_old_file_stands_until_the_new_one_is_whole(here):
     (here / "file").write_bytes(b"old")
-    with replacing(str(here / "file")) as file:
+    with saving(str(here / "file")) as file:
         file.write(b"new")
         file.flush()
         assert (here / "file").read_bytes() == b"old"
@@ -381,7 +380,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(monkeypatch, ca
     out, err = capsys.readouterr()
     assert "epoch 2/4" in out and "epoch 3/4" not in out, "an epoch is saved before it is told of"
     assert len(metrics("mine")) == 2
-    assert err == f"wtref: cannot write to runs/mine: No space left on device; {held}\n"
+    assert err == f"wtref: cannot write runs/mine/last.npz: No space left on device; {held}\n"
     assert sorted(os.listdir("runs/mine")) == ["best.npz", "config.json", "last.npz", "metrics.jsonl", "previous.npz"]
     assert plain("mine")["epoch"] == 2
     assert train("--resume", "mine") == 0

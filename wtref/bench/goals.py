@@ -1,6 +1,5 @@
 """What `run.py bench` times, the goals it holds the times against, and how it tells them; measure.py takes them."""
 
-import json
 import os
 import platform
 import time
@@ -21,7 +20,7 @@ from wtref.datasets.memory import images_per_second
 from wtref.device import to_host
 from wtref.errors import InputError
 from wtref.fast.ops import cores
-from wtref.files import write_text
+from wtref.files import write_json
 from wtref.runs.config import Config
 
 BATCHES = (8, 16, 32, 64, 128, 256, 512)
@@ -253,7 +252,7 @@ def write(path, **found):
     machine = {"cpu": _cpu(), "cores": os.cpu_count()}
     versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": _torch_version()}
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    write_text(path, json.dumps({"date": now, "machine": machine, "versions": versions, **found}, indent=2))
+    write_json(path, {"date": now, "machine": machine, "versions": versions, **found})
 
 
 def _cpu():

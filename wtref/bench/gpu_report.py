@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wtref.errors import InputError, Unsaved
-from wtref.files import make_folder, write_text
+from wtref.files import make_folder, write_json, write_text
 from wtref.text import printable
 
 ROOT = Path(__file__).parents[2]
@@ -183,7 +183,7 @@ def _keep(folder, found):
 
 def _write(folder, found):
     """As JSON, and as text to read."""
-    write_text(folder / "report.json", json.dumps(found, indent=2))
+    write_json(folder / "report.json", found)
     about = [f"{name}: {value}" for name, value in found.items() if name != "steps"]
     summary = [f"{step['outcome']:<24} {step['seconds']:4.0f} s  {step['name']}" for step in found["steps"]]
     parts = [f"== {s['name']}: {s['outcome']}, {s['seconds']:.0f} s\n$ {printable(s['command'])}\n{s['output']}" for s in found["steps"]]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from wtref import datasets
 from wtref.cli.arguments import add_config, add_run
 from wtref.errors import InputError
-from wtref.runs import figures, predicting, run, session, stored
+from wtref.runs import figures, overview, predicting, run_files, session
 from wtref.runs.effects import check_effects
 from wtref.runs.folders import free_folder
 from wtref.runs.prepare import prepare
@@ -68,7 +68,7 @@ def draw(args, given):
     if args.names[0].endswith(".jsonl"):
         if len(args.names) > 1:
             raise InputError(f"figures draws one metrics file at a time, found {len(args.names)} names")
-        lines = [{**line, "curve": line["rule"]} for line in stored.read_results(args.names[0])]
+        lines = [{**line, "curve": line["rule"]} for line in run_files.read_results(args.names[0])]
         folder = free_folder("figures")
     else:
         lines, folder = _lines_of([Run.find(name) for name in args.names])
@@ -88,7 +88,7 @@ def _lines_of(found):
 
 def list_runs(args, given):
     """Print a table of all runs in runs/: rule, model, data, epoch, best error, state."""
-    print(run.table())
+    print(overview.table())
 
 
 def add_export(parser):

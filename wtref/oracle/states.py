@@ -20,7 +20,7 @@ from wtref.files import saving
 from wtref.layers import Conv2d, Linear, walk
 from wtref.models import ALIASES
 from wtref.runs.config import Config
-from wtref.runs.stored import Images
+from wtref.runs.run_files import Images
 from wtref.runs.trained import check_images
 from wtref.values import check_entries
 
@@ -36,7 +36,7 @@ OPTIONS = {
 
 
 def export(network, config, images, path):
-    """Write the network's state_dict to path (torch.save); config: its Config; images: stored.Images.  Raises Unsaved."""
+    """Write the network's state_dict to path (torch.save); config: its Config; images: run_files.Images.  Raises Unsaved."""
     state = OrderedDict((name, torch.from_numpy(array.copy())) for name, array in _to_torch(network).items())
     for norm in network.norms:
         state[f"{norm.name}.num_batches_tracked"] = torch.tensor(0)
@@ -48,7 +48,7 @@ def export(network, config, images, path):
 
 
 class StateFile(NamedTuple):
-    """A state_dict in a file: host arrays by name and, where wtref wrote it, OPTIONS and stored.Images."""
+    """A state_dict in a file: host arrays by name and, where wtref wrote it, OPTIONS and run_files.Images."""
 
     path: str
     arrays: dict

@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 
-from wtref.files import replacing
+from wtref.files import json_text, saving
 
 PLAIN, SHA256 = "plain.json", "sha256"
 
@@ -18,14 +18,14 @@ class Damaged(Exception):
 
 
 def write(path, arrays, plain):
-    """Write host arrays by name and plain values (for JSON) to path: whole, or not at all."""
-    entries = {**arrays, PLAIN: np.array(json.dumps(plain))}
-    with replacing(path) as file:
+    """Write a checkpoint to path as a whole: `arrays`, {name: host array}, and plain values for JSON.  Raises Unsaved."""
+    entries = {**arrays, PLAIN: np.array(json_text(plain))}
+    with saving(path) as file:
         np.savez(file, **entries, **{SHA256: np.array(_digest(entries))})
 
 
 def read(path):
-    """(arrays, plain) as they were written, all numbers of the arrays finite.  Raises FileNotFoundError or Damaged."""
+    """(arrays, plain) as they were written; all numbers in the arrays are finite.  Raises FileNotFoundError or Damaged."""
     with _opened(path) as file:
         entries = {name: file[name] for name in file.files}
         if str(entries.pop(SHA256)) != _digest(entries):
@@ -38,14 +38,14 @@ def read(path):
 
 
 def read_plain(path):
-    """The plain values alone, at once: the arrays are left unread, and damage to them unseen.  Raises as `read` does."""
+    """The plain values alone.  The arrays are not read, so damage to them is not found.  Raises FileNotFoundError or Damaged."""
     with _opened(path) as file:
         return json.loads(str(file[PLAIN]))
 
 
 @contextlib.contextmanager
 def _opened(path):
-    """A checkpoint's entries.  Raises FileNotFoundError, or Damaged for whatever goes wrong within the context."""
+    """The entries of a checkpoint.  Raises FileNotFoundError, and Damaged for any other error within the context."""
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is no regular file")
@@ -53,30 +53,30 @@ def _opened(path):
             yield file
     except FileNotFoundError:
         raise
-    except Exception as error:  # np.load raises what the file makes it raise
+    except Exception as error:  # np.load raises errors of many types, according to the damage
         raise Damaged(f"{path} is damaged ({' '.join(str(error).split()) or repr(error)})") from None
 
 
 def keep_as(path, copy):
-    """Let `copy` be what path is now, at once and whole.
+    """Make `copy` a copy of the checkpoint at path, in one step.
 
-    Checkpoints are replaced, never changed, so a second link to the same file is a copy.  Where the file system has
-    no links (exFAT, SMB, some of FUSE), or no more to give, the bytes are copied.
+    Checkpoints are replaced and never modified, so a hard link serves as a copy.  Where the file system has no hard links
+    (exFAT, SMB, some of FUSE), or allows no more of them, the bytes are copied.  Raises Unsaved.
     """
     temporary = copy.with_name(f".{copy.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
         os.link(path, temporary)
         os.replace(temporary, copy)
-    except OSError:  # a copy fails too where the cause is another, such as a full disk
-        with open(path, "rb") as original, replacing(copy) as file:
+    except OSError:  # for other causes, such as a full disk, copying fails too
+        with open(path, "rb") as original, saving(copy) as file:
             shutil.copyfileobj(original, file)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _digest(entries):
-    """SHA-256 over names, types, shapes and bytes, in the order of names."""
+    """SHA-256 over the names, dtypes, shapes and bytes of all entries, sorted by name."""
     digest = hashlib.sha256()
     for name in sorted(entries):
         array = entries[name]

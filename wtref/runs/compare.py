@@ -1,7 +1,6 @@
 """The main job: one network, one recipe, several rules and seeds; a table, and pictures."""
 
 import contextlib
-import json
 import math
 import sys
 from concurrent.futures.process import BrokenProcessPool
@@ -12,7 +11,7 @@ from wtref import datasets
 from wtref.angles import mean_angle, measured
 from wtref.errors import Diverged, InputError, Unsaved, check_choice
 from wtref.fast.ops import cores
-from wtref.files import write_lines, write_text
+from wtref.files import write_json, write_lines, write_text
 from wtref.interrupts import exit_code
 from wtref.relatives import RULES
 from wtref.runs import figures
@@ -40,7 +39,7 @@ def run(config, rules, seeds, jobs=None):
     feed = prepare(configs[0]).feed  # a data set, device or shape that cannot be is found here, before any work
     folder = free_folder(f"compare-{config.dataset}")
     try:
-        write_text(folder / "compare.json", json.dumps(asdict(config), indent=2))
+        write_json(folder / "compare.json", asdict(config))
     except Unsaved:
         folder.rmdir()
         raise

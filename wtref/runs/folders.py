@@ -1,15 +1,21 @@
-"""New folders in runs/, for runs and for what else the commands write."""
+"""The folder runs/: which runs it holds, and new folders in it for runs and for the other commands' results."""
 
 import os
 from pathlib import Path
 
 from wtref.errors import InputError
+from wtref.files import make_folder
 
 RUNS = Path("runs")
 
 
+def run_names():
+    """The names of all runs in runs/, in alphabetical order."""
+    return sorted(path.parent.name for path in RUNS.glob("*/config.json"))
+
+
 def free_folder(stem):
-    """A new folder runs/STEM-N, with the first free N.  Raises InputError where it cannot be made."""
+    """Make a new folder runs/STEM-N, with the first free N; returns its Path.  Raises InputError where that is impossible."""
     make_folder(RUNS)
     while True:
         folder = RUNS / free_name(stem)
@@ -19,24 +25,12 @@ def free_folder(stem):
         except FileExistsError:  # another process has just taken the name
             continue
         except OSError as error:
-            raise _unmade(folder, error) from None
+            raise InputError(f"cannot make the folder {folder}: {error.strerror}") from None
 
 
 def free_name(stem):
-    """stem-1, stem-2, ...: the first that nothing in runs/ has."""
+    """The first of the names STEM-1, STEM-2, ... that does not exist in runs/."""
     number = 1
     while os.path.lexists(RUNS / f"{stem}-{number}"):
         number += 1
     return f"{stem}-{number}"
-
-
-def make_folder(folder):
-    """Make a folder unless it is there.  Raises InputError where that cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unmade(folder, error) from None
-
-
-def _unmade(folder, error):
-    return InputError(f"cannot make the folder {folder}: {error.strerror}")

@@ -9,13 +9,13 @@ import sys
 from wtref import locks
 from wtref.distributed.group import SINGLE
 from wtref.errors import choose
+from wtref.files import make_folder
 from wtref.runs import report
-from wtref.runs import run as runs
 from wtref.runs import session as running
 from wtref.runs.config import Config
 from wtref.runs.effects import check_effects
 from wtref.runs.experiments import EXPERIMENTS
-from wtref.runs.folders import make_folder
+from wtref.runs.folders import RUNS, run_names
 from wtref.runs.run import Run
 from wtref.text import printable
 
@@ -49,7 +49,7 @@ def reproduce(name, rules=None, seeds=None, epochs=None, command="", where=None,
             print(f"wtref: stopped at run {done} of {len(configs)}; do what is left with: {printable(command)}", file=sys.stderr)
             return code
     lines = [line for run_name in configs for line in Run.find(run_name).lines()]
-    about, folder = (experiment, list(configs.values()), lines), runs.RUNS / f"reproduce-{name}"
+    about, folder = (experiment, list(configs.values()), lines), RUNS / f"reproduce-{name}"
     try:
         group.on_rank_0(lambda: _report(folder, *about, command))
     finally:  # what cannot be kept can still be read
@@ -67,7 +67,7 @@ def _report(folder, *about):
 
 def _finish(name, config, group):
     """Start the run, or go on with it, or see that nothing is left to do; returns the exit code."""
-    begun, finished = group.on_rank_0(lambda: (name in runs.names(), name in runs.names() and Run(name).finished()))
+    begun, finished = group.on_rank_0(lambda: (name in run_names(), name in run_names() and Run(name).finished()))
     if not begun:
         return running.train(config, name=name, group=group)
     run = Run.find(name)

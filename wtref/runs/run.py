@@ -1,42 +1,43 @@
-"""A run's folder, runs/NAME/: what was asked for, what came of it, and all it takes to go on.
+"""The folder of a run, runs/NAME/: its configuration, its results, and the checkpoints from which it can be resumed.
 
-    config.json     the run's Config, the versions it ran with, and what its data are
-    metrics.jsonl   a line per epoch (training.py says what is in it)
+    config.json     the run's Config, the versions it was started with, and a description of its data
+    metrics.jsonl   one line per epoch (Training.record in training.py lists the entries)
     last.npz        the newest checkpoint (checkpoints.py);  previous.npz, the one before it
     best.npz        the checkpoint of the epoch with the lowest test error
     lock            held by the process that trains the run (locks.py)
+
+recovery.py reads the checkpoints back.
 """
 
 import contextlib
-import json
-import platform
 import re
 import shutil
-import sys
 from dataclasses import asdict
 
-import numpy as np
-
-import wtref
 from wtref import locks
 from wtref.errors import InputError, Unsaved
-from wtref.files import replacing
-from wtref.runs import checkpoints, fitting, resuming, stored
-from wtref.runs.folders import RUNS, free_folder, make_folder
-from wtref.text import printable
+from wtref.files import make_folder, remove, write_json, write_lines
+from wtref.runs import checkpoints, resuming, run_files
+from wtref.runs.folders import RUNS, free_folder, run_names
+from wtref.runs.provenance import versions
 
-OWN = ("config", "metrics", "last", "previous", "best")  # the files of a run, without their endings
+OWN_FILES = ("config", "metrics", "last", "previous", "best")  # without their endings
 
 
 class Run:
-    """The folder of one run; `create` a new one or `find` one that is there."""
+    """The folder of one run.  `create` makes a new one, `find` returns one that exists.
+
+    Attributes: name; folder, a Path.
+    """
 
     def __init__(self, name):
         self.name, self.folder = name, RUNS / name
 
+    # --- a new run ---
+
     @classmethod
     def create(cls, config, data, device, name=None, training=None):
-        """A new run, as `claim` and `begin` make it."""
+        """Make a new run: `claim` and `begin` in one."""
         run = cls.claim(config, name)
         with run.held():
             run.begin(config, data, device, training)
@@ -44,7 +45,10 @@ class Run:
 
     @classmethod
     def claim(cls, config, name=None):
-        """A run that may `begin` in its folder: a new one, unless it has a name.  Raises InputError if that is no plain name."""
+        """A Run whose folder exists and may `begin`; without a name it gets a new folder, named after the Config.
+
+        Raises InputError if the name is no plain file name.
+        """
         if name is None:
             return cls(free_folder(f"{config.model}-{config.rule}-{config.dataset}").name)
         if not re.fullmatch(r"\w[\w.-]*", name):
@@ -53,130 +57,85 @@ class Run:
         return cls(name)
 
     def begin(self, config, data, device, training=None):
-        """Make the folder, which this process holds, a run of config on data described by the dict `data`, on a device.
+        """Write the first files of a run; this process must hold the folder.
 
-        training: what it goes on from, if not from the first weights.  Raises InputError if the folder is not empty.
+        Parameters
+        ----------
+        config : Config
+        data : dict
+            The description of the images, a feed's `about()`.
+        device : str
+            The name of the device.
+        training : Training, optional
+            The training that the run continues, if it does not start from initial weights.
+
+        Raises
+        ------
+        InputError
+            If the folder is not empty.
+        Unsaved
+            If the files cannot be written; the folder is removed then.
         """
         self._check_empty()
-        self._remove_leftovers()
+        self.remove_leftovers()
         about = {"config": asdict(config), "data": data, "versions": {**versions(), "device": device}}
         try:
             if training:
-                self.save(training)
-            self._write_text("config.json", json.dumps(about, indent=2) + "\n")  # from now on it is a run
-        except OSError as error:
+                self._save(training)
+            write_json(self.folder / "config.json", about)  # from now on the folder is a run
+        except Unsaved as error:
             shutil.rmtree(self.folder)
-            raise Unsaved(f"cannot write to {self.folder}: {error.strerror}; no run was started") from None
+            raise Unsaved(f"{error}; no run was started") from None
 
     def _check_empty(self):
-        """Raise InputError unless nothing is in the folder, or only what a process left that was killed as it made it."""
-        there = {path.name for path in self.folder.iterdir() if path.name != "lock"}
-        if "config.json" in there:
+        """Raise InputError unless the folder holds at most the leftovers of a process that was killed in `begin`."""
+        present = {path.name for path in self.folder.iterdir() if path.name != "lock"}
+        if "config.json" in present:
             go_on = f"continue it with --resume {self.name}, or choose another --log-name"
             raise InputError(f"a run named {self.name!r} exists in {self.folder}; {go_on}")
-        if there - {path.name for path in self._leftovers()}:
+        if present - {path.name for path in self._leftovers()}:
             raise InputError(f"{self.folder} exists, but holds no run; remove it, or choose another --log-name")
 
-    def held(self):
-        """A context in which this process alone writes to the folder.  Raises InputError if another one does."""
-        return locks.held(self.folder / "lock", f"run {self.name!r}")
+    # --- an existing run ---
 
     @classmethod
     def find(cls, name):
-        """The folder of an existing run.  Raises InputError if there is none; names those there are."""
-        if name not in names():
-            raise InputError(f"no run named {name!r} in {RUNS}/; there are: {', '.join(names()) or 'none yet'}")
+        """The Run of that name.  Raises InputError, which lists the existing runs, if there is none."""
+        if name not in run_names():
+            raise InputError(f"no run named {name!r} in {RUNS}/; there are: {', '.join(run_names()) or 'none yet'}")
         if not name.isprintable():
             raise InputError(f"{RUNS / name}: a run's name must consist of printable characters; rename the folder")
         return cls(name)
 
+    def held(self):
+        """A context in which no other process writes to the folder.  Raises InputError if another process holds it."""
+        return locks.held(self.folder / "lock", f"run {self.name!r}")
+
     def config(self):
         """The Config that the run was started with."""
-        return stored.read_about(self.folder / "config.json")["config"]
+        return run_files.read_about(self.folder / "config.json")["config"]
 
     def images(self):
-        """What the images are that the run was started with, as stored.Images."""
-        return stored.read_images(self.folder / "config.json")
+        """The run_files.Images that the run was started with."""
+        return run_files.read_images(self.folder / "config.json")
 
-    def save(self, training, record=None):
-        """Replace the newest checkpoint; keep the one before, and the best; record: that of an epoch that has just ended.
-
-        The checkpoint holds the record too, and metrics.jsonl follows it: `restore` writes what a kill in between left out.
-        """
-        last = self.folder / "last.npz"
-        if last.exists():
-            checkpoints.keep_as(last, self.folder / "previous.npz")
-        arrays, plain = resuming.state(training)
-        checkpoints.write(last, arrays, {**plain, "record": record})
-        self._keep_best(plain, "last.npz")
-        if record:
-            self._write_metrics([r for r in self.metrics() if r["epoch"] < record["epoch"]] + [record])
-
-    def restore(self, training):
-        """Bring a fresh Training to the newest checkpoint that is whole; False if none was saved yet.
-
-        Raises InputError if there was one and it is lost.
-        """
-        damages = []
-        for name in ("last.npz", "previous.npz"):
-            try:
-                arrays, plain = checkpoints.read(self.folder / name)
-            except FileNotFoundError:
-                continue
-            except checkpoints.Damaged as damage:
-                damages.append(str(damage))
-                continue
-            with self._fitting(name):
-                fitting.check_training(arrays, plain, training)
-            resuming.restore(training, arrays, plain)
-            for damage in damages:
-                print(f"wtref: {printable(damage)}; falling back to the checkpoint before it, {name}", file=sys.stderr)
-            with self.writing():
-                self._tidy(name, plain)
-            return True
-        best = self.folder / "best.npz"
-        if damages or best.exists() or self.folder.joinpath("metrics.jsonl").exists():
-            lost = "; ".join(damages) or f"{self.folder} has metrics, but neither last.npz nor previous.npz"
-            copy = f"restore last.npz from a copy{f', or copy {best} there' if best.exists() else ''}"
-            raise InputError(f"{lost}; no checkpoint is left to go on from: {copy}, or start a new run")
-        with self.writing():
-            self._remove_leftovers()
-        return False
-
-    def load(self, network, device, which):
-        """Bring a network, without feedback, to the checkpoint "last" or "best"; returns the checkpoint's plain values."""
-        name = f"{which}.npz"
+    def metrics(self):
+        """The records of all finished epochs, a list of dicts in the order of epochs."""
         try:
-            arrays, plain = checkpoints.read(self.folder / name)
+            records = run_files.read_metrics(self.folder / "metrics.jsonl")
         except FileNotFoundError:
-            remedy = "try --checkpoint best" if self.folder.joinpath("best.npz").exists() else f"go on with --resume {self.name}"
-            raise InputError(f"run {self.name!r} has no {which} checkpoint; {remedy}") from None
-        except checkpoints.Damaged as damage:
-            raise InputError(f"{damage}; try another with --checkpoint, or --resume {self.name}") from None
-        with self._fitting(name):
-            fitting.load(network, device, arrays, plain)
-        return plain
+            return []
+        return sorted(records, key=lambda record: record["epoch"])
 
-    @contextlib.contextmanager
-    def _fitting(self, name):
-        """Let what is wrong about a checkpoint that is whole name its file."""
-        try:
-            yield
-        except ValueError as error:
-            raise InputError(f"{self.folder / name} does not fit the run's network: {error}") from None
-
-    @contextlib.contextmanager
-    def writing(self):
-        """Let what keeps the folder from being written to raise Unsaved, which says what is still there."""
-        try:
-            yield
-        except OSError as error:
-            raise Unsaved(f"cannot write to {self.folder}: {error.strerror or error}; {self.saved()}") from None
+    def lines(self):
+        """The metrics with the run's rule and seed in each record, as `compare` writes them."""
+        config = self.config()
+        return [{"rule": config.rule, "seed": config.seed, **record} for record in self.metrics()]
 
     def progress(self):
-        """The plain values of the newest checkpoint, which say how far the run is; None if it has not got to its first.
+        """The plain values of the newest checkpoint, which tell how far the run has come; None before the first checkpoint.
 
-        Raises InputError if the checkpoint is damaged, or lost.
+        Raises InputError if the checkpoint is damaged or lost.
         """
         path = self.folder / "last.npz"
         try:
@@ -187,12 +146,12 @@ class Run:
             return None
         except checkpoints.Damaged as damage:
             raise InputError(str(damage)) from None
-        with self._fitting(path.name):
-            fitting.check_plain(plain)
+        with resuming.naming(path):
+            resuming.check_plain(plain)
         return plain
 
     def finished(self):
-        """Has the last epoch been saved, its checkpoint and its record?"""
+        """True if both the checkpoint and the record of the last epoch are saved."""
         try:
             progress, records = self.progress(), self.metrics()
         except InputError:
@@ -201,7 +160,7 @@ class Run:
         return progress is not None and progress["epoch"] == epochs in [record["epoch"] for record in records]
 
     def saved(self):
-        """In words: how far the newest checkpoint goes."""
+        """A phrase that tells how far the newest checkpoint goes."""
         try:
             plain = self.progress()
         except InputError:
@@ -210,84 +169,49 @@ class Run:
             return f"{self.folder} holds no checkpoint"
         return f"{self.folder} holds epoch {plain['epoch']} and {plain['position']} steps more"
 
-    def lines(self):
-        """The metrics as `compare` writes them, a line per epoch, with rule and seed."""
-        config = self.config()
-        return [{"rule": config.rule, "seed": config.seed, **record} for record in self.metrics()]
+    # --- writing ---
 
-    def metrics(self):
-        """The records of all finished epochs."""
+    def save(self, training, record=None):
+        """Replace the newest checkpoint and keep the one before it, and the best; record: that of an epoch just finished.
+
+        The checkpoint contains the record as well, so recovery.restore can complete metrics.jsonl if the process is
+        killed between the two files.  Raises Unsaved.
+        """
+        with self.writing():
+            self._save(training, record)
+
+    def _save(self, training, record=None):
+        last = self.folder / "last.npz"
+        if last.exists():
+            checkpoints.keep_as(last, self.folder / "previous.npz")
+        arrays, plain = resuming.state(training)
+        checkpoints.write(last, arrays, {**plain, "record": record})
+        self.keep_best(plain, last)
+        if record:
+            self.write_metrics([r for r in self.metrics() if r["epoch"] < record["epoch"]] + [record])
+
+    @contextlib.contextmanager
+    def writing(self):
+        """A context in which Unsaved also tells how far the newest checkpoint goes."""
         try:
-            records = stored.read_metrics(self.folder / "metrics.jsonl")
-        except FileNotFoundError:
-            return []
-        return sorted(records, key=lambda record: record["epoch"])
+            yield
+        except Unsaved as error:
+            raise Unsaved(f"{error}; {self.saved()}") from None
 
-    def _tidy(self, name, plain):
-        """Make the folder what it was when checkpoint `name` had been saved."""
-        if name != "last.npz":
-            checkpoints.keep_as(self.folder / name, self.folder / "last.npz")
-        self._keep_best(plain, name)
-        self._remove_leftovers()
-        self._complete_metrics(plain)
+    def keep_best(self, plain, path):
+        """Keep the checkpoint at path, with these plain values, as best.npz if it ends the best epoch."""
+        if plain["best"] and plain["best"]["epoch"] == plain["epoch"] and plain["position"] == 0:
+            checkpoints.keep_as(path, self.folder / "best.npz")
 
-    def _complete_metrics(self, plain):
-        """Bring metrics.jsonl to the epoch of the checkpoint with these plain values."""
-        there = self.metrics()
-        records = {r["epoch"]: r for r in there if r["epoch"] <= plain["epoch"]}
-        if record := plain.get("record"):
-            records.setdefault(record["epoch"], record)
-        if list(records.values()) != there:
-            self._write_metrics(records.values())
-        if missing := plain["epoch"] - len(records):
-            path = self.folder / "metrics.jsonl"
-            print(f"wtref: {path} lacks {missing} of {plain['epoch']} epochs, which are not to be had again", file=sys.stderr)
+    def write_metrics(self, records):
+        """Write the records of all finished epochs to metrics.jsonl."""
+        write_lines(self.folder / "metrics.jsonl", records)
 
-    def _remove_leftovers(self):
+    def remove_leftovers(self):
+        """Remove the temporary files of a process that was killed while it wrote one of the run's files."""
         for leftover in self._leftovers():
-            leftover.unlink()
+            remove(leftover)
 
     def _leftovers(self):
-        """What a process left that was killed as it wrote one of the run's files; figures and exports are not its own."""
-        return [path for path in self.folder.glob(".*.tmp") if path.name.split(".")[1] in OWN]
-
-    def _keep_best(self, plain, name):
-        """If checkpoint `name` is the end of the best epoch, it is best.npz too."""
-        if plain["best"] and plain["best"]["epoch"] == plain["epoch"] and plain["position"] == 0:
-            checkpoints.keep_as(self.folder / name, self.folder / "best.npz")
-
-    def _write_metrics(self, records):
-        self._write_text("metrics.jsonl", "".join(json.dumps(r) + "\n" for r in records))
-
-    def _write_text(self, name, text):
-        with replacing(self.folder / name) as file:
-            file.write(text.encode())
-
-
-def versions():
-    """Of all that a run's numbers come from, by name."""
-    return {"wtref": wtref.__version__, "numpy": np.__version__, "python": platform.python_version()}
-
-
-def names():
-    """All runs in runs/, in alphabetical order."""
-    return sorted(path.parent.name for path in RUNS.glob("*/config.json"))
-
-
-def table():
-    """All runs as text: rule, model, data, epoch, best test error, state."""
-    rows = [("name", "rule", "model", "data", "epoch", "best error", "state"), *map(_row, names())]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows)
-
-
-def _row(name):
-    run, name = Run(name), printable(name)
-    try:
-        config, progress, _ = run.config(), run.progress(), run.metrics()
-    except InputError:
-        return name, "-", "-", "-", "-", "-", "damaged"
-    epoch, best = (progress["epoch"], progress["best"]) if progress else (0, None)
-    error = f"{best['test_error']:.2f} %" if best else "-"
-    state = "done" if epoch >= config.epochs else "unfinished" if progress else "not begun"
-    return name, config.rule, config.model, config.dataset, f"{epoch}/{config.epochs}", error, state
+        """The temporary files of the run's own files; those of figures and exports are left alone."""
+        return [path for path in self.folder.glob(".*.tmp") if path.name.split(".")[1] in OWN_FILES]

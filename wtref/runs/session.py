@@ -9,10 +9,11 @@ from wtref.angles import mean_angle, measured
 from wtref.distributed.group import SINGLE
 from wtref.errors import Diverged, InputError
 from wtref.interrupts import stop_requests
-from wtref.runs import resuming, source
+from wtref.runs import recovery, resuming
 from wtref.runs.config import Config
 from wtref.runs.prepare import prepare
-from wtref.runs.run import Run, versions
+from wtref.runs.provenance import checksum, versions
+from wtref.runs.run import Run
 from wtref.runs.tensorboard import event_writer
 
 
@@ -57,7 +58,7 @@ def _begin(training, name, held):
 def _restore(training, run):
     """Bring a Training to the run's newest checkpoint, if there is one, in all processes."""
     group = training.group
-    state = group.on_rank_0(lambda: run.restore(training) and group.size > 1 and resuming.state(training))
+    state = group.on_rank_0(lambda: recovery.restore(run, training) and group.size > 1 and resuming.state(training))
     if group.rank and state:
         resuming.restore(training, *state)
 
@@ -76,7 +77,7 @@ def _common_facts(config, training, about):
     flags = {f"--{name.replace('_', '-')}": value for name, value in vars(config).items() if name not in own}
     kernels = training.device.kernels.partition(",")[0]  # they round alike, on however many threads
     named = {f"{name}'s version": version for name, version in versions().items()}
-    named["wtref's source code"] = source.checksum()
+    named["wtref's source code"] = checksum()
     return {**named, "the data's sha256": about["sha256"], "kernels": kernels, **flags}
 
 
@@ -106,7 +107,7 @@ def _train_and_save(training, run):
         for record in _explained(training.run(), run):
             if record or group.max(stop.signal or 0) or training.position % config.save_every == 0:
                 training.flush()
-                group.on_rank_0(lambda: save(run, training, record))
+                group.on_rank_0(lambda: run.save(training, record))
                 if record:
                     print(_epoch_line(record, config.epochs), flush=True)
                     write_events(record)
@@ -124,12 +125,6 @@ def say_skipped(skipped):
     """Say how many images were skipped, if any.  skipped: a line about each."""
     if skipped:
         print(f"images that cannot be read and were skipped: {len(skipped):,}, such as: {min(skipped)}")
-
-
-def save(run, training, record=None):
-    """Write a checkpoint, and an epoch's record if there is one; raises Unsaved."""
-    with run.writing():
-        run.save(training, record)
 
 
 def _explained(steps, run):

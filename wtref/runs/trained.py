@@ -7,14 +7,15 @@ from wtref.datasets.augment import Normalise
 from wtref.errors import InputError
 from wtref.fast import accelerate
 from wtref.losses import LOSSES
-from wtref.runs.stored import Images
+from wtref.runs import recovery
+from wtref.runs.run_files import Images
 from wtref.training import evaluate
 
 
 class Trained:
     """A run's network as a checkpoint has it, and what its images are.
 
-    Attributes: run, config, images (stored.Images), device, network, epoch and position (of the checkpoint),
+    Attributes: run, config, images (run_files.Images), device, network, epoch and position (of the checkpoint),
     normalise (bytes to the network's input, by the statistics of the run's own training images).
     """
 
@@ -26,7 +27,7 @@ class Trained:
         self.network = models.build(self.config.model, self.images.shape, classes, self.config.model_options)
         self.network.initialise(self.device, np.random.default_rng(0))
         self.fast = accelerate(self.network, self.device)
-        plain = run.load(self.network, self.device, checkpoint)
+        plain = recovery.load(run, self.network, self.device, checkpoint)
         self.epoch, self.position = plain["epoch"], plain["position"]
         self.normalise = self._normalise(self.images.levels)
 
@@ -54,7 +55,7 @@ class Trained:
 
 
 def check_images(found, wanted, theirs, ours):
-    """Raise InputError unless images of found are what a network for images of `wanted` takes; both stored.Images.
+    """Raise InputError unless images of found are what a network for images of `wanted` takes; both run_files.Images.
 
     theirs, ours: what they are called in messages.
     """

@@ -1,10 +1,20 @@
-"""The program's own source code, by which processes that train together know each other."""
+"""What a run's numbers were computed with: the versions of the software, and a checksum of wtref's own source code."""
 
 import hashlib
+import platform
 from pathlib import Path
+
+import numpy as np
+
+import wtref
 
 PACKAGE = Path(__file__).parents[1]
 LANGUAGES = {".py", ".c", ".cu"}
+
+
+def versions():
+    """{name: version} of wtref, NumPy and Python."""
+    return {"wtref": wtref.__version__, "numpy": np.__version__, "python": platform.python_version()}
 
 
 def checksum(folder=PACKAGE):

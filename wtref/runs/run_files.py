@@ -1,6 +1,6 @@
-"""What the text files of a run must hold, checked whenever they are read; runs.py says which files there are.
+"""The text files of a run, config.json and metrics.jsonl, read and checked.
 
-Each reader raises FileNotFoundError where there is no file, and InputError, naming the file, for one that is damaged.
+Each reader raises FileNotFoundError if the file does not exist, and InputError, which names it, if it is damaged.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wtref.errors import InputError
+from wtref.files import nan_for_null
 from wtref.runs.config import Config
 from wtref.values import LIMITS, check_entries
 
@@ -19,7 +20,7 @@ RECORD = MEASURED | dict.fromkeys(("lr", "train_loss", "train_error", "test_loss
 
 
 class Images(NamedTuple):
-    """What a network's images are, as datasets' `about` says; mean and std are those of the training images."""
+    """The description of a network's images, from a feed's `about()`; mean and std are those of the training images."""
 
     shape: tuple[int, ...]
     class_names: tuple[str, ...]
@@ -30,7 +31,7 @@ class Images(NamedTuple):
 
     @classmethod
     def of(cls, about):
-        """From a dict.  Raises ValueError if it cannot be."""
+        """From a dict.  Raises ValueError for wrong types and impossible values."""
         about = _tuples(about)
         check_entries(about, cls.__annotations__)
         images = cls(*(about[name] for name in cls._fields))
@@ -46,9 +47,9 @@ class Images(NamedTuple):
 
 
 def read_about(path):
-    """config.json as a dict: "config", a Config; "data", a dict that Images.of has still to check; "versions"."""
+    """config.json as a dict: "config", a Config; "data", a dict that Images.of checks; "versions", a dict."""
     with _naming(path):
-        about = _parsed(_text(path))
+        about = _tuples(json.loads(_text(path)))
         check_entries(about, {"config": dict, "data": dict, "versions": dict})
         unknown = about["config"].keys() ^ {spec.name for spec in fields(Config)}
     if unknown:
@@ -58,16 +59,16 @@ def read_about(path):
 
 
 def read_images(path):
-    """What config.json says of the network's images."""
+    """The Images that config.json describes."""
     about = read_about(path)
     with _naming(path):
         return Images.of(about["data"])
 
 
 def read_metrics(path, kinds=RECORD):
-    """The lines of a metrics.jsonl, dicts with entries of the given types."""
+    """The lines of a metrics.jsonl, dicts with entries of the given types; null is read as NaN."""
     with _naming(path):
-        lines = [_parsed(line) for line in _text(path).splitlines()]
+        lines = [_tuples(nan_for_null(json.loads(line))) for line in _text(path).splitlines()]
         for line in lines:
             check_record(line, kinds)
         _check_layers(lines)
@@ -75,7 +76,10 @@ def read_metrics(path, kinds=RECORD):
 
 
 def read_results(path):
-    """The lines of a metrics.jsonl of compare or reproduce: rule, seed, epoch and what was measured.  Raises InputError."""
+    """The lines of a metrics.jsonl of compare or reproduce, which have a rule and a seed as well.
+
+    Raises InputError, also if the file does not exist.
+    """
     try:
         lines = read_metrics(Path(path), MEASURED | {"rule": str, "seed": int})
     except FileNotFoundError:
@@ -92,12 +96,12 @@ def check_record(line, kinds=RECORD):
         raise ValueError(f"epoch {line['epoch']} with a test error of {line['test_error']} % cannot be")
     for kind in ("matrix_angles", "delta_angles"):
         for layer, angle in line[kind].items():
-            if angle < 0 or angle > 180:  # not a number: it could not be measured
+            if angle < 0 or angle > 180:  # NaN is allowed: the angle could not be measured
                 raise ValueError(f"{kind} of {layer} must be from 0 to 180, found {angle}")
 
 
 def _check_layers(lines):
-    """Lines of one rule are about the same layers."""
+    """Raise ValueError unless all lines of one rule have the same layers."""
     layers = {}
     for line in lines:
         mine = line["matrix_angles"].keys(), line["delta_angles"].keys()
@@ -107,7 +111,7 @@ def _check_layers(lines):
 
 @contextlib.contextmanager
 def _naming(path):
-    """Let a ValueError or OSError name the file and what to do."""
+    """A context that turns a ValueError or OSError into an InputError that names the file and a remedy."""
     try:
         yield
     except FileNotFoundError:
@@ -124,12 +128,8 @@ def _text(path):
     return path.read_text(encoding="utf-8")
 
 
-def _parsed(text):
-    """The value of a JSON text, lists as tuples."""
-    return _tuples(json.loads(text))
-
-
 def _tuples(value):
+    """The value, read from JSON, with tuples in place of lists."""
     if isinstance(value, dict):
         return {name: _tuples(part) for name, part in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
