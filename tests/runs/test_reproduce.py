@@ -136,7 +136,7 @@ def killed():
     raise Killed
 
 
-@pytest.mark.parametrize("name, epochs", [("_write_metrics", 2), ("_keep_best", 2), ("save", 1)])
+@pytest.mark.parametrize("name, epochs", [("write_metrics", 2), ("keep_best", 2), ("save", 1)])
 def test_a_run_is_as_far_as_its_checkpoint_says(monkeypatch, capsys, name, epochs):
     """It is killed as its last epoch ends: before its checkpoint is saved, or between that and its record."""
     assert main(["reproduce", "tiny", "--seeds", "1"]) == 0
