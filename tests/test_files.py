@@ -101,7 +101,7 @@ def test_compare_starts_no_run_on_a_disk_that_is_full_already(full):
 @needs_proc
 def test_bench_shows_its_rows(full):
     flags = ["--models", "mlp", "--rules", "bp", "--dataset", "digits", "--repeats", "1", "--device", "cpu"]
-    out, err = full("bench", "--loader", *flags, "--json", "found.json")
+    out, err = full("bench", "loader", *flags, "--json", "found.json")
     assert "mlp under bp on cpu: the training step takes " in out
     assert err == "wtref: cannot write found.json: No space left on device\n" and not os.listdir()
 
@@ -109,7 +109,7 @@ def test_bench_shows_its_rows(full):
 def test_bench_replaces_no_device(capsys):
     """--json /dev/null would be a file from then on."""
     os.mkfifo("pipe")
-    assert main(["bench", "--models", "mlp", "--json", "pipe"]) == 2
+    assert main(["bench", "steps", "--models", "mlp", "--json", "pipe"]) == 2
     assert capsys.readouterr().err == "wtref: --json pipe: cannot be written; name a file in an existing folder\n"
     assert Path("pipe").is_fifo()
 

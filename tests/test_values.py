@@ -90,7 +90,7 @@ OTHERS = {  # a command, its flag, one number too low, what is said of it
     "compare --rules bp": ["--seeds 0 at least 1", "--jobs -1 at least 1"],
     "reproduce digits": ["--seeds 0 at least 1", "--epochs 0 at least 1"],
     "decays": ["--seeds -1 at least 1", "--epochs 0 at least 1"],
-    "bench": ["--repeats 0 at least 1", "--batches 0 at least 1", "--shape 0 at least 1"],
+    "bench steps": ["--repeats 0 at least 1", "--batches 0 at least 1", "--shape 0 at least 1"],
     "mirror": ["--inputs 63 at least 64", "--seed -1 at least 0"],
     "constants": ["--steps 0 at least 1", "--seed -1 at least 0"],
 }

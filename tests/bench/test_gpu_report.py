@@ -7,9 +7,9 @@ import time
 import pytest
 
 from gpu_steps import ABOUT, GOOD
-from wtref.bench import goals as bench
 from wtref.bench import gpu_report
 from wtref.bench.gpu_report import Step
+from wtref.cli import bench
 from wtref.cli.main import main
 
 BAD = Step("bad", ["-c", "import sys; print('half'); sys.exit(3)"], 20)
@@ -31,6 +31,7 @@ def taken(monkeypatch, tmp_path):
     return report
 
 
+@pytest.mark.slow
 def test_a_failing_step_does_not_stop_the_others(taken):
     start = time.perf_counter()
     failed, found, text = taken(BAD, SLOW, SLOWER, GOOD)
@@ -59,6 +60,7 @@ def test_without_a_gpu_it_is_one_line(monkeypatch, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_it_takes_less_than_nine_minutes(taken, monkeypatch):
     """However long its steps are: what has no time left is not begun."""
     assert gpu_report.SECONDS < 540
@@ -69,12 +71,13 @@ def test_it_takes_less_than_nine_minutes(taken, monkeypatch):
     assert [step["outcome"] for step in found["steps"]] == ["FAILED, not done after 3 s", "NOT DONE, no time left"]
 
 
+@pytest.mark.slow
 def test_benchmarks_become_a_table(taken, tmp_path):
     """Of the rows that bench itself writes; a step that fails leaves the others' rows."""
     path = tmp_path / "bench.json"
     flags = ["--models", "mlp", "--rules", "kp", "--batches", "8", "--hidden", "4", "--repeats", "1"]
-    bench = Step("mlp, kp", ["run.py", "bench", *flags, "--device", "cpu", "--json", str(path)], 100, path)
-    failed, found, text = taken(BAD, bench)
+    step = Step("mlp, kp", ["run.py", "bench", "steps", *flags, "--device", "cpu", "--json", str(path)], 100, path)
+    failed, found, text = taken(BAD, step)
     (row,) = found["steps"][1]["rows"]
     assert failed == 1 and row["model"] == "mlp"
     ratio = f"{row['ratio']:.2f}" if "ratio" in row else "–"
@@ -87,7 +90,7 @@ def test_benchmarks_become_a_table(taken, tmp_path):
 def test_every_benchmark_is_one_that_bench_takes(tmp_path, monkeypatch):
     """And what it measures is what its name says; no two write one file."""
     planned = []
-    monkeypatch.setattr(bench, "run", lambda plan, *_: planned.extend(work for work, _ in plan))
+    monkeypatch.setattr(bench, "_measure", lambda plan, *_: planned.extend(work for work, _ in plan))
     steps = [step for step in gpu_report.steps(tmp_path, "cuda:1") if step.json]
     assert len({step.json for step in steps}) == len(steps) == len(gpu_report.BENCHES)
     for step in steps:

@@ -429,7 +429,7 @@ def test_damaged_images_are_skipped_as_by_one_process(here, batch_size):
 
 
 def test_scaling_is_timed_in_processes_of_its_own_and_predicted(here):
-    flags = "bench --scaling --models mlp --rules kp --batches 64 --threads 2 --repeats 1 --json found.json".split()
+    flags = "bench scaling --models mlp --rules kp --batches 64 --threads 2 --repeats 1 --json found.json".split()
     done = run([sys.executable, ROOT / "run.py", *flags])
     assert done.returncode == 0, done.stderr
     (found,) = json.loads(Path("found.json").read_text())["rows"]

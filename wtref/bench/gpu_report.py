@@ -65,7 +65,7 @@ def _bench(folder, on, model, rule, batch, precision):
     which = ["--models", model, "--rules", rule, "--batches", str(batch), "--precision", precision]
     shape = ["--shape", "224", "224", "3"] if model == "resnet50" else []
     how = ["--repeats", "5", "--profile", "--json", str(path)]
-    return Step(name, ["run.py", "bench", *on, *which, *shape, *how], 90, path)
+    return Step(name, ["run.py", "bench", "steps", *on, *which, *shape, *how], 90, path)
 
 
 def report(folder, device):

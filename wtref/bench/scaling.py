@@ -1,4 +1,4 @@
-"""`run.py bench --scaling`: one training step on one and on two processes of this machine, and what more would bring.
+"""`run.py bench scaling`: one training step on one and on two processes of this machine, and what more would bring.
 
 Each arrangement of processes and threads is timed in processes of its own, all in turn.  As a program,
 `python -m wtref.bench.scaling WORK`, this file is one of those processes.
@@ -15,8 +15,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 
-from wtref.bench.goals import Work
-from wtref.bench.measure import WARM_UP, Ours
+from wtref.bench.measure import WARM_UP
+from wtref.bench.sides import Ours
+from wtref.bench.work import Work
 from wtref.distributed.group import open_group
 from wtref.errors import InputError
 from wtref.runs.config import Config
@@ -114,7 +115,7 @@ def _timed(processes, work):
     if processes > 1:
         mpiexec = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
         if mpiexec is None:
-            raise InputError("bench --scaling needs mpiexec: pip install 'wtref[mpi]'")
+            raise InputError("bench scaling needs mpiexec: pip install 'wtref[mpi]'")
         command = [mpiexec, "-n", str(processes), *command]
     done = subprocess.run(command, cwd=ROOT, encoding="utf-8", errors="replace", capture_output=True)
     if done.returncode:

@@ -1,65 +1,133 @@
-"""The commands that measure speed: bench and gpu-report."""
+"""The commands that measure speed: bench, with a parser for each kind of benchmark, and gpu-report."""
 
-from wtref.bench import goals, gpu_report, scaling
+from itertools import product
+
+from wtref.bench import goals, gpu_report, loader, measure, report, scaling, work
 from wtref.cli.arguments import add_config, listed
 from wtref.device import open_device
 from wtref.errors import InputError
 from wtref.models import MODELS
 from wtref.relatives import RULES
 from wtref.runs.config import Config
-from wtref.runs.prepare import prepare
+
+REPEATS = 7
+NETWORK = ("norm", "activation", "hidden", "stem", "dtype")
+MACHINE = ("device", "threads", "kernels", "precision", "graph")
+IMAGES = ("dataset", "data_dir", "crop", "flip", "rotate", "jitter", "image_size", "bad_images", "workers")
 
 
 def add_commands(command):
-    add_bench(command("bench", bench))
+    add_bench(command("bench", bench_goals))
     add_gpu_report(command("gpu-report", report_gpu))
 
 
 def add_bench(parser):
-    parser.add_argument("--models", nargs="+", metavar="MODEL", help=listed(MODELS))
-    parser.add_argument("--rules", nargs="+", metavar="RULE", help=listed(RULES))
-    parser.add_argument("--batches", nargs="+", type=int, metavar="N", help="images per step")
-    parser.add_argument("--shape", nargs=3, type=int, metavar=("H", "W", "C"), help="default: CIFAR's or MNIST's")
-    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="turns the median is taken over (default 7)")
+    parser.set_defaults(repeats=REPEATS, profile=False, json=None)
+    kinds = parser.add_subparsers(title="kinds", metavar="KIND")
+
+    def kind(name, function, config):
+        """The parser of a kind of benchmark; config: the fields of Config that are its flags."""
+        subparser = kinds.add_parser(name, help=function.__doc__, description=function.__doc__)
+        subparser.set_defaults(command=function)
+        subparser.add_argument(
+            "--repeats", type=int, default=REPEATS, metavar="N", help=f"rounds, of which the median is taken (default {REPEATS})"
+        )
+        subparser.add_argument("--json", metavar="FILE", help="also write the results to this file")
+        add_config(subparser, only=config, device=work.DEFAULTS["device"])
+        return subparser
+
+    add_profile(kind("goals", bench_goals, MACHINE))
+    add_profile(kind("growth", bench_growth, MACHINE))
+    steps = kind("steps", bench_steps, (*NETWORK, *MACHINE, "mirror_every"))
+    add_grid(steps)
+    add_shape(steps)
+    add_profile(steps)
+    processes = kind("scaling", bench_scaling, (*NETWORK, "threads", "kernels", "sync_bn", "bucket_mib"))
+    add_grid(processes, model="resnet18", batch=128)
+    add_shape(processes)
+    add_grid(kind("loader", bench_loader, (*IMAGES, *NETWORK, *MACHINE)))
+
+
+def add_profile(parser):
     parser.add_argument("--profile", action="store_true", help="also show where wtref's time goes")
-    parser.add_argument("--json", metavar="FILE", help="write everything there too")
-    kinds = parser.add_mutually_exclusive_group()
-    kinds.add_argument("--growth", action="store_true", help="only how time grows with the batch and the network")
-    kinds.add_argument("--scaling", action="store_true", help="one and two processes of this machine, and a prediction for more")
-    kinds.add_argument("--loader", action="store_true", help="the loader's images per second, and the training step's")
-    add_config(parser, without=("model", "rule", "batch_size"))
 
 
-def bench(args, given):
-    """Time training steps beside PyTorch's: with no flags the goals of speed, else a grid of models, rules, batches."""
-    own = {name: value for name, value in vars(args).items() if name in goals.OWN and value}
-    kind = goals.kind(args.loader, args.growth, args.scaling, own | given)
+def add_grid(parser, model=Config.model, batch=Config.batch_size):
+    parser.add_argument("--models", nargs="+", default=[model], metavar="MODEL", help=f"{listed(MODELS)} (default {model})")
+    parser.add_argument("--rules", nargs="+", default=[Config.rule], metavar="RULE", help=f"{listed(RULES)} (default {Config.rule})")
+    parser.add_argument("--batches", nargs="+", type=int, default=[batch], metavar="N", help=f"images per step (default {batch})")
+
+
+def add_shape(parser):
+    parser.add_argument("--shape", nargs=3, type=int, metavar=("H", "W", "C"), help="of an image (default: CIFAR's or MNIST's)")
+
+
+def bench_goals(args, given):
+    """Time wtref beside PyTorch and judge it by the goals of speed, growth included; the default kind."""
+    _bench_growth(goals.all_works(**given), args, given)
+
+
+def bench_growth(args, given):
+    """Judge only how the time grows with the batch and with the network."""
+    _bench_growth(goals.growth_works(**given), args, given)
+
+
+def _bench_growth(plan, args, given):
+    _prepare(args, given)
+    rows = _measure(plan, args)
+    growth = goals.judge_growth(rows)
+    print(*map(report.verdict, growth), sep="\n")
+    _write(args, rows=rows, growth=growth)
+
+
+def bench_steps(args, given):
+    """Time a training step of each of some models, rules and batch sizes beside PyTorch."""
+    _prepare(args, given)
+    works = work.grid(args.models, args.rules, args.batches, args.shape, **given)
+    _write(args, rows=_measure([(each, ()) for each in works], args))
+
+
+def bench_scaling(args, given):
+    """Time a training step on one process and on two, and predict it for more."""
+    _prepare(args, given)
+    works = work.grid(args.models, args.rules, args.batches, args.shape, **given)
+    _write(args, rows=[scaling.run(each, args.repeats) for each in works])
+
+
+def bench_loader(args, given):
+    """Time the loader of a data set beside the training step."""
+    _prepare(args, given)
+    rows = []
+    for model, rule, batch in product(args.models, args.rules, args.batches):
+        rows.append(loader.measure(Config(**{**work.DEFAULTS, **given, "model": model, "rule": rule, "batch_size": batch}), args.repeats))
+        print(loader.line(rows[-1]))
+    _write(args, rows=rows)
+
+
+def _prepare(args, given):
+    """Raise InputError for what would otherwise fail after the measurements."""
     if args.profile and given.get("kernels") == "plain" and given.get("device", "cpu").startswith("cuda"):
         raise InputError("--profile on a GPU times the CUDA kernels; leave --kernels plain out")
     if args.json:
-        goals.check_path(args.json)
-    if kind == "loader":
-        configs = [Config(**{**given, **which}) for which in goals.combinations(own, given)]
-        found = {"rows": [_bench_loader(config, args.repeats) for config in configs]}
-    elif kind == "scaling":
-        found = {"rows": [scaling.run(work, args.repeats) for work in goals.scaling_works(own, given)]}
-    else:
-        plan = goals.plan(kind, own, given)
-        found = {"rows": goals.run(plan, args.repeats, args.profile)}
-        if kind != "grid":
-            found["growth"] = goals.judge_growth(found["rows"])
-            print(*map(goals.verdict, found["growth"]), sep="\n")
+        report.check_path(args.json)
+
+
+def _measure(plan, args):
+    """Measure each (Work, its Goals) and print a line for it; returns the rows."""
+    rows = []
+    for each, limits in plan:
+        row = measure.measure(each, args.repeats, args.profile)
+        row["goals"] = [goal.judge(row) for goal in limits]
+        if not rows:
+            print(report.header())
+        print(report.line(row), flush=True)
+        rows.append(row)
+    return rows
+
+
+def _write(args, **found):
     if args.json:
-        goals.write(args.json, repeats=args.repeats, **found)
-
-
-def _bench_loader(config, repeats):
-    training = prepare(config)
-    loader, step = goals.loader_and_step(training, repeats)
-    print(f"{config.dataset} at batch {config.batch_size}: the loader alone gives {loader:,.0f} images/s")
-    print(f"{config.model} under {config.rule} on {training.device.name}: the training step takes {step:,.0f} images/s")
-    about = {name: getattr(config, name) for name in ("dataset", "model", "rule", "batch_size")}
-    return about | {"loader_images_per_second": loader, "step_images_per_second": step}
+        report.write(args.json, repeats=args.repeats, **found)
 
 
 def add_gpu_report(parser):
@@ -68,7 +136,7 @@ def add_gpu_report(parser):
 
 
 def report_gpu(args, given):
-    """Tests, cross-check, benchmark and a short training on a GPU, in under nine minutes, as a report."""
+    """Test, check, time and train on a GPU in under nine minutes, and write a report."""
     device = open_device(args.device)
     if device.name == "cpu":
         raise InputError("gpu-report needs a GPU, found --device cpu; try --device cuda")

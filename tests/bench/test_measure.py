@@ -1,0 +1,132 @@
+"""A row of results: fair turns and right arithmetic."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from wtref.bench import measure, report, sides
+from wtref.bench.work import Work
+
+torch = pytest.importorskip("torch")
+
+from wtref.oracle.bench import Theirs, settings
+
+SETTINGS = settings(on_gpu=False)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """No turn is longer than a step."""
+    monkeypatch.setattr(measure, "TURN", 1e-9)
+
+
+class Clock:
+    """Stands still but for the tasks, which take the seconds they are told, call by call."""
+
+    def __init__(self):
+        self.now, self.calls = 0.0, []
+
+    def __call__(self):
+        return self.now
+
+    def task(self, name, *seconds):
+        remaining = iter(seconds)
+
+        def call():
+            self.calls.append(name)
+            self.now += next(remaining)
+
+        return call
+
+
+def test_sides_take_turns_after_their_warm_up():
+    clock = Clock()
+    a = clock.task("a", 50, 1, 3, 1, 2)
+    b = clock.task("b", 70, 9, 8, 6, 7)
+    assert measure.median_seconds([a, b], repeats=3, clock=clock) == [2, 7]
+    assert "".join(clock.calls) == "aabb" + "ababab"
+
+
+def test_a_quick_side_s_turn_is_many_steps():
+    clock = Clock()
+    quick, slow = clock.task("a", *[0.0625] * 100), clock.task("b", *[3.0] * 100)
+    assert measure.median_seconds([quick, slow], repeats=2, clock=clock) == [0.0625, 3]
+    assert "".join(clock.calls) == "aabb" + 2 * ("aaaa" + "b")  # 4 x 0.0625 >= 0.2 s
+
+
+def test_a_turn_ends_when_the_device_is_done():
+    """A GPU answers at once and computes later: 7 seconds a step here."""
+    clock, left = Clock(), []
+
+    def wait():
+        clock.now += 7 * len(left)
+        left.clear()
+
+    assert measure.median_seconds([lambda: left.append(1)], 3, wait=wait, clock=clock) == [7]
+
+
+def test_a_turn_holds_whole_rounds_of_the_mirror():
+    clock = Clock()
+    assert measure.median_seconds([clock.task("a", *[1, 1, 1, 1, 4] * 2)], 2, multiples=[3], clock=clock) == [1.5]
+    assert len(clock.calls) == 2 + 2 * 3
+
+
+def test_the_fastest_setting_is_chosen(monkeypatch, quick):
+    pauses = dict(zip(SETTINGS, (0.02, 0.01, 0.001, 0.02)))
+    sides = SimpleNamespace(
+        settings=lambda on_gpu: SETTINGS,
+        Theirs=lambda work, setting: SimpleNamespace(step=lambda: time.sleep(pauses[setting])),
+    )
+    assert measure._fastest(Work.of("mlp", "bp", 1), sides, lambda: None) == SETTINGS[2]
+
+
+def measured(monkeypatch, work, seconds):
+    """The row of a work whose sides take `seconds`, wtref 30 MiB and PyTorch 40."""
+    monkeypatch.setattr(measure, "median_seconds", lambda tasks, *_: seconds[: len(list(tasks))])
+    monkeypatch.setattr(measure, "_fastest", lambda *_: SETTINGS[0])
+    monkeypatch.setattr(measure, "peak_memory", lambda work, side, setting=None: {"memory_mib": 40.0 if setting else 30.0})
+    monkeypatch.setattr(sides.Ours, "gflop", lambda ours: 6.0)
+    return measure.measure(work, 1)
+
+
+def test_a_row_s_arithmetic(monkeypatch):
+    row = measured(monkeypatch, Work.of("mlp", "kp", 50), [0.5, 0.75])
+    assert (row["ms"], row["torch_ms"], row["ratio"]) == (500, 750, 1.5)
+    assert (row["images_per_second"], row["gflop_per_image"], row["gflops"]) == (100, 0.12, 12)
+    assert row["torch_gflops"] == 8 and row["memory_ratio"] == 0.75
+    assert row["mnist_epoch_seconds"] == 1200 * 0.5
+    assert "of_bp" not in row
+    assert measured(monkeypatch, Work.of("resnet8", "kp", 50), [0.5, 0.75])["cifar_epoch_seconds"] == 1000 * 0.5
+
+
+def test_a_torch_compile_that_fails_costs_no_row(monkeypatch):
+    class Failing(Theirs):
+        def __init__(self, work, setting):
+            if setting.compiled:
+                raise ValueError("no Triton here\nand much more")
+            super().__init__(work, setting)
+
+    sides = SimpleNamespace(Theirs=Failing)
+    assert measure._compiled(Work.of("mlp", "bp", 1), sides, SETTINGS[0]) == (None, "ValueError: no Triton here")
+    row = {"work": "w", "goals": [], "torch_compiled_obstacle": "ValueError: no Triton here"}
+    assert report.line(row).endswith("no torch.compile (ValueError: no Triton here)")
+
+
+def test_wm_is_held_against_bp_too(monkeypatch):
+    row = measured(monkeypatch, Work.of("mlp", "wm", 50), [0.5, 0.4, 0.75])
+    assert row["of_bp"] == 1.25 and row["ratio"] == 1.5
+
+
+@pytest.mark.slow
+def test_gflop_of_resnet18():
+    """0.5556 GMAC forward, counted by hand; a step has three such products, but no error below the stem."""
+    stem, stage1 = 3 * 9 * 64 * 32**2, 4 * 64 * 64 * 9 * 32**2
+    later = sum(
+        (c // 2 * c * 9 + 3 * c * c * 9 + c // 2 * c) * side**2 for c, side in ((128, 16), (256, 8), (512, 4))
+    )  # fmt: skip
+    forward = stem + stage1 + later + 512 * 10
+    assert forward / 1e9 == pytest.approx(0.5554, abs=3e-4)
+    ours = sides.Ours(Work.of("resnet18", "kp", 2))
+    ours.step()
+    assert ours.gflop() / 2 == pytest.approx(2 * (3 * forward - stem) / 1e9)

@@ -1,0 +1,126 @@
+"""The command `bench`: its kinds, their flags, and what they print and write."""
+
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from wtref.bench import goals, measure
+from wtref.cli.main import main
+
+torch = pytest.importorskip("torch")
+
+import wtref.oracle.bench
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """No turn is longer than a step."""
+    monkeypatch.setattr(measure, "TURN", 1e-9)
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        ("--models mlp", "invalid choice: 'mlp'"),
+        ("goals --models mlp", "unrecognized arguments: --models mlp"),
+        ("steps --crop 3", "unrecognized arguments: --crop 3"),
+        ("steps --lr 0.1", "unrecognized arguments: --lr 0.1"),
+        ("growth --shape 8 8 3", "unrecognized arguments: --shape 8 8 3"),
+        ("loader --profile", "unrecognized arguments: --profile"),
+        ("scaling --device cuda", "unrecognized arguments: --device cuda"),
+        ("scaling --profile", "unrecognized arguments: --profile"),
+        ("speed", "invalid choice: 'speed'"),
+        ("steps --models vgg", "unknown model 'vgg'; choose from: mlp"),
+        ("steps --rules bq", "unknown rule 'bq'; choose from: bp"),
+        ("steps --batches 8 0", "--batches must be at least 1, found 0"),
+        ("steps --batches many", "--batches"),
+        ("steps --repeats 0", "--repeats must be at least 1, found 0"),
+        ("steps --shape 8 8 0", "--shape must be at least 1, found 0"),
+        ("steps --shape 8 8", "--shape"),
+        ("steps --models lenet --shape 8 8 1", "conv2"),
+        ("steps --json nowhere/x.json", "nowhere/x.json"),
+        ("steps --json .", "--json ."),
+        ("steps --learning-rate 3", "--learning-rate"),
+    ],
+)
+def test_bad_flags_are_one_line(capsys, tmp_path, monkeypatch, flags, said):
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", *flags.split()]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("wtref: ") and err.count("\n") == 1 and said in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_and_the_table_agree(capsys, tmp_path, quick):
+    """The one run with all its parts, memory in processes of their own included."""
+    path = tmp_path / "bench.json"
+    flags = "steps --models mlp --hidden 20 --batches 8 --rules kp --repeats 1".split()
+    assert main(["bench", *flags, "--json", str(path)]) == 0
+    out, err = capsys.readouterr()
+    head, line = out.splitlines()
+    found = json.loads(path.read_text())
+    (row,) = found["rows"]
+    assert err == "" and head.startswith("work") and line.startswith("mlp 28x28x1 kp batch 8 ")
+    numbers = line.removeprefix(row["work"]).split(row["torch_setting"])[0].replace(",", "").split()
+    ours, theirs = ("ms", "images_per_second", "gflops", "memory_mib"), ("torch_ms", "torch_gflops", "torch_memory_mib")
+    keys, digits = (*ours, *theirs, "ratio"), (2, 0, 1, 0, 2, 1, 0, 2)
+    assert numbers == [f"{row[key]:.{d}f}" for key, d in zip(keys, digits)]
+    assert row["ratio"] == row["torch_ms"] / row["ms"]
+    for total, part in (("memory_total_mib", "memory_mib"), ("torch_memory_total_mib", "torch_memory_mib")):
+        assert row[total] > 20 and 0 < row[part] < 0.5 * row[total]
+    assert found["repeats"] == 1 and found["machine"]["cores"] >= 1
+    assert found["versions"]["torch"] == torch.__version__ and found["versions"]["numpy"] == np.__version__
+    assert re.match(r"\d{4}-\d\d-\d\dT", found["date"])
+
+
+def test_without_pytorch_wtref_is_timed_alone(capsys, monkeypatch, quick):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "wtref.oracle.bench")
+    monkeypatch.delattr(wtref.oracle, "bench")
+    monkeypatch.setattr(measure, "peak_memory", lambda *_: {})
+    assert main("bench steps --models mlp --hidden 5 --batches 2 --repeats 1 --profile".split()) == 0
+    _, line, *parts = capsys.readouterr().out.splitlines()
+    assert line.endswith("no PyTorch")
+    assert sum(float(part.split(" %")[0].split()[-1]) for part in parts) == pytest.approx(100, abs=1)
+
+
+def test_the_loader(capsys, tmp_path):
+    path = tmp_path / "x.json"
+    flags = "loader --models mlp --rules bp kp --hidden 4 --dataset digits --device cpu --repeats 2".split()
+    assert main(["bench", *flags, "--json", str(path)]) == 0
+    out, rows = capsys.readouterr().out, json.loads(path.read_text())["rows"]
+    assert out.count("digits at batch 32: the loader alone gives ") == 2
+    assert [row["rule"] for row in rows] == ["bp", "kp"]
+    assert f"mlp under kp on cpu: the training step takes {rows[1]['step_images_per_second']:,.0f} images/s" in out
+
+
+def test_a_profile_of_a_gpu_is_of_its_kernels(capsys):
+    assert main(["bench", "goals", "--profile", "--device", "cuda", "--kernels", "plain"]) == 2
+    assert "--profile" in capsys.readouterr().err
+
+
+def test_without_a_kind_the_goals_are_measured(capsys, monkeypatch, tmp_path):
+    measured = []
+
+    def row(work, repeats, profiled):
+        measured.append((str(work), repeats, profiled))
+        return {**work.description(), "ms": 1.0, "gflops": 1.0, "ratio": 2.0}
+
+    monkeypatch.setattr(measure, "measure", row)
+    assert main(["bench"]) == main(["bench", "goals", "--json", str(tmp_path / "found.json")]) == 0
+    works = [str(work) for work, _ in goals.all_works()]
+    assert measured == 2 * [(work, 7, False) for work in works]
+    out = capsys.readouterr().out
+    assert out.count("ratio >= 1.3: met, 2.00") == 2 * 3 and out.count("networks: ms a FLOP grow by at most 0.1: met") == 2
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [row["work"] for row in found["rows"]] == works and len(found["growth"]) == 2
+
+
+def test_the_growth_alone(capsys, monkeypatch):
+    monkeypatch.setattr(measure, "measure", lambda work, *_: {**work.description(), "ms": float(work.config.batch_size), "gflops": 1.0})
+    assert main(["bench", "growth"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) == 1 + len(goals.growth_works()) + 2 and ": met, 0.00" in out[-1] and ": met, 0.00" in out[-2]

@@ -1,0 +1,74 @@
+"""The results of `run.py bench` as lines of a table and as JSON."""
+
+import os
+import platform
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from wtref.errors import InputError
+from wtref.files import write_json
+
+COLUMNS = (
+    ("  wtref ms", "ms", 2), ("  images/s", "images_per_second", 0), ("  GFLOP/s", "gflops", 1),
+    ("     MiB", "memory_mib", 0), ("  PyTorch ms", "torch_ms", 2), ("  GFLOP/s", "torch_gflops", 1),
+    ("     MiB", "torch_memory_mib", 0), ("  ratio", "ratio", 2),
+)  # fmt: skip
+
+
+def header():
+    """The line above all rows."""
+    return f"{'work':<40}{''.join(title for title, _, _ in COLUMNS)}  PyTorch's setting; goals"
+
+
+def line(row):
+    """A row as text: one line, and one more for each part of its profile."""
+    cells = [f"{row[key]:,.{digits}f}" if key in row else "-" for _, key, digits in COLUMNS]
+    cells = "".join(cell.rjust(len(title)) for cell, (title, _, _) in zip(cells, COLUMNS))
+    notes = [row.get("torch_setting", "no PyTorch"), *map(verdict, row["goals"])]
+    if "compiled_ratio" in row:
+        notes.insert(1, f"torch.compile {row['torch_compiled_ms']:,.2f} ms, ratio {row['compiled_ratio']:.2f}")
+    if "torch_compiled_obstacle" in row:
+        notes.insert(1, f"no torch.compile ({row['torch_compiled_obstacle']})")
+    parts = row.get("profile", {}).items()
+    width = max([20, *(len(name) for name, _ in parts)])
+    lines = [f"{row['work']:<40}{cells}  {'; '.join(notes)}"]
+    lines += [f"    {name:<{width}}{100 * ms / sum(row['profile'].values()):6.1f} %{ms:12.2f} ms" for name, ms in parts]
+    return "\n".join(lines)
+
+
+def verdict(judged):
+    """The result of Goal.judge in words."""
+    if judged["met"] is None:
+        return f"{judged['goal']}: not measured"
+    return f"{judged['goal']}: {'met' if judged['met'] else 'MISSED'}, {judged['found']:.2f}"
+
+
+def check_path(path):
+    """Raise InputError if no file can be written to path; to be called before the hours of work."""
+    path = Path(path)
+    if path.exists() and not path.is_file() or not os.access(path.parent, os.W_OK):
+        raise InputError(f"--json {path}: cannot be written; name a file in an existing folder")
+
+
+def write(path, **found):
+    """Write the results as JSON, with the date, the machine and the versions.  Raises Unsaved."""
+    machine = {"cpu": _processor(), "cores": os.cpu_count()}
+    versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": _torch_version()}
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    write_json(path, {"date": now, "machine": machine, "versions": versions, **found})
+
+
+def _processor():
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("model name")] if info.exists() else []
+    return names[0].split(":", 1)[1].strip() if names else platform.processor()
+
+
+def _torch_version():
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,53 @@
+"""The two sides that `run.py bench` times in turn: wtref's, and PyTorch's (oracle/bench.py), which has the same methods."""
+
+from types import SimpleNamespace
+
+from wtref.distributed.group import SINGLE
+from wtref.fast import graphs
+from wtref.runs.prepare import prepare
+
+
+class Ours:
+    """wtref's side of a Work: its network in training, and one batch on the device."""
+
+    def __init__(self, work, group=SINGLE, device=None):
+        """group: the processes that share each batch; device: the Work's own by default."""
+        self.device = device or work.config.open_device(group=group)
+        images, labels = (array[group.shard(work.config.batch_size)] for array in work.data())
+        self.images, self.labels = self.device.array(images), self.device.raw(labels)
+        feed = SimpleNamespace(shape=work.shape, classes=work.classes, steps=1)
+        self.training = prepare(work.config, self.device, group, feed)
+        for _ in range(graphs.WARM_UP if work.on_gpu and not work.evaluation else 0):
+            self.step()
+
+    def step(self):
+        """Take a training step."""
+        self.training.step(self.images, self.labels)
+        self.training.position += 1  # mirror_every counts the steps
+
+    def evaluate(self):
+        """Compute the logits of evaluation."""
+        return self.training.network.forward(self.images, train=False)
+
+    def memory(self):
+        """The MiB that CuPy's memory pools hold on a GPU; of this side alone, if no other side is left."""
+        pools = [self.device.xp.get_default_memory_pool(), getattr(getattr(self.training.train_step, "engaged", None), "pool", None)]
+        return sum(pool.total_bytes() for pool in pools if pool) / 2**20
+
+    def gflop(self):
+        """The GFLOP of a training step: in each layer the products of forward pass, Delta W and, with a B, backward pass."""
+        network = self.training.network
+        for s in network.synapses:
+            s.keep_delta = True
+        network.backward(0 * network.forward(self.images))
+        weights = [(2 * s.W.size + (0 if s.B is None else s.B.size), s) for s in network.synapses]
+        return sum(2 * products * s.delta.size // s.n_out for products, s in weights) / 1e9
+
+
+def pytorch_side(work):
+    """The module oracle.bench; None if PyTorch is not installed, or if the module has no such rule."""
+    try:
+        from wtref.oracle import bench
+    except ImportError:
+        return None
+    return bench if work.config.rule in bench.RULES else None
