@@ -1,4 +1,4 @@
-"""Image folders: what is listed, which batch holds what, what damaged files do, and what the threads do."""
+"""Image folders: which batch holds what, what damaged files do, and what the threads do."""
 
 import errno
 import itertools
@@ -13,11 +13,11 @@ from PIL import Image
 
 from helpers import CPU
 from pictures import CLASSES, encode, picture, write_folder
-from wtref.datasets.augment import central_view
 from wtref.datasets.folder import AHEAD, MEAN, PIECE, STD, FolderFeed, decode_ahead, load_folder_into_memory
 from wtref.datasets.listing import list_folder
 from wtref.datasets.memory import MemoryFeed, images_per_second, training_order
 from wtref.datasets.reading import BadImage, read_image
+from wtref.datasets.views import central_view
 from wtref.device import Device
 from wtref.distributed.group import ProcessGroup
 from wtref.errors import InputError
@@ -41,76 +41,6 @@ def same(a, b):
     a, b = list(a), list(b)
     pairs = [pair for one, other in zip(a, b) for pair in zip(one, other)]
     return len(a) == len(b) and all(np.array_equal(x, y) for x, y in pairs)
-
-
-# --- what is listed ---------------------------------------------------------------------------------------
-
-
-def test_classes_and_images_are_found_in_order(tmp_path):
-    write_folder(tmp_path)
-    names, train, test = list_folder(tmp_path)
-    assert names == CLASSES
-    assert train.paths == [f"{tmp_path}/train/{name}/0{k}.png" for name in CLASSES for k in range(7)]
-    assert train.labels.tolist() == [0] * 7 + [1] * 7 + [2] * 7
-    assert test.paths == [f"{tmp_path}/val/{name}/0{k}.png" for name in CLASSES for k in range(3)]
-    assert test.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
-
-
-def test_hidden_things_and_other_files_are_left_out(tmp_path):
-    write_folder(tmp_path)
-    before = list_folder(tmp_path)[1].paths
-    (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
-    (tmp_path / "train" / "README.txt").write_text("no class")
-    ant = tmp_path / "train" / "ant"
-    (ant / "._00.png").write_bytes(b"not an image")
-    (ant / "notes.txt").write_text("no image")
-    (ant / "drawing.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0")
-    (ant / "more.png").mkdir()
-    assert list_folder(tmp_path)[1].paths == before
-    (ant / "UPPER.JPEG").write_bytes(encode(picture(0), "JPEG"))
-    assert len(list_folder(tmp_path)[1].paths) == len(before) + 1
-
-
-def test_test_folder_stands_in_for_val_and_val_goes_first(tmp_path):
-    write_folder(tmp_path, held_out="test", test=2)
-    assert len(list_folder(tmp_path)[2].paths) == 6
-    write_folder(tmp_path, held_out="val", test=4)
-    assert len(list_folder(tmp_path)[2].paths) == 12
-
-
-def remove(path):
-    for child in path.iterdir() if path.is_dir() else ():
-        remove(child)
-    path.rmdir() if path.is_dir() else path.unlink()
-
-
-def rename(path):
-    path.rename(path.with_suffix(".txt"))
-
-
-LAYOUTS = {
-    "no folder": (remove, [""], "train: No such file or directory; an image folder holds train/CLASS/"),
-    "no train": (remove, ["train"], "train: No such file or directory"),
-    "no val": (remove, ["val"], "test: No such file or directory"),
-    "no classes": (remove, ["train/ant", "train/bee", "train/cat"], "train holds no class folders"),
-    "empty class": (remove, ["train/bee/00.png"], "bee holds no images, nothing at all"),
-    "other files": (rename, ["val/bee/00.png", "val/bee/01.png"], "bee holds no images, only 2 other files"),
-    "train alone": (remove, ["val/cat"], "class cat is in train/ and not in val/"),
-    "val alone": (remove, ["train/ant"], "class ant is in val/ and not in train/"),
-}
-
-
-@pytest.mark.parametrize("what", LAYOUTS)
-@pytest.mark.parametrize("open_folder", [feed_of, load_folder_into_memory])
-def test_another_layout_is_one_clear_line(tmp_path, what, open_folder):
-    damage, places, line = LAYOUTS[what]
-    root = write_folder(tmp_path / "set", train=1, test=2)
-    for place in places:
-        damage(root / place)
-    with pytest.raises(InputError, match=line) as caught:
-        open_folder(root)
-    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
-
 
 def test_values_that_cannot_be(folder):
     for wrong in ({"bad_images": "ignore"}, {"workers": 0}):

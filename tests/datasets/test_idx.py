@@ -160,6 +160,7 @@ def test_broken_compression(damage, wanted, folder):
 # --- bombs and fuzz ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_large_file_takes_its_own_size_and_a_bomb_no_more(tmp_path):
     shape = (10_000, 28, 28)
     honest, header = int(np.prod(shape)), good[IMAGES][:4] + struct.pack(">3I", 10_000, 28, 28)
@@ -180,6 +181,7 @@ def sound_images(images):
     return images.shape == SMALL and images.dtype == np.uint8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["plain", "zipped, then damaged", "damaged, then zipped"])
 def test_fuzz(how, tmp_path):
     plain = idx_bytes(np.random.default_rng(1).integers(256, size=SMALL, dtype=np.uint8))

@@ -8,7 +8,7 @@ import pytest
 
 from wtref import datasets
 from wtref.datasets import DATA_DIR, Dataset
-from wtref.datasets.base import split_fifth
+from wtref.datasets.digits import split_fifth
 from wtref.datasets.synthetic import load_synthetic
 from wtref.errors import InputError
 
@@ -79,20 +79,6 @@ def test_unknown_data_set_lists_the_known_ones():
 
 
 # --- holding out ------------------------------------------------------------------------------------------
-
-
-def test_validation_never_contains_a_test_image(digits):
-    train, test = parts(digits)
-    fitted, held_out = parts(digits.validation())
-    assert not (fitted + held_out) & test
-    assert not fitted & held_out
-    assert fitted + held_out == train
-
-
-def test_validation_is_a_fifth_of_every_class(digits):
-    whole, held_out = np.bincount(digits.train_labels), np.bincount(digits.validation().test_labels)
-    assert np.all(abs(held_out - whole / 5) < 1)
-    assert (digits.validation().name, digits.validation().classes) == ("digits", 10)
 
 
 def test_split_fifth_by_hand():

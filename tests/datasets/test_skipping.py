@@ -137,6 +137,7 @@ def test_the_delta_angles_of_an_empty_batch_are_not_numbers_and_left_out_of_mean
     assert report.rows([lines[0], whole], {})[0][5:7] == report.rows([whole], {})[0][5:7]
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_without_the_angles_that_were_not_measured():
     pytest.importorskip("matplotlib")
     seeds, flags = {"mine": 0, "other": damage_the_fixed_batch()}, flags_of(BASE)

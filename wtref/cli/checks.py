@@ -2,7 +2,7 @@
 
 from wtref import datasets
 from wtref.cli.arguments import WHERE, add_config, add_device, listed
-from wtref.datasets import fetch
+from wtref.datasets import fetch, inventory
 from wtref.device import open_device
 from wtref.errors import InputError, check_choice
 from wtref.models import MODELS
@@ -39,7 +39,7 @@ def list_data(args, given):
         for path in fetch.fetch(args.name, folder):
             print(f"fetched: {printable(path)}")
         return
-    for row in fetch.status(folder):
+    for row in inventory.status(folder):
         print(f"{row.name:<14} {row.state:<8} {printable(row.detail)}")
 
 

@@ -1,35 +1,31 @@
-"""Images made ready for the network, varied at random for training.
+"""Augmentation of whole batches of sets in memory, by array operations on the device.
 
-First for sets in memory: whole batches, by array operations on the device.  Then for image folders and for
-`predict`: one image at a time, by Pillow.
-
-All draws come from a generator on the host, so that one seed means the same images everywhere.
+All random draws come from a generator on the host, so one seed means the same images on every device.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
 
-from wtref.datasets.reading import open_file, to_rgb
 from wtref.device import array_module
 from wtref.errors import InputError
-
-# --- whole batches on the device --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Crop, then flip, then rotate each image of a batch; the defaults change nothing.
+    """Random crop, flip and rotation, in this order, of each image in a batch; the defaults change nothing.
 
-    crop: zeros around the image, in pixels, from which a window of the image's size is cut
-    flip: mirror half of the images, left to right
-    rotate: the largest angle in degrees; each image is turned by a uniform one up to it either way
+    Attributes
+    ----------
+    crop : int
+        The number of zero pixels added on each side before a random window of the image's size is cut out.
+    flip : bool
+        Mirror half of the images left to right.
+    rotate : float
+        The largest angle in degrees; each image is turned by an angle drawn uniformly from -rotate to rotate.
 
-    They are torchvision's RandomCrop(size, padding=crop), RandomHorizontalFlip() and
-    RandomRotation(rotate) with its defaults: about the centre, nearest pixel, zeros outside.
-    Raises InputError for values that cannot be.
+    The same as torchvision's RandomCrop(size, padding=crop), RandomHorizontalFlip() and RandomRotation(rotate) with its
+    defaults: about the centre, nearest pixel, zeros outside.  Raises InputError for values out of range.
     """
 
     crop: int = 0
@@ -43,9 +39,9 @@ class Augmentation:
             raise InputError(f"--rotate must be from 0 to 180 degrees, found {self.rotate}")
 
     def __call__(self, images, rng, n=None, share=slice(None)):
-        """images (N, H, W, C) -> the same shape, type and device, varied.  rng: a NumPy generator.
+        """Augment images (N, H, W, C); returns an array of the same shape, dtype and device.  rng: a NumPy generator.
 
-        n, share: of how many images these are the slice; each is varied as it would be among all of them.
+        n, share: the images are the slice `share` of a batch of n, and each is changed as it would be in the whole batch.
         """
         n = len(images) if n is None else n
         if self.crop:
@@ -60,7 +56,7 @@ class Augmentation:
 def crop(images, padding, corners):
     """Cut a window of the image's size out of each image with `padding` zeros around it.
 
-    images (N, H, W, C); corners (N, 2), on the host: top and left of each window, 0 to 2 padding.
+    images (N, H, W, C); corners (N, 2), on the host: the top and left of each window, from 0 to 2 * padding.
     """
     xp = array_module(images)
     _, height, width, _ = images.shape
@@ -69,7 +65,7 @@ def crop(images, padding, corners):
 
 
 def flip(images, chosen):
-    """Mirror the chosen images left to right.  images (N, H, W, C); chosen (N,) of bool, on the host."""
+    """Mirror the chosen images left to right.  images (N, H, W, C); chosen (N,), bool, on the host."""
     xp = array_module(images)
     _, height, width, _ = images.shape
     y, x = xp.arange(height)[:, None], xp.arange(width)
@@ -77,15 +73,15 @@ def flip(images, chosen):
 
 
 def rotate(images, degrees):
-    """Turn each image counter-clockwise about its centre; zeros where nothing was.
+    """Turn each image counter-clockwise about its centre; pixels from outside the image are zero.
 
-    images (N, H, W, C); degrees (N,), on the host.  Each pixel is the nearest one to where it comes
-    from, found in 16.16 fixed-point numbers: the same pixels as Pillow's Image.rotate, on any device.
+    images (N, H, W, C); degrees (N,), on the host.  Nearest-neighbour interpolation with coordinates in 16.16 fixed point,
+    which gives the same pixels as Pillow's Image.rotate on every device.
     """
     xp = array_module(images)
     _, height, width, _ = images.shape
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    middle_x, middle_y = (width - 1) / 2, (height - 1) / 2  # offsets between centres of pixels
+    middle_x, middle_y = (width - 1) / 2, (height - 1) / 2  # from the first pixel's centre to the middle
     start_x = width / 2 - cos * middle_x + sin * middle_y
     start_y = height / 2 - sin * middle_x - cos * middle_y
     fixed = xp.array(np.floor(np.stack([cos, sin, start_x, start_y]) * 65536 + 0.5).astype(np.int64))
@@ -95,9 +91,9 @@ def rotate(images, degrees):
 
 
 def pick(images, rows, columns):
-    """The pixels images[k, rows[k], columns[k]]; zeros where those lie outside the image.
+    """The pixels images[k, rows[k], columns[k]], and zeros for places outside the image.
 
-    images (N, H, W, C); rows, columns: integers that broadcast to (N, H', W').  Returns (N, H', W', C).
+    images (N, H, W, C); rows, columns: integer arrays that broadcast to (N, H', W').  Returns an array (N, H', W', C).
     """
     xp = array_module(images)
     n, height, width, channels = images.shape
@@ -109,105 +105,17 @@ def pick(images, rows, columns):
 
 
 class Normalise:
-    """Bytes to the network's input: mean 0 and variance 1 in each channel."""
+    """Turns bytes into the network's input: (x - mean) / std in each channel."""
 
     def __init__(self, device, shape, mean, std):
         """shape: (H, W, C) of an image; mean, std: (C,), of the training images, in pixel values."""
         self.dtype = device.dtype
-        # Spelled out for every pixel: NumPy is six times as fast with whole images as with C numbers.
+        # Repeated for every pixel: NumPy subtracts whole images six times as fast as vectors (C,).
         self.mean, self.std = (device.array(np.ones(shape) * per_channel) for per_channel in (mean, std))
 
     def __call__(self, images):
-        """images (N, H, W, C) of integers -> the same in the device's dtype."""
+        """Normalise images (N, H, W, C) of integers; returns an array of the same shape in the device's dtype."""
         images = images.astype(self.dtype)
         images -= self.mean
         images /= self.std
         return images
-
-
-# --- one image file ---------------------------------------------------------------------------------------
-
-
-def random_view(path, size, flip, jitter, rng):
-    """A random crop of the image in a file, resized, with `flip` mirrored or not, jittered: (size, size, 3) of bytes.
-
-    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where the crop still has `size` pixels each way.
-    """
-    image = open_file(path)
-    width, height = image.size
-    left, top, right, bottom = random_box(width, height, rng)
-    drafted = image.draft(None, (-(-width * size // (right - left)), -(-height * size // (bottom - top))))
-    image = to_rgb(image, path)
-    across, down = drafted[1][2:] if drafted else image.size  # 803 pixels at 1/8 are 100.375
-    box = left * across / width, top * down / height, right * across / width, bottom * down / height
-    image = _resized_crop(image, box, size)
-    mirrored = flip and rng.random() < 0.5
-    if jitter:
-        image = colour_jitter(image, jitter, rng)
-    return np.asarray(image)[:, ::-1] if mirrored else np.asarray(image)
-
-
-def _resized_crop(image, box, size):
-    """The box, whose corners may lie between pixels, resized to (size, size) with nothing seen around it."""
-    left, top, right, bottom = box
-    x, y = math.floor(left), math.floor(top)
-    image = image.crop((x, y, math.ceil(right), math.ceil(bottom)))
-    box = left - x, top - y, right - x, bottom - y
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-
-
-def random_box(width, height, rng, area=(0.08, 1), ratio=(3 / 4, 4 / 3)):
-    """(left, top, right, bottom) of a random crop: the box of torchvision's RandomResizedCrop.
-
-    Its share of the image's area is drawn uniformly, and so is the logarithm of its width to height ratio.
-    After ten draws that do not fit: the largest box about the centre whose ratio is allowed.
-    """
-    for _ in range(10):
-        pixels = width * height * rng.uniform(*area)
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        w, h = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
-            return left, top, left + w, top + h
-    w, h = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
-    left, top = (width - w) // 2, (height - h) // 2
-    return left, top, left + w, top + h
-
-
-def colour_jitter(image, strength, rng):
-    """Change brightness, contrast and saturation of a Pillow image, in random order.
-
-    Each by a factor uniform in 1 - strength to 1 + strength: torchvision's ColorJitter without hue.
-    """
-    changes = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-    for k in rng.permutation(len(changes)):
-        image = changes[k](image).enhance(rng.uniform(max(0, 1 - strength), 1 + strength))
-    return image
-
-
-def central_view(image, size):
-    """The middle of a Pillow image for evaluation: torchvision's Resize(size * 256/224) and CenterCrop(size).
-
-    An image more than ten times as long as wide first loses its ends: resized whole it could fill the memory.
-    Returns (size, size, 3) of bytes.
-    """
-    image = _centre(image, min(image.width, 10 * image.height), min(image.height, 10 * image.width))
-    shorter, now = round(size * 256 / 224), min(image.size)
-    image = image.resize([int(shorter * side / now) for side in image.size], Image.Resampling.BILINEAR)
-    return np.asarray(_centre(image, size, size))
-
-
-def fitted_view(image, shape):
-    """The largest part about the centre of a Pillow image that has the shape's proportions, resized to it.
-
-    shape: (H, W, C) of an image of a set in memory, C = 1 for grey or 3.  An image of that size stays as it
-    is.  Returns (H, W, C) of bytes.
-    """
-    height, width, channels = shape
-    image = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image).reshape(shape)
-
-
-def _centre(image, width, height):
-    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-    return image.crop((left, top, left + width, top + height))

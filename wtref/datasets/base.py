@@ -1,6 +1,6 @@
-"""What every data set offers."""
+"""Data sets in memory: arrays of images and labels, checked when they are made."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -10,9 +10,10 @@ from wtref.errors import InputError
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images (N, H, W, C) of bytes, 0 to `levels`, and labels (N,) in 0 .. classes - 1.
+    """A data set in memory.
 
-    Raises InputError for arrays that are anything else.
+    Images are uint8 arrays (N, H, W, C) with values from 0 to `levels`; labels are integers (N,) from 0 to classes - 1.
+    Raises InputError for any other arrays.
     """
 
     name: str
@@ -21,7 +22,7 @@ class Dataset:
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
-    class_names: tuple[str, ...] = ()  # none: the classes have only numbers
+    class_names: tuple[str, ...] = ()  # empty: the classes have numbers only
     levels: int = 255
 
     def __post_init__(self):
@@ -34,7 +35,7 @@ class Dataset:
             raise InputError(f"{self.name}: has {len(self.class_names)} names for {self.classes} classes")
 
     def _check(self, part, images, labels):
-        """Raise InputError unless these are images and their labels."""
+        """Raise InputError unless these arrays are images and labels that fit together."""
         where = f"{self.name}, {part} images"
         if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
             right = "uint8 of shape (N, H, W, C), none of them 0"
@@ -53,33 +54,24 @@ class Dataset:
 
     @cached_property
     def mean(self):
-        """Of the training images, per channel, in pixel values."""
+        """The mean of the training images in each channel, (C,), in pixel values."""
         return np.array([np.average(np.arange(256), weights=counts) for counts in self._counts])
 
     @cached_property
     def std(self):
-        """Of the training images, per channel, in pixel values; never 0."""
+        """The standard deviation of the training images in each channel, (C,), in pixel values; never 0."""
         squares = (np.arange(256) - self.mean[:, None]) ** 2
         return np.sqrt(np.average(squares, axis=1, weights=self._counts)) + 1e-8
 
     @cached_property
     def _counts(self):
-        """How often each byte occurs in each channel of the training images, (C, 256)."""
+        """The number of occurrences of each byte in each channel of the training images, (C, 256)."""
         channels = np.moveaxis(self.train_images, -1, 0)
         return np.stack([np.bincount(channel.ravel(), minlength=256) for channel in channels])
 
-    def validation(self):
-        """The same without its test images: a fifth of the training images stands in for them."""
-        images, labels = self.train_images, self.train_labels
-        train, held_out = split_fifth(labels)
-        return replace(
-            self, train_images=images[train], train_labels=labels[train],
-            test_images=images[held_out], test_labels=labels[held_out],
-        )  # fmt: skip
-
 
 def check_labels(where, labels, classes):
-    """Raise an InputError unless all labels (N,) are in 0 .. classes - 1."""
+    """Raise InputError unless all labels (N,) are from 0 to classes - 1."""
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
         first = wrong[0]
@@ -87,8 +79,15 @@ def check_labels(where, labels, classes):
         raise InputError(f"{where}: {found}, right would be 0 to {classes - 1}")
 
 
+def check_classes(where, labels, classes):
+    """Raise InputError unless every class occurs among the labels (N,)."""
+    counts = np.bincount(labels, minlength=classes)
+    if not counts.all():
+        raise InputError(f"{where}: none of {len(labels):,} training images is of class {counts.argmin()}")
+
+
 def doubts(class_names, train_labels, test_labels):
-    """Lines about what makes the errors of networks on such data mean less than they seem to."""
+    """Warnings about classes without images, which make test errors misleading; a tuple of lines."""
     if len(class_names) == 1:
         return (f"the data have one class only, {class_names[0]}: any network has an error of 0 % and learns nothing",)
     lines = []
@@ -98,10 +97,3 @@ def doubts(class_names, train_labels, test_labels):
             found = f"{len(absent)} of {len(class_names)} classes have no {part} images"
             lines.append(f"{found}, such as {class_names[absent[0]]}")
     return tuple(lines)
-
-
-def split_fifth(labels):
-    """Two index arrays: four fifths of every class, and every fifth example of each class."""
-    by_class = np.argsort(labels, kind="stable")
-    held_out = np.sort(by_class[::5])
-    return np.setdiff1d(np.arange(len(labels)), held_out), held_out

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wtref.datasets.base import Dataset, check_labels
-from wtref.datasets.idx import Missing, check_classes, check_end, fetch_hint, opened, read_up_to, tar_files
+from wtref.datasets.archives import Missing, check_end, fetch_hint, opened, read_up_to, tar_files
+from wtref.datasets.base import Dataset, check_classes, check_labels
 from wtref.datasets.unpickling import Unpickler, as_array, as_integers
 from wtref.errors import InputError
 

@@ -4,12 +4,15 @@ import zipfile
 
 import numpy as np
 
-from wtref.datasets.base import Dataset, split_fifth
+from wtref.datasets.base import Dataset
 from wtref.errors import InputError
 
 
 def load_digits(data_dir):
-    """1,437 training and 360 test images (8, 8, 1) with values 0 to 16, ten classes."""
+    """1,437 training and 360 test images (8, 8, 1) with values from 0 to 16, of ten classes.
+
+    Raises InputError for a missing or damaged file.
+    """
     path = data_dir / "digits" / "digits.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -22,3 +25,10 @@ def load_digits(data_dir):
         raise InputError(f"digits: {path} is missing; --data-dir must name the repository's data folder") from None
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"digits: {path} is damaged ({error}); restore it from the repository") from None
+
+
+def split_fifth(labels):
+    """Two sorted index arrays for labels (N,): four fifths of each class, and every fifth example of each class."""
+    by_class = np.argsort(labels, kind="stable")
+    held_out = np.sort(by_class[::5])
+    return np.setdiff1d(np.arange(len(labels)), held_out), held_out

@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wtref import locks
-from wtref.datasets.cifar import find_cifar, load_cifar10, load_cifar100
-from wtref.datasets.digits import load_digits
-from wtref.datasets.idx import Missing, find_idx, load_fashion_mnist, load_mnist
 from wtref.datasets.web import TIMEOUT, Failed, pieces, request
 from wtref.errors import InputError, choose
 
@@ -99,7 +96,7 @@ def fetch(name, data_dir, base_url=None, progress=show_progress, timeout=TIMEOUT
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file in source.files:
-            if not _is_published(folder / file.name, file):
+            if not is_published(folder / file.name, file):
                 _fetch_file(file, folder, homes, progress, timeout)
     except Failed as error:
         absent = ", ".join(file.name for file in source.files if not (folder / file.name).is_file())
@@ -118,7 +115,7 @@ def _fetch_file(file, folder, homes, progress, timeout):
             url = f"{home.rstrip('/')}/{file.name}"
             try:
                 _download(url, out, file, progress, timeout)
-                if not _is_published(part, file):
+                if not is_published(part, file):
                     raise Failed(f"sent bytes with MD5 {_md5(part)} instead of {file.md5}", keep=False)
                 os.replace(part, folder / file.name)
                 return
@@ -190,60 +187,10 @@ def _size(out):
     return os.fstat(out.fileno()).st_size
 
 
-def _is_published(path, file):
+def is_published(path, file):
     return path.is_file() and path.stat().st_size == file.size and _md5(path) == file.md5
 
 
 def _md5(path):
     with open(path, "rb") as data:
         return hashlib.file_digest(data, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-# --- what is there ----------------------------------------------------------------------------------------
-
-LOADERS = {"digits": load_digits, "mnist": load_mnist, "fashion-mnist": load_fashion_mnist}
-LOADERS |= {"cifar10": load_cifar10, "cifar100": load_cifar100}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A data set's state: intact, differs (sound, but other bytes than published), damaged or missing."""
-
-    name: str
-    state: str
-    detail: str
-
-
-def status(data_dir):
-    """A Row for each data set that is looked for in data_dir; reads all that is there."""
-    return [Row(name, *_state(name, Path(data_dir))) for name in LOADERS]
-
-
-def _state(name, data_dir):
-    try:
-        paths = _paths(name, data_dir)
-    except Missing as error:
-        return "missing", str(error)
-    sources = [source for source in CATALOGUE.values() if source.folder == name]
-    published = {file.name: file for source in sources for file in source.files}
-    known = [path for path in paths if path.name in published]
-    where = str(paths[0] if len(paths) == 1 else paths[0].parent)
-    try:
-        wrong = [path for path in known if not _is_published(path, published[path.name])]
-        if known == paths and not wrong:
-            return "intact", f"{where}: as published, by its checksum"
-        LOADERS[name](data_dir)
-    except (InputError, OSError) as error:
-        return "damaged", str(error)
-    if wrong:
-        return "differs", f"{wrong[0]}: in order, but not the published bytes"
-    return "intact", f"{where}: in order, by its contents"
-
-
-def _paths(name, data_dir):
-    if name == "digits":
-        path = data_dir / "digits" / "digits.npz"
-        if not path.is_file():
-            raise Missing(f"digits: {path} is not there; it belongs to the repository")
-        return [path]
-    return [find_cifar(name, data_dir)[1]] if name.startswith("cifar") else find_idx(name, data_dir)

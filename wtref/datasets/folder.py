@@ -17,11 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from wtref import randomness
-from wtref.datasets.augment import Normalise, central_view, random_view
+from wtref.datasets.augment import Normalise
 from wtref.datasets.base import Dataset, doubts
 from wtref.datasets.listing import list_folder
 from wtref.datasets.memory import batch_count, training_order
 from wtref.datasets.reading import BadImage, read_image
+from wtref.datasets.views import central_view, random_view
 from wtref.distributed.group import SINGLE
 from wtref.errors import InputError, check_choice
 from wtref.fast.ops import cores

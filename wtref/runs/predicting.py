@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from wtref.datasets.augment import central_view, fitted_view
 from wtref.datasets.reading import read_image
+from wtref.datasets.views import central_view, fitted_view
 from wtref.device import array_module, to_host
 from wtref.runs.trained import Trained
 
