@@ -208,7 +208,7 @@ def test_without_locks_a_run_goes_on_and_one_line_says_so(monkeypatch, capsys, n
 
     monkeypatch.setattr(fcntl, "flock", flock)
     assert main(TINY) == 0
-    why = f"no lock can be had on runs/mine/lock ({os.strerror(number)})"
+    why = f"locks are not available for runs/mine/lock ({os.strerror(number)})"
     assert capsys.readouterr().err == f"wtref: {why}; let no other process write there meanwhile\n"
     assert checkpoints.read(FOLDER / "last.npz")[1]["epoch"] == 2 and not (FOLDER / "lock").exists()
 
@@ -217,7 +217,7 @@ def test_a_system_without_fcntl_has_no_locks(monkeypatch, capsys):
     monkeypatch.setattr(locks, "fcntl", None)
     with locks.held(Path("lock"), "it"), locks.held(Path("lock"), "it"):
         pass
-    assert capsys.readouterr().err.count("no lock can be had on lock (not on this system)") == 2
+    assert capsys.readouterr().err.count("locks are not available for lock (not on this system)") == 2
 
 
 # --- names ------------------------------------------------------------------------------------------------

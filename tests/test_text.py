@@ -67,7 +67,7 @@ def test_any_text_becomes_printable_utf_8_once_and_for_all(text):
 
 def test_every_error_that_ends_a_run_is_one_clean_line(capsys):
     for kind in (InputError, Unsaved, Damaged):
-        assert SINGLE.end(kind(HOSTILE), 2) == 2
+        assert SINGLE.report_error(kind(HOSTILE), 2) == 2
         assert capsys.readouterr().err == f"wtref: {ESCAPED}\n"
 
 
@@ -163,8 +163,8 @@ def test_what_is_said_of_locks_is_escaped(here, capsys, monkeypatch):
 
     monkeypatch.setattr("fcntl.flock", no_locks)
     with open(HOSTILE, "wb") as file:
-        assert locks.take(file, here / HOSTILE)
-    assert f"no lock can be had on {here}/{ESCAPED} (not supported)" in capsys.readouterr().err
+        assert locks.try_lock(file, here / HOSTILE)
+    assert f"locks are not available for {here}/{ESCAPED} (not supported)" in capsys.readouterr().err
 
 
 def test_a_report_and_its_pictures_take_any_text(here):

@@ -1,8 +1,8 @@
-"""Stopping in good order: Ctrl-C, SIGTERM and SIGHUP end the program as soon as nothing can be lost by it.
+"""Ctrl-C, SIGTERM and SIGHUP end the program as soon as no work is lost by it.
 
-While a network is trained, they are noted and obeyed between two steps (`stop_requests`); at all other times they
-raise KeyboardInterrupt, so that files and other processes are left in order (`interrupting`).  A signal that is
-ignored when the program starts, as SIGHUP under nohup and SIGINT in a job that a script put in the background, stays ignored.
+While a network is trained, a signal is recorded, and the program stops after the current step (`stop_requests`).  At all
+other times it raises KeyboardInterrupt, so that files and other processes are cleaned up (`interrupting`).  A signal that
+is ignored when the program starts, as SIGHUP under nohup and SIGINT in a script's background job, stays ignored.
 """
 
 import contextlib
@@ -10,11 +10,11 @@ import signal
 import threading
 import time
 
-ENDING = (signal.SIGTERM, signal.SIGHUP)  # batch systems send them more than once, the first time for all processes
+TERMINATING = (signal.SIGTERM, signal.SIGHUP)  # batch systems may send them more than once
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGTERM or SIGHUP; signal: its number."""
+    """Raised by SIGTERM and SIGHUP; signal: its number."""
 
     def __init__(self, number):
         super().__init__()
@@ -22,60 +22,63 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """signal: the number of the first signal that asked to stop, or None; since: when it came, by time.monotonic()."""
+    """A signal's request to stop.
+
+    Attributes: signal, the number of the first signal, or None as long as there was none; since, its time by time.monotonic().
+    """
 
     signal = since = None
 
 
 def exit_code(interrupt):
-    """As a shell reports it: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP."""
+    """The exit code after an interrupt, as a shell reports it: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP."""
     return 128 + getattr(interrupt, "signal", signal.SIGINT)
 
 
 @contextlib.contextmanager
 def interrupting():
-    """Within it, SIGTERM and SIGHUP raise Interrupted, once; further ones do not disturb the leaving."""
+    """A context in which the first SIGTERM or SIGHUP raises Interrupted; later ones are ignored, so that cleaning up is not disturbed."""
 
     def interrupt(number, frame):
-        for which in ENDING:
+        for which in TERMINATING:
             signal.signal(which, signal.SIG_IGN)
         raise Interrupted(number)
 
-    with _handling(interrupt, ENDING):
+    with _handling(interrupt, TERMINATING):
         yield
 
 
-def at_once():
-    """A context within which Ctrl-C, too, ends the process at once, even in a call into C that lasts."""
+def interruptible():
+    """A context in which Ctrl-C ends the process immediately, even during a long call into C."""
     return _handling(signal.SIG_DFL, [signal.SIGINT])
 
 
 @contextlib.contextmanager
 def stop_requests():
-    """Within it, the signals only set the attributes of the StopRequest; a second Ctrl-C raises KeyboardInterrupt."""
-    request, interrupts = StopRequest(), []
+    """A context that gives a StopRequest, which signals set and do nothing else; a second Ctrl-C raises KeyboardInterrupt."""
+    request, ctrl_c = StopRequest(), []
 
-    def note(number, frame):
+    def record(number, frame):
         if request.signal is None:
             request.signal, request.since = number, time.monotonic()
         if number == signal.SIGINT:
-            if interrupts:
+            if ctrl_c:
                 raise KeyboardInterrupt
-            interrupts.append(number)
+            ctrl_c.append(number)
 
-    with _handling(note, (signal.SIGINT, *ENDING)):
+    with _handling(record, (signal.SIGINT, *TERMINATING)):
         yield request
 
 
 @contextlib.contextmanager
 def _handling(handler, numbers):
-    """Within it, these signals have this handler, in the main thread; Python allows no other to set one."""
-    usual = {}
+    """A context in which these signals have this handler; without effect outside the main thread, where Python allows no handler."""
+    former = {}
     if threading.current_thread() is threading.main_thread():
         wanted = [which for which in numbers if signal.getsignal(which) != signal.SIG_IGN]
-        usual = {which: signal.signal(which, handler) for which in wanted}
+        former = {which: signal.signal(which, handler) for which in wanted}
     try:
         yield
     finally:
-        for which, former in usual.items():
-            signal.signal(which, former)
+        for which, original in former.items():
+            signal.signal(which, original)

@@ -1,10 +1,10 @@
-"""Exclusive locks on files: one process at a time writes to what a lock stands for.
+"""Exclusive locks on files, by which one process at a time writes to a folder.
 
-The kernel holds them and lets go when their process ends, in whatever way, so a lock file that a dead process left
-behind is no obstacle.  Over NFS they hold between machines, as Linux turns flock into a lock of the server's; where
-NFS is mounted with `nolock` or `local_lock`, Lustre with `localflock`, or a FUSE file system leaves locks to the
-kernel, they hold on one machine only, and no program can tell.  Where there are no locks at all (Lustre without
-`flock`, Windows), one line says so and the work goes on without.
+The kernel holds a lock and releases it when its process ends, in whatever way, so a lock file that a dead process left
+behind is no obstacle.  Over NFS locks hold between machines, because Linux turns flock into a lock on the server.  They
+hold on one machine only, which no program can detect, where NFS is mounted with `nolock` or `local_lock`, Lustre with
+`localflock`, or where a FUSE file system leaves locks to the kernel.  Where locks do not exist (Lustre without
+`flock`, Windows), a warning is printed and the work continues without them.
 """
 
 import contextlib
@@ -25,13 +25,14 @@ except ImportError:  # Windows
 
 @contextlib.contextmanager
 def held(path, what):
-    """Hold the lock file at path, which must be for this alone; what: that for which it stands, in words.
+    """A context in which this process holds the lock file at path, which it creates and removes.
 
-    Raises InputError, which names the process, if another process holds it, Unsaved if the file cannot be made.
+    what: what the lock protects, for messages.
+    Raises InputError, which names the process, if another process holds the lock; Unsaved if the file cannot be created.
     """
-    file = _opened(path, what)
+    file = _open_locked(path, what)
     try:
-        _sign(file)
+        _write_holder(file)
         yield
     finally:
         with contextlib.suppress(OSError):  # Windows keeps a file that is open
@@ -39,8 +40,8 @@ def held(path, what):
         file.close()
 
 
-def take(file, path):
-    """Lock an open file until it is closed; False if another process has the lock, or path names another file by now."""
+def try_lock(file, path):
+    """Lock an open file until it is closed; returns False if another process has the lock, or path now names another file."""
     try:
         if fcntl is None:
             raise OSError(None, "not on this system")
@@ -49,15 +50,15 @@ def take(file, path):
         return False
     except OSError as error:
         warning = "let no other process write there meanwhile"
-        print(f"wtref: no lock can be had on {printable(path)} ({error.strerror}); {warning}", file=sys.stderr)
+        print(f"wtref: locks are not available for {printable(path)} ({error.strerror}); {warning}", file=sys.stderr)
     return _is_named(file, path)
 
 
-def _opened(path, what):
+def _open_locked(path, what):
     """The file at path, opened and locked."""
     while True:
         try:
-            file = open(path, "r+b", buffering=0, opener=_creating)
+            file = open(path, "r+b", buffering=0, opener=_create_without_following)
         except OSError as error:
             if path.is_symlink() or path.is_dir():
                 raise _obstacle(path) from None
@@ -66,15 +67,15 @@ def _opened(path, what):
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             file.close()
             raise _obstacle(path)
-        if take(file, path):
+        if try_lock(file, path):
             return file
         with file:
-            if _is_named(file, path):  # else its holder has just ended and removed it
+            if _is_named(file, path):  # otherwise its holder has just removed it
                 raise InputError(f"{what} is in use by {_holder(file)}; wait for it or stop it")
 
 
-def _creating(path, flags):
-    """Open path, and make it if need be, but follow no symbolic link: what is written there must hit no other file."""
+def _create_without_following(path, flags):
+    """Open path, created if it does not exist, without following a symbolic link, which could lead to another file."""
     return os.open(path, flags | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
@@ -83,24 +84,24 @@ def _obstacle(path):
 
 
 def _is_named(file, path):
-    """Is this open file the one that path names?"""
+    """Whether path names this open file."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
 
 
-def _sign(file):
-    """Write into a lock file who holds it."""
-    with contextlib.suppress(OSError):  # on a full disk the holder stays unnamed
+def _write_holder(file):
+    """Write this process's id and host into a lock file."""
+    with contextlib.suppress(OSError):  # on a full disk the holder cannot be named
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-        os.fsync(file.fileno())  # for other machines to read
+        os.fsync(file.fileno())  # so that other machines can read it
 
 
 def _holder(file):
-    """Who holds a lock file, by what `_sign` wrote."""
-    with contextlib.suppress(OSError):  # some file systems let nobody read what is locked
+    """The process that holds a lock file, from what `_write_holder` wrote."""
+    with contextlib.suppress(OSError):  # some file systems do not let others read a locked file
         signed = file.read(400).decode(errors="replace")
         if re.fullmatch(r"process \d+ on [\w.-]+", signed):
             return signed

@@ -11,7 +11,7 @@ import pytest
 from on_device import bf16
 from wtref.device import open_device
 from wtref.distributed.buckets import Buckets
-from wtref.distributed.nccl import Bf16, NcclSums
+from wtref.distributed.nccl import Bf16Compression, NcclTransport
 from wtref.runs import checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -26,32 +26,32 @@ def cupy():
 
 
 @pytest.fixture(scope="module")
-def sums(cupy):
+def transport(cupy):
     open_device("cuda")
     nccl = cupy.cuda.nccl
-    return NcclSums(cupy, nccl.NcclCommunicator(1, nccl.get_unique_id(), 0))
+    return NcclTransport(cupy, nccl.NcclCommunicator(1, nccl.get_unique_id(), 0))
 
 
-@pytest.mark.parametrize("narrow", [None, Bf16()])
+@pytest.mark.parametrize("compression", [None, Bf16Compression()])
 @pytest.mark.parametrize("size", [1, 10_000, 1 << 24])
-def test_sums_of_one_process_are_what_it_gave_though_just_computed(cupy, sums, narrow, size):
-    """Products long enough for their sum to be asked for before they are there."""
+def test_sums_of_one_process_are_its_arrays_though_just_computed(cupy, transport, compression, size):
+    """Products that take so long that their sums are started before they are computed."""
     rng = np.random.default_rng(0)
     a, b = (rng.integers(-2, 3, size=(1024, 1024)).astype(np.float32) for _ in range(2))
-    there, buckets = [cupy.asarray(x) for x in (a, b)], Buckets(sums, size, narrow)
-    products = [there[0] @ there[1] for _ in range(8)]
+    on_device, buckets = [cupy.asarray(x) for x in (a, b)], Buckets(transport, size, compression)
+    products = [on_device[0] @ on_device[1] for _ in range(8)]
     for each in products:
         buckets.add(each)
     buckets.finish()
-    wanted = bf16(a @ b) if narrow else a @ b
+    wanted = bf16(a @ b) if compression else a @ b
     assert all(np.array_equal(each.get(), wanted) for each in products)
-    assert sums.pop_waiting_time() >= 0 and sums.pop_waiting_time() == 0
+    assert transport.pop_waiting_time() >= 0 and transport.pop_waiting_time() == 0
 
 
-def test_sums_of_float64(cupy, sums):
+def test_sums_of_float64(cupy, transport):
     x = np.random.default_rng(0).standard_normal((7, 5))
-    assert np.array_equal(sums.sum(cupy.asarray(x)).get(), x)
-    assert np.array_equal(sums.sum(cupy.asarray(x).T).get(), x.T)
+    assert np.array_equal(transport.all_reduce(cupy.asarray(x)).get(), x)
+    assert np.array_equal(transport.all_reduce(cupy.asarray(x).T).get(), x.T)
 
 
 @pytest.mark.parametrize("rule", ["kp", "wm"])

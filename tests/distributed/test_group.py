@@ -1,7 +1,4 @@
-"""Shares, buckets and how a group is found: what several processes rest on, each part by itself.
-
-test_parallel.py has the processes.
-"""
+"""Shards, joint moments, the search for a group and the watchdog, each by itself; test_processes.py starts several processes."""
 
 import os
 import random
@@ -26,7 +23,7 @@ from wtref.datasets.folder import FolderFeed
 from wtref.datasets.memory import MemoryFeed
 from wtref.distributed.buckets import Buckets
 from wtref.distributed.group import LAUNCHERS, SINGLE, ProcessGroup, open_group
-from wtref.distributed.nccl import Bf16
+from wtref.distributed.nccl import Bf16Compression
 from wtref.errors import InputError
 from wtref.fast import plain
 
@@ -34,26 +31,26 @@ ROOT = Path(__file__).parents[2]
 
 
 def group_of(size):
-    """Its members, who cannot messenger with each other."""
+    """Its members, which do not communicate."""
     group = [ProcessGroup() for _ in range(size)]
     for rank, each in enumerate(group):
         each.rank, each.size = rank, size
     return group
 
 
-# --- shares ------------------------------------------------------------------------------------------------
+# --- shards ------------------------------------------------------------------------------------------------
 
 
 @modest
 @given(n=st.integers(0, 40), size=st.integers(1, 9))
-def test_shares_are_everything_in_order_and_even(n, size):
-    shares = [list(range(n))[each.shard(n)] for each in group_of(size)]
-    assert sum(shares, []) == list(range(n))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+def test_shards_are_even_and_together_everything_in_order(n, size):
+    shards = [list(range(n))[each.shard(n)] for each in group_of(size)]
+    assert sum(shards, []) == list(range(n))
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
 @pytest.mark.parametrize("size", [2, 3, 8])
-def test_shares_of_a_batch_are_varied_as_one_process_varies_it(size):
+def test_shards_of_a_batch_are_augmented_as_by_one_process(size):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(256, size=(23, 6, 6, 2), dtype=np.uint8), rng.integers(4, size=23)
     data = Dataset("noise", 4, images[:17], labels[:17], images[17:], labels[17:])
@@ -70,7 +67,7 @@ def test_shares_of_a_batch_are_varied_as_one_process_varies_it(size):
 
 
 @pytest.mark.parametrize("size", [2, 5])
-def test_shares_of_an_image_folder(tmp_path, size):
+def test_shards_of_an_image_folder(tmp_path, size):
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for name in "ab":
@@ -90,11 +87,11 @@ def test_shares_of_an_image_folder(tmp_path, size):
 
 
 @pytest.mark.parametrize("ops", [plain, equipped().ops or plain], ids=["plain", "auto"])
-def test_an_empty_share_passes_every_op_and_adds_nothing(ops):
+def test_an_empty_shard_passes_every_op_and_adds_nothing(ops):
     y, above, same = np.zeros((0, 5, 5, 3)), np.zeros((0, 5, 5, 4)), ((3, 3), (1, 1), (1, 1))
     W = np.ones((4, 27))
-    junk = [np.full((4, 27), np.nan) for _ in range(50)]
-    del junk  # memory that a sum must not be left with
+    stale = [np.full((4, 27), np.nan) for _ in range(50)]
+    del stale  # freed memory with NaN, which a sum over nothing must overwrite
     assert ops.convolve(y, W, *same).shape == above.shape
     assert np.array_equal(ops.convolve_outer(above, y, *same), 0 * W)
     assert ops.convolve_back(above, W.T, *same, (5, 5)).shape == y.shape
@@ -116,8 +113,8 @@ def joined(parts, channels):
 
 @modest
 @given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=9).filter(any), seed=st.integers(0, 2**32 - 1))
-def test_moments_of_shares_are_those_of_the_whole(sizes, seed):
-    """A spread of 1 about means up to 1e7, which differ from share to share."""
+def test_moments_of_shards_are_those_of_the_whole(sizes, seed):
+    """A standard deviation of 1 about means up to 1e7, which differ between shards."""
     rng = np.random.default_rng(seed)
     parts = [rng.standard_normal((n, 3)) + [0, 1e7, -1e5 * rng.random()] for n in sizes]
     mean, variance = joined(parts, 3)
@@ -128,7 +125,7 @@ def test_moments_of_shares_are_those_of_the_whole(sizes, seed):
 
 @modest
 @given(sizes=st.lists(st.integers(1, 300), min_size=1, max_size=9), seed=st.integers(0, 2**32 - 1))
-def test_shares_of_a_constant_channel_have_no_variance(sizes, seed):
+def test_shards_of_a_constant_channel_have_no_variance(sizes, seed):
     constant = np.array([1_251_480.0, *10 ** np.random.default_rng(seed).uniform(-300, 300, 2), -1 / 3])
     means = np.broadcast_to(constant, (len(sizes), 4))
     mean, variance = plain.joint_moments(np.array(sizes, float)[:, None] * np.ones(4), means, np.zeros_like(means))
@@ -139,10 +136,10 @@ def test_shares_of_a_constant_channel_have_no_variance(sizes, seed):
 
 
 class Doubling:
-    """A transport whose sums are twice what was given, there when they have been waited for."""
+    """A transport whose sums are twice the arrays, computed in `wait`."""
 
     def __init__(self):
-        self.sizes, self.moving = [], 0
+        self.sizes, self.most_in_flight = [], 0
 
     def start(self, x):
         assert x.ndim == 1
@@ -150,7 +147,7 @@ class Doubling:
         return x
 
     def progress(self, handles):
-        self.moving = max(self.moving, len(handles))
+        self.most_in_flight = max(self.most_in_flight, len(handles))
 
     def wait(self, x):
         x *= 2
@@ -158,7 +155,7 @@ class Doubling:
 
 @modest
 @given(data=st.data(), size=st.integers(1, 300))
-def test_every_array_becomes_its_sum_in_whatever_bucket_it_travels(data, size):
+def test_every_array_becomes_its_sum_in_a_bucket_of_any_size(data, size):
     shapes = data.draw(st.lists(st.sampled_from([(3,), (2, 5), (4, 9), (0, 3), (1, 1)]), max_size=12))
     given_arrays = [data.draw(arrays(np.float64, shape, elements=st.integers(-9, 9))) for shape in shapes]
     wanted, transport = [2 * array for array in given_arrays], Doubling()
@@ -168,52 +165,52 @@ def test_every_array_becomes_its_sum_in_whatever_bucket_it_travels(data, size):
     buckets.finish()
     assert all(np.array_equal(array, right) for array, right in zip(given_arrays, wanted))
     assert sum(transport.sizes) == sum(array.nbytes for array in given_arrays)
-    assert not buckets.sent and not buckets.waiting
+    assert not buckets.in_flight and not buckets.pending
     assert all(sent >= size for sent in transport.sizes[:-1])  # only the last may be smaller
 
 
-def test_a_full_bucket_leaves_before_the_next_array_comes():
+def test_a_full_bucket_is_sent_before_the_next_array_is_added():
     transport = Doubling()
     buckets = Buckets(transport, 100)
     buckets.add(np.ones(10))
     assert transport.sizes == []
     buckets.add(np.ones(10))
     assert transport.sizes == [160]
-    buckets.add(np.ones((5, 5)))  # travels where it lies
-    assert transport.sizes == [160, 200] and transport.moving == 2
+    buckets.add(np.ones((5, 5)))  # sent from its own memory
+    assert transport.sizes == [160, 200] and transport.most_in_flight == 2
 
 
 @modest
 @given(x=arrays(np.float32, 20, elements=st.floats(width=32, allow_nan=False, allow_infinity=True)))
 def test_bf16_rounds_to_nearest_ties_to_even(x):
-    narrow = Bf16()
-    assert narrow(x).dtype == np.uint16
+    compression = Bf16Compression()
+    assert compression.compress(x).dtype == np.uint16
     finite = np.isfinite(x)
-    assert np.array_equal(narrow.back(narrow(x))[finite], bf16(x)[finite].astype(np.float32))
-    assert np.array_equal(narrow.back(narrow(x))[~finite], x[~finite])
+    assert np.array_equal(compression.decompress(compression.compress(x))[finite], bf16(x)[finite].astype(np.float32))
+    assert np.array_equal(compression.decompress(compression.compress(x))[~finite], x[~finite])
 
 
 def test_bf16_keeps_every_nan():
     nans = np.array([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7FC00000], np.uint32).view(np.float32)
-    narrow = Bf16()
-    assert np.isnan(narrow.back(narrow(nans))).all()
+    compression = Bf16Compression()
+    assert np.isnan(compression.decompress(compression.compress(nans))).all()
 
 
-def test_narrow_buckets_travel_as_half_the_bytes():
+def test_compressed_buckets_are_half_the_bytes():
     class Adding(Doubling):
         def wait(self, bits):
-            narrow = Bf16()
-            bits[...] = narrow(2 * narrow.back(bits))
+            bf16 = Bf16Compression()
+            bits[...] = bf16.compress(2 * bf16.decompress(bits))
 
     transport, array = Adding(), np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
-    buckets, wanted = Buckets(transport, 16, Bf16()), 2 * array
+    buckets, wanted = Buckets(transport, 16, Bf16Compression()), 2 * array
     buckets.add(array)
     buckets.finish()
     assert transport.sizes == [128]
     assert np.abs(array - wanted).max() <= 2.0**-8 * 2
 
 
-# --- who is there ------------------------------------------------------------------------------------------
+# --- the group of a process ------------------------------------------------------------------------------------------
 
 
 def test_a_process_alone_imports_nothing_of_mpi(monkeypatch):
@@ -275,29 +272,29 @@ def test_variables_that_no_launcher_set_leave_the_process_alone(monkeypatch, tmp
     assert done.returncode == 0 and (tmp_path / "out").read_text() == "True\n"
 
 
-@pytest.mark.skipif(not hasattr(select, "epoll"), reason="the witness looks by epoll, which Linux has")
-def test_the_witness_names_the_first_to_close_however_late_it_looks():
-    from wtref.distributed import watchdog as witness
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="the watchdog needs epoll, which Linux has")
+def test_the_watchdog_names_the_first_to_close_however_late_it_reads():
+    from wtref.distributed import watchdog
 
-    chance = random.Random(0)
+    rng = random.Random(0)
     for trial in range(12):
         pipes, epoll = [os.pipe() for _ in range(9)], select.epoll()
-        for looking, _ in pipes:
-            epoll.register(looking, select.EPOLLIN)
-        first, *others = chance.sample(range(9), 9)
-        says_goodbye = trial % 3 == 0
-        if says_goodbye:
-            os.write(pipes[first][1], b"goodbye")
+        for reading, _ in pipes:
+            epoll.register(reading, select.EPOLLIN)
+        first, *others = rng.sample(range(9), 9)
+        left = trial % 3 == 0
+        if left:
+            os.write(pipes[first][1], b"left")
         for rank in (first, *others):
             os.close(pipes[rank][1])
-        names = [f"{looking}=rank {rank}" for rank, (looking, _) in enumerate(pipes)]
-        inherited = (epoll.fileno(), *(looking for looking, _ in pipes))
-        command = [sys.executable, "-I", "-S", witness.__file__, str(epoll.fileno()), *names]
-        said = subprocess.run(command, pass_fds=inherited, capture_output=True, text=True, timeout=30).stderr
+        names = [f"{reading}=rank {rank}" for rank, (reading, _) in enumerate(pipes)]
+        inherited = (epoll.fileno(), *(reading for reading, _ in pipes))
+        command = [sys.executable, "-I", "-S", watchdog.__file__, str(epoll.fileno()), *names]
+        stderr = subprocess.run(command, pass_fds=inherited, capture_output=True, text=True, timeout=30).stderr
         epoll.close()
-        for looking, _ in pipes:
-            os.close(looking)
-        assert said.startswith(f"wtref: rank {first} was killed") and said.count("\n") == 1 or says_goodbye and not said
+        for reading, _ in pipes:
+            os.close(reading)
+        assert not stderr if left else stderr.startswith(f"wtref: rank {first} was killed") and stderr.count("\n") == 1
 
 
 # --- prediction --------------------------------------------------------------------------------------------

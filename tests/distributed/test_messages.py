@@ -1,4 +1,4 @@
-"""Processes that wait for others who do not answer: for how long, and what is said in the end.  Real ones, started by mpiexec."""
+"""Messages between processes, and the errors of those that wait for one that does not respond.  mpiexec starts real ones."""
 
 import os
 import re
@@ -22,13 +22,13 @@ WHOLE = "what was saved before is whole"
 # The rank argv[1] sends itself the signal argv[2] before its third step; the rest is for wtref.
 STRUCK = """
 import os, signal, sys
-from wtref import distributed
 from wtref.cli import main as cli
 from wtref.runs import prepare
 from wtref.distributed import messages
-messages.GRACE, messages.MOMENT = 1, 0.3
+from wtref.distributed.training import DistributedTraining
+messages.GRACE_PERIOD, messages.HEARTBEAT_INTERVAL = 1, 0.3
 rank, number = int(sys.argv[1]), getattr(signal, sys.argv[2])
-class Struck(distributed.DistributedTraining):
+class Struck(DistributedTraining):
     def step(self, *batch):
         if self.group.rank == rank and self.position == 3:
             os.kill(os.getpid(), number)
@@ -84,9 +84,9 @@ def test_a_dead_process_is_named_where_its_launcher_does_not_end_the_others(here
 
 
 def test_an_error_of_one_process_does_not_wait_without_end_for_the_others_to_see_it(here):
-    text = STRUCK.replace("messages.GRACE, messages.MOMENT = 1, 0.3", "messages.LIMIT = 1.2")
+    text = STRUCK.replace("messages.GRACE_PERIOD, messages.HEARTBEAT_INTERVAL = 1, 0.3", "messages.TIMEOUT = 1.2")
     text = text.replace("class Struck", "datasets.open_feed = lambda *_: os.kill(os.getpid(), number)\nclass Struck")
-    text = text.replace("from wtref import distributed", "from wtref import datasets, distributed")
+    text = text.replace("from wtref.cli", "from wtref import datasets\nfrom wtref.cli")
     one, other = (mpiexec(1, program(text), 1, "SIGSTOP", *SMALL, "--lr", lr) for lr in ("-1", "1"))
     done = run([*one, ":", *other[1:]], seconds=60)
     (line,) = said(done.stderr)
@@ -138,29 +138,29 @@ def test_a_run_may_be_suspended_for_longer_than_the_limit(here):
     assert [line.partition(" in epoch")[0] for line in said(stderr)] == ["wtref: stopped"]
 
 
-TALK = """
+MESSAGES = """
 import os, pickle, signal, sys, time
 import numpy as np
 from mpi4py import MPI
 from wtref.errors import Unanswered
-from wtref.distributed.startup import forget_shared_memory
+from wtref.distributed.startup import unlink_shared_memory
 from wtref.distributed.messages import Messenger
 comm = MPI.COMM_WORLD
 messenger = Messenger(comm)
 comm.Barrier()
-forget_shared_memory()
-things = [None, {}, "ä" * 1000, np.arange(5), 2**70]
-assert messenger.all_gather(things[comm.rank])[0] is None
-for rank, thing in enumerate(messenger.all_gather(things[comm.rank])):
-    assert repr(thing) == repr(things[rank])
-first = messenger.broadcast(lambda: things[comm.rank + 3])
+unlink_shared_memory()
+values = [None, {}, "ä" * 1000, np.arange(5), 2**70]
+assert messenger.all_gather(values[comm.rank])[0] is None
+for rank, value in enumerate(messenger.all_gather(values[comm.rank])):
+    assert repr(value) == repr(values[rank])
+first = messenger.broadcast(lambda: values[comm.rank + 3])
 assert np.array_equal(first, np.arange(5)), first
-assert messenger.waits == 6
+assert messenger.wait_count == 6
 for _ in range(50):
     messenger.broadcast(lambda: None)
     comm.Barrier()
-assert comm.rank == 0 or messenger.heard[0][0] > messenger.waits - 5  # what rank 0 told was received, not piled up
-messenger.limit = 1.2
+assert comm.rank == 0 or messenger.heartbeats[0][0] > messenger.wait_count - 5  # the heartbeats of rank 0 were received
+messenger.timeout = 1.2
 if comm.rank == 1:  # a late one is waited for
     time.sleep(0.4)
 assert messenger.all_gather(comm.rank) == [0, 1, 2]
@@ -173,15 +173,15 @@ try:
     messenger.all_gather(None)
 except Unanswered as error:
     assert time.monotonic() - start > 1.2
-    assert error.speaker == 0
+    assert error.reporting_rank == 0
     print(f"{comm.rank}: {error}", flush=True)
 time.sleep(1)
 comm.Abort(7)
 """
 
 
-def test_talk_carries_things_of_all_sizes_and_names_the_late(here):
-    done = run(mpiexec(3, program(TALK)), seconds=60)
+def test_a_messenger_carries_values_of_all_sizes_and_names_the_late_process(here):
+    done = run(mpiexec(3, program(MESSAGES)), seconds=60)
     assert done.returncode == 7, done.stderr
     line = f"rank 1 has not answered for 0.02 min (--wait-limit); {WHOLE}"
     assert all(done.stdout.count(f"{rank}: {line}") == 1 for rank in (0, 2))
@@ -217,12 +217,12 @@ def test_help_is_shown_once_and_names_the_rank_that_was_alone_in_wanting_it(flag
         assert said(done.stderr) == [f"wtref: rank {rank}: --help or --version ends the program"]
 
 
-OPENING = "import sys\nfrom wtref.distributed import startup\nstartup.LIMIT = 1.5\nfrom wtref.cli.main import main\nsys.exit(main())\n"
+STARTUP = "import sys\nfrom wtref.distributed import startup\nstartup.TIMEOUT = 1.5\nfrom wtref.cli.main import main\nsys.exit(main())\n"
 
 
 def test_a_program_that_never_calls_mpi_is_not_waited_for_without_end(here):
     before = shared_memory()
-    one, other = mpiexec(1, program(OPENING), *SMALL), [MPIEXEC, "-n", "1", shutil.which("true")]
+    one, other = mpiexec(1, program(STARTUP), *SMALL), [MPIEXEC, "-n", "1", shutil.which("true")]
     done = run([*one, ":", *other[1:]], seconds=60)
     assert done.returncode != 0 and nothing_left(here)
     (line,) = said(done.stderr)

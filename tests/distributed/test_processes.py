@@ -122,10 +122,10 @@ def test_copies_that_drift_apart_stop_the_run_and_name_the_layer(here):
     script = here / "drift.py"
     script.write_text(
         "import numpy as np\n"
-        "from wtref import distributed\n"
         "from wtref.cli import main as cli\n"
+        "from wtref.distributed.training import DistributedTraining\n"
         "from wtref.runs import prepare\n"
-        "class Spoilt(distributed.DistributedTraining):\n"
+        "class Spoilt(DistributedTraining):\n"
         "    def step(self, *batch):\n"
         "        if self.group.rank == 1 and self.position == 3:\n"
         "            B = self.network.synapses[1].B\n"
@@ -137,6 +137,37 @@ def test_copies_that_drift_apart_stop_the_run_and_name_the_layer(here):
     done = run(mpiexec(2, script, *SMALL, "--rule", "fa", "--check-copies", "2"))
     assert done.returncode == 1
     assert done.stderr == "wtref: the copies of output.B drifted apart: rank 1's is not rank 0's\n"
+
+
+def test_running_statistics_of_shards_do_not_depend_on_when_a_run_is_saved_or_resumed(here):
+    """Three processes, of which one has no image of an epoch's last batch."""
+    script = here / "saving.py"
+    script.write_text(
+        "import numpy as np\n"
+        "from group_program import CASES, data\n"
+        "from wtref.datasets.memory import MemoryFeed\n"
+        "from wtref.distributed.group import open_group\n"
+        "from wtref.runs.prepare import prepare\n"
+        "from wtref.runs.resuming import restore, state\n"
+        "group, config = open_group(), CASES['own statistics']\n"
+        "device = config.open_device(group=group)\n"
+        "def fresh():\n"
+        "    return prepare(config, device, group, MemoryFeed(data(), device, 7, 0, group=group))\n"
+        "def after(steps, training, save=False):\n"
+        "    for _, record in zip(range(steps), training.run()):\n"
+        "        if save:\n"
+        "            state(training)\n"
+        "    return state(training)\n"
+        "never, often, first = after(12, fresh()), after(12, fresh(), save=True), after(5, fresh())\n"
+        "resumed = fresh()\n"
+        "restore(resumed, *group.on_rank_0(lambda: first))\n"
+        "resumed = after(7, resumed)\n"
+        "group.verify_copies(never[0])\n"
+        "for arrays, _ in (often, resumed):\n"
+        "    print([name for name, array in never[0].items() if not np.array_equal(array, arrays[name])])\n"
+    )
+    done = run(mpiexec(3, script))
+    assert (done.returncode, done.stdout) == (0, "[]\n" * 6), done.stderr
 
 
 def test_gradients_travel_while_the_backward_pass_still_runs(here):
@@ -151,16 +182,16 @@ def test_gradients_travel_while_the_backward_pass_still_runs(here):
         "device = config.open_device(group=group)\n"
         "group.prepare_transport(device, 10_000, 'float32')\n"
         "training = prepare(config, device, group, MemoryFeed(data(), device, 7, 0, group=group))\n"
-        "start, give = group.sums.start, group.queue_all_reduce\n"
-        "group.sums.start = lambda x: events.append('sent') or start(x)\n"
-        "group.queue_all_reduce = lambda *arrays: events.append('given') or give(*arrays)\n"
+        "start, queue = group.transport.start, group.queue_all_reduce\n"
+        "group.transport.start = lambda x: events.append('sent') or start(x)\n"
+        "group.queue_all_reduce = lambda *arrays: events.append('queued') or queue(*arrays)\n"
         "next(training.run())\n"
         "if group.rank == 0:\n"
         "    print(*events)\n"
     )
     events = run(mpiexec(2, script)).stdout.split()
-    last = len(events) - 1 - events[::-1].index("given")
-    assert events.count("given") == 10  # layers, their shortcuts among them
+    last = len(events) - 1 - events[::-1].index("queued")
+    assert events.count("queued") == 10  # layers, their shortcuts among them
     assert events[:last].count("sent") >= 5
 
 
@@ -225,7 +256,7 @@ def wait_for(path, process, seconds=60):
 
 
 def named(said):
-    """(rank, process id) of every process that the witness named."""
+    """(rank, process id) of every process that the watchdog named."""
     return re.findall(r"^wtref: rank (\d+) \(process (\d+)\) was killed, .* or crashed; what was saved before is whole$", said, re.M)
 
 
@@ -305,10 +336,10 @@ def test_an_error_on_one_rank_ends_all_and_names_it_once(here):
 def test_a_bug_on_one_rank_ends_all_and_shows_where(here):
     script = here / "bug.py"
     script.write_text(
-        "from wtref import distributed\n"
         "from wtref.cli import main as cli\n"
+        "from wtref.distributed.training import DistributedTraining\n"
         "from wtref.runs import prepare\n"
-        "class Spoilt(distributed.DistributedTraining):\n"
+        "class Spoilt(DistributedTraining):\n"
         "    def step(self, *batch):\n"
         "        if self.group.rank == 1 and self.position == 3:\n"
         "            raise ZeroDivisionError('as planned')\n"

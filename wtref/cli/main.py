@@ -35,18 +35,18 @@ def main(argv=None):
             sys.stdout.flush()
             return code
     except InputError as error:
-        return group.end(error, 2)
+        return group.report_error(error, 2)
     except (Diverged, Drifted, Unanswered, Unsaved) as error:
-        return group.end(error, 1)
+        return group.report_error(error, 1)
     except MemoryError as error:
         reason = " ".join(str(error).split()) or "no more to be had"
-        return group.end(f"out of memory ({reason}); lower --batch-size, or choose a smaller network", 2)
+        return group.report_error(f"out of memory ({reason}); lower --batch-size, or choose a smaller network", 2)
     except KeyboardInterrupt as interrupt:
-        return group.end("interrupted", exit_code(interrupt))
+        return group.report_error("interrupted", exit_code(interrupt))
     except Unheard as error:
-        return group.end(error.said, 1)
+        return group.report_error(error.said, 1)
     except Exception as error:
-        group.crash(error)
+        group.abort(error)
         raise
 
 
@@ -62,7 +62,7 @@ def _run(argv, group, problem):
     try:
         args = _parser().parse_args(argv)
     except SystemExit as shown:
-        return group.leave(shown.code)
+        return group.agree_to_exit(shown.code)
     if problem and args.together:
         raise problem
     check_limits(vars(args))

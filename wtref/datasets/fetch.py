@@ -136,7 +136,7 @@ def _locked(part):
     if os.path.lexists(part) and not _is_own_file(os.lstat(part)):
         raise InputError(f"{part}: a link, folder or device, not the part of a file that a download left; remove it")
     with open(part, "ab", opener=_following_no_link) as out:
-        if not locks.take(out, part):
+        if not locks.try_lock(out, part):
             raise InputError(f"{part}: another process is downloading to it; wait for it to end")
         yield out
 

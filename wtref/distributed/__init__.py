@@ -1,6 +1,4 @@
-"""The same program on several processes, each with a share of every batch."""
+"""The same program on several processes, each with a shard of every batch.
 
-from wtref.distributed.network import distribute, distributed_step, shard_mirroring
-from wtref.distributed.training import DistributedTraining
-
-__all__ = ["DistributedTraining", "distribute", "distributed_step", "shard_mirroring"]
+This file imports nothing: a process that runs alone needs no more than `group`, and loads no MPI.
+"""

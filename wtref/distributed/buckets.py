@@ -1,4 +1,4 @@
-"""Gradients on their way to their sums: in buckets, which leave while the backward pass is still running."""
+"""Gradients are summed over the processes in buckets, which are sent while the backward pass is still running."""
 
 import math
 
@@ -6,47 +6,48 @@ from wtref.device import array_module
 
 
 class Buckets:
-    """Arrays given one by one, summed over all processes bucket by bucket, each in its own place.
+    """Arrays that are added one by one and summed over all processes, in place, one bucket at a time.
 
-    An array as large as a bucket travels where it lies; smaller ones are packed together, in the order in which
-    they come.  That order is the backward pass's, so all processes fill the same buckets.
+    An array of at least a bucket's size is sent from its own memory; smaller ones are packed together in the order in
+    which they are added.  That is the order of the backward pass, so all processes fill the same buckets.
     """
 
-    def __init__(self, transport, size, narrow=None):
-        """transport: MpiSums or NcclSums; size: of a bucket, in bytes; narrow: None, or how numbers are shortened for the way."""
-        self.transport, self.size, self.narrow = transport, size, narrow
-        self.waiting, self.sent = [], []
+    def __init__(self, transport, size, compression=None):
+        """transport: MpiTransport or NcclTransport; size: bytes of a bucket; compression: nccl.Bf16Compression, or None."""
+        self.transport, self.size, self.compression = transport, size, compression
+        self.pending = []  # arrays of the bucket that is not full yet
+        self.in_flight = []  # (handle, packed array, arrays to unpack it into)
 
     def add(self, *arrays):
-        """Arrays, or None, which has nothing to sum."""
+        """Add arrays of one dtype; None stands for a gradient that does not exist and is skipped."""
         for array in arrays:
             if array is None:
                 continue
-            if array.nbytes >= self.size and array.flags.c_contiguous and not self.narrow:
-                self._send(array.reshape(-1), [])
+            if array.nbytes >= self.size and array.flags.c_contiguous and not self.compression:
+                self._start(array.reshape(-1), [])
                 continue
-            self.waiting.append(array)
-            if sum(each.nbytes for each in self.waiting) >= self.size:
-                self._send_waiting()
-        self.transport.progress([handle for handle, _, _ in self.sent])
+            self.pending.append(array)
+            if sum(each.nbytes for each in self.pending) >= self.size:
+                self._start_pending()
+        self.transport.progress([handle for handle, _, _ in self.in_flight])
 
     def finish(self):
-        """Send what is left; wait for all sums and put them where they belong."""
-        if self.waiting:
-            self._send_waiting()
-        for handle, packed, arrays in self.sent:
+        """Send the last bucket, wait for all sums and write them into the arrays."""
+        if self.pending:
+            self._start_pending()
+        for handle, packed, arrays in self.in_flight:
             self.transport.wait(handle)
             if arrays:
-                _unpack(self.narrow.back(packed) if self.narrow else packed, arrays)
-        self.sent = []
+                _unpack(self.compression.decompress(packed) if self.compression else packed, arrays)
+        self.in_flight = []
 
-    def _send_waiting(self):
-        arrays, self.waiting = self.waiting, []
+    def _start_pending(self):
+        arrays, self.pending = self.pending, []
         packed = array_module(arrays[0]).concatenate([array.reshape(-1) for array in arrays])
-        self._send(self.narrow(packed) if self.narrow else packed, arrays)
+        self._start(self.compression.compress(packed) if self.compression else packed, arrays)
 
-    def _send(self, packed, arrays):
-        self.sent.append((self.transport.start(packed), packed, arrays))
+    def _start(self, packed, arrays):
+        self.in_flight.append((self.transport.start(packed), packed, arrays))
 
 
 def _unpack(packed, arrays):

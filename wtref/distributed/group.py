@@ -1,11 +1,11 @@
-"""One run on many processes: each takes its share of every batch, and what a step learns from is summed.
+"""The group of processes that train one network together, each with its shard of every batch.
 
-A `ProcessGroup` is the processes that train one network together.  A process started alone is a group of one,
-whose sums are its own and which waits for nobody; mpi.py has the group that MPI started, buckets.py the gradients'
-way from one to the other, nccl.py how device arrays travel, messenger.py how long processes wait for one another, opening.py
-how long for MPI's start, witness.py who names a process that was killed.
+A process that was started alone is a group of one, whose sums are its own values and which never waits.  The group that
+MPI starts is in mpi.py; buckets.py sums gradients, nccl.py transports device arrays, messages.py limits the time
+that processes wait for one another, startup.py the time in which MPI starts, and watchdog.py reports a process
+that was killed.
 
-Every method that sums, gathers or waits must be called by all processes alike: same calls, same order.
+All processes must call every method that communicates, in the same order.
 """
 
 import contextlib
@@ -14,12 +14,12 @@ import re
 import stat
 import sys
 
-from wtref.distributed.startup import in_time
+from wtref.distributed.startup import time_limit
 from wtref.errors import InputError
-from wtref.interrupts import at_once
+from wtref.interrupts import interruptible
 from wtref.text import printable
 
-# Where a launcher says how many processes it started, and which of them this is.
+# The environment variables in which launchers give the number of processes, and the rank of each.
 LAUNCHERS = {
     "PMI_SIZE": "PMI_RANK",  # MPICH, Intel MPI
     "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK",
@@ -27,124 +27,131 @@ LAUNCHERS = {
     "MV2_COMM_WORLD_SIZE": "MV2_COMM_WORLD_RANK",
     "FLUX_JOB_SIZE": "FLUX_TASK_RANK",
 }
-BUCKET_DTYPES = ("float32", "bf16")  # of gradients in float32, on their way
+BUCKET_DTYPES = ("float32", "bf16")  # in which float32 gradients are sent
 
 
 class ProcessGroup:
-    """A process by itself.
+    """A group of one process, and the interface of mpi.MpiGroup.
 
-    Attributes: rank, among size.
+    Attributes
+    ----------
+    rank, size : int             this process's number, from 0, and how many there are
+    local_rank : int             this process's number among those of its machine, which chooses its device
+    threads : int or None        for each process, where several share the cores of a machine
     """
 
     rank, size = 0, 1
-    local_rank = 0  # among the group's processes on this machine: which of its devices to take
-    threads = None  # for each process, where several share the machine's cores
+    local_rank = 0
+    threads = None
 
     def shard(self, n):
-        """Which of n things, in a row, are this process's: a slice, perhaps an empty one."""
+        """The slice of n items in a row that belongs to this process; it may be empty."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def begin_batch(self, images):
-        """Begin a step in which this process has so many images; returns how many all have."""
+        """Begin a batch of which this process has so many images; returns their number in all processes."""
         return images
 
     def global_rows(self, y):
-        """How many rows of channels the whole batch has, of which y (N, ..., C) is a share."""
+        """The number of values of a channel in the whole batch, of which y (N, ..., C) is a shard."""
         return y.size // y.shape[-1]
 
-    def norm_statistics(self, kernels, y, *others):
-        """As in fast/plain.py, of the whole batch, of which y (N, ..., C) is a share."""
-        return kernels.norm_statistics(y, *others)
+    def norm_statistics(self, ops, y, *others):
+        """As in fast/plain.py, for the whole batch, of which y (N, ..., C) is a shard."""
+        return ops.norm_statistics(y, *others)
 
-    def norm_gradients(self, kernels, delta, *others):
-        """Likewise."""
-        return kernels.norm_gradients(delta, *others)
+    def norm_gradients(self, ops, delta, *others):
+        """As in fast/plain.py, for the whole batch, of which delta (N, ..., C) is a shard."""
+        return ops.norm_gradients(delta, *others)
 
     def gather_columns(self, columns, n):
-        """The matrix (m, n) of whose columns each process has its share."""
+        """The matrix (m, n) whose columns the processes hold in shards."""
         return columns
 
     def all_reduce(self, x):
-        """The sum of all processes' x, an array on the device; it takes the place of x."""
+        """Replace x, an array on the device, by its sum over all processes; returns x."""
         return x
 
     def queue_all_reduce(self, *arrays):
-        """Let these be summed, each in its place, by the end of `gathering`; outside of it nothing happens."""
+        """Have arrays summed in place by the end of the block `with all_reducing()`; outside of one, do nothing."""
 
     def all_reducing(self):
-        """A context at whose end every array given within it has become its sum over all processes."""
+        """A context at whose end all arrays that were queued in it have been summed over the processes."""
         return contextlib.nullcontext()
 
     def total(self, *numbers):
-        """The sums of plain numbers, as floats."""
+        """The sums of plain numbers over all processes, as floats."""
         return list(map(float, numbers))
 
     def max(self, number):
-        """The largest of all processes' numbers."""
+        """The largest of the numbers of all processes."""
         return number
 
-    def union(self, things):
-        """All processes' things, a set."""
-        return things
+    def union(self, values):
+        """The union of the sets of all processes."""
+        return values
 
     def on_rank_0(self, function):
-        """What function() returns or raises, called by rank 0 alone."""
+        """The result of function(), which rank 0 alone calls; an exception in it is raised in all processes."""
         return function()
 
     def set_timeout(self, minutes):
-        """How long from now on this process waits for another, before it takes it for lost and raises Unanswered."""
+        """Set how long this process waits for another before it raises Unanswered."""
 
     def watch_stop(self, stop):
-        """Wait for less long once the signals.StopRequest says that the run is to stop; None: do not."""
+        """Shorten the timeout once the interrupts.StopRequest reports a signal; None ends this."""
 
     def pop_waiting_time(self):
-        """The seconds that this process has waited for the others since it was last asked."""
+        """The seconds that this process has waited for others since the last call."""
         return 0.0
 
     def verify(self, facts):
-        """Once, before the first step: see that all are ready, and that the same facts, {name: value}, hold for all.
+        """Check once, before the first step, that all processes are ready and have the same facts, {name: value}.
 
-        Raises InputError.
+        Raises InputError where they differ.
         """
 
     def prepare_transport(self, device, bucket_bytes, bucket_dtype):
-        """After meeting: how arrays of the device, device.Device, are to travel."""
+        """Set how arrays of a device.Device are sent.  To be called after verify; raises InputError where it is impossible."""
 
     def processes(self):
-        """Who they are, in words: launchers name a dead process by its id alone."""
+        """The rank and process id of every process, as text: launchers give a dead process's id alone.  None in a group of one."""
 
     def verify_copies(self, arrays):
-        """Raise Drifted unless all processes' host arrays, by name, have the same bits."""
+        """Raise Drifted unless the host arrays, by name, have the same bits in all processes."""
 
     def session(self):
-        """A context in which rank 0 alone prints, and the witness speaks for whoever dies."""
+        """A context in which rank 0 alone prints, and a process that is killed is reported."""
         return contextlib.nullcontext()
 
-    def leave(self, code):
-        """Having shown --help or --version, see that all others do so; returns the exit code or raises InputError."""
+    def agree_to_exit(self, code):
+        """Check that all processes were started with --help or --version; returns the exit code or raises InputError."""
         return code
 
-    def end(self, error, code):
-        """Say why the program ends, once for all processes; returns the exit code, or ends the others too."""
+    def report_error(self, error, code):
+        """Print why the program ends, once for all processes; returns the exit code or aborts the other processes."""
         if error is not None:
             print(f"wtref: {printable(error)}", file=sys.stderr)
         return code
 
-    def crash(self, error):
-        """A bug has shown; let no other process wait for this one."""
+    def abort(self, error):
+        """Print the traceback of an unexpected exception and end all processes; in a group of one, do nothing."""
 
 
 SINGLE = ProcessGroup()
 
 
 def open_group():
-    """The group that this process was started in.  Raises InputError where MPI is missing, or finds no other process."""
+    """The group in which this process was started.
+
+    Raises InputError where several processes were announced but mpi4py is missing, or finds no other process.
+    """
     size, variable = max(_announced(), default=(1, ""))
     if size == 1:
         return SINGLE
     left_over = f"; if no launcher started this process, unset {variable}"
     try:
-        with at_once(), in_time():
+        with interruptible(), time_limit():
             from wtref.distributed.mpi import MpiGroup
 
             return MpiGroup.world(size)
@@ -156,20 +163,20 @@ def open_group():
 
 
 def _announced():
-    """(number of processes, name of the variable) of every launcher that this process may have been started by."""
+    """(number of processes, name of the variable) for every launcher that may have started this process."""
     for size, rank in LAUNCHERS.items():
-        if -1 < _number(rank) < _number(size) and not (size == "PMI_SIZE" and _launcher_has_gone()):
+        if -1 < _number(rank) < _number(size) and not (size == "PMI_SIZE" and _launcher_has_ended()):
             yield _number(size), size
 
 
 def _number(variable):
-    """The value of an environment variable, or -1 where it is no natural number that could count processes."""
+    """The value of an environment variable, or -1 where it is not a number of at most nine digits."""
     text = os.environ.get(variable, "")
     return int(text) if re.fullmatch("[0-9]{1,9}", text) else -1
 
 
-def _launcher_has_gone():
-    """Whether PMI_FD, where MPICH's launcher names the socket that leads to it, names no socket of this process."""
+def _launcher_has_ended():
+    """Whether PMI_FD, the descriptor of the connection to MPICH's launcher, is set but is no socket of this process."""
     try:
         return "PMI_FD" in os.environ and not stat.S_ISSOCK(os.fstat(int(os.environ["PMI_FD"])).st_mode)
     except (ValueError, OverflowError, OSError):

@@ -1,28 +1,29 @@
-"""`distribute`: a network of which several processes train one copy each, every process on its share of each batch.
+"""`distribute` turns a network into one that several processes train together, each on its shard of every batch.
 
-Nothing in layers.py or rules.py knows of it.  Batch norm takes the statistics of the whole batch, the gradients of W and b
-are summed over the processes while the backward pass is still running, and in mirror mode each process mirrors its
-share of W's rows.
+Nothing in layers.py or rules.py refers to processes.  Batch norm takes the statistics of the whole batch, the gradients
+of W and b are summed over the processes while the backward pass is still running, and in mirror mode each process
+mirrors its shard of the rows of W.
 """
 
 import copy
 
 from wtref import layers
+from wtref.device import array_module
 from wtref.fast import layers as fast
 from wtref.rules import WeightMirror
 from wtref.training import train_step
 
 
 def distribute(network, group, sync_bn=True):
-    """The same network for one process of a group (parallel.ProcessGroup); itself in a group of one.
+    """Return the network for one process of a group (group.ProcessGroup); in a group of one, the network itself.
 
-    sync_bn: whether batch norm takes the statistics of the whole batch, or of each process's share.
+    sync_bn: whether batch norm takes the statistics of the whole batch, or each process those of its shard.
     """
     return network if group.size == 1 else DistributedNetwork(network, group, sync_bn)
 
 
 class DistributedNetwork:
-    """A Network's face: forward and backward for a share of the batch, with what the whole batch gives."""
+    """A network with the interface of models.Network whose passes take a shard of the batch and give the whole batch's gradients."""
 
     def __init__(self, network, group, sync_bn):
         self.synapses, self.with_feedback, self.norms = network.synapses, network.with_feedback, network.norms
@@ -31,9 +32,13 @@ class DistributedNetwork:
         self.network.layers = [_distributed(layer, group, sync_bn) for layer in network.layers]
 
     def forward(self, y, train=True):
-        if train:
-            self.group.begin_batch(len(y))
-        return self.network.forward(y, train)
+        if not train:
+            return self.network.forward(y, train=False)
+        self.group.begin_batch(len(y))
+        y = self.network.forward(y)
+        if self.norms and not self.sync_bn:
+            self._average_running_statistics()
+        return y
 
     def backward(self, delta):
         with self.group.all_reducing():
@@ -42,23 +47,36 @@ class DistributedNetwork:
                 for norm in self.norms:
                     self.group.queue_all_reduce(norm.gamma_gradient, norm.beta_gradient)
 
+    def _average_running_statistics(self):
+        """Replace the running statistics, which each process has moved by its own shard, by their mean over the processes.
+
+        This happens in every step, so that all copies are equal whenever the run is saved.
+        """
+        running = [array for norm in self.norms for array in (norm.running_mean, norm.running_var)]
+        mean = self.group.all_reduce(array_module(running[0]).concatenate(running)) / self.group.size
+        start = 0
+        for array in running:
+            array[...] = mean[start : start + array.size]
+            start += array.size
+
 
 def _distributed(layer, group, sync_bn):
-    """A copy of the layer, and of all layers inside it, whose backward passes sum their gradients."""
+    """A copy of the layer, and of all layers inside it, whose backward pass sums the gradients over the processes."""
     if hasattr(layer, "layers"):
         copied = copy.copy(layer)
         copied.layers = [_distributed(inner, group, sync_bn) for inner in layer.layers]
         return copied
     if hasattr(layer, "synapses"):
-        return Summed(layer, group)
-    if sync_bn and isinstance(layer, (layers.BatchNorm, fast.BatchNorm)):
-        form = SyncBatchNorm if isinstance(layer, layers.BatchNorm) else FastSyncBatchNorm
-        return form(layer, group)
+        return ReducingLayer(layer, group)
+    if sync_bn and isinstance(layer, layers.BatchNorm):
+        return SyncBatchNorm(layer, group)
+    if sync_bn and isinstance(layer, fast.BatchNorm):
+        return FastSyncBatchNorm(layer, group)
     return layer
 
 
-class Summed:
-    """A layer with weights whose gradients are on their way to their sums once its backward pass is over."""
+class ReducingLayer:
+    """A layer with weights that queues its gradients for an all-reduce as soon as its backward pass has found them."""
 
     def __init__(self, layer, group):
         self.layer, self.group, self.forward = layer, group, layer.forward
@@ -70,7 +88,7 @@ class Summed:
 
 
 class SyncBatchNorm(layers.BatchNorm):
-    """A plain BatchNorm with the sums of the whole batch."""
+    """A plain BatchNorm with the statistics of the whole batch."""
 
     def __init__(self, plain, group):
         vars(self).update(vars(plain))
@@ -107,29 +125,29 @@ class FastSyncBatchNorm(fast.BatchNorm):
 
 
 def distributed_step(group):
-    """train_step for one process of a group, its images and labels a share of the batch: it returns the share's part of the loss."""
+    """train_step for one process of a group: images and labels are its shard, and the loss is the shard's part of the mean."""
 
     def step(network, rule, sgd, loss, *batch):
-        return train_step(network, rule, sgd, _of_the_whole_batch(loss, group), *batch)
+        return train_step(network, rule, sgd, _shard_loss(loss, group), *batch)
 
     return step
 
 
-def _of_the_whole_batch(loss, group):
-    """The loss of a share of the batch, and its delta, as parts of the mean over the whole batch."""
+def _shard_loss(loss, group):
+    """The same loss, whose value and error for a shard are its parts of the mean over the whole batch."""
 
-    def part(logits, labels):
+    def shard_loss(logits, labels):
         if not len(labels):
             return logits.sum(), logits  # zero, and an empty array
         value, error = loss(logits, labels)
-        share = len(labels) / group.images
-        return value * share, error * share
+        part = len(labels) / group.images
+        return value * part, error * part
 
-    return part
+    return shard_loss
 
 
 def shard_mirroring(rule, group):
-    """Let each process of the group find its share of a weight mirror's Delta B, by the noise that all draw alike."""
+    """Make each process find its shard of a weight mirror's Delta B, from noise that is the same in all processes."""
     if group.size == 1 or not isinstance(rule, WeightMirror):
         return
     mirror, add_bounded = rule.mirror, rule.add_bounded
@@ -139,7 +157,7 @@ def shard_mirroring(rule, group):
         part.W = s.W[group.shard(s.n_out)]
         mirror(part)
 
-    def add_joined(s, delta_B, lambda_B):
+    def add_gathered(s, delta_B, lambda_B):
         add_bounded(s, group.gather_columns(delta_B, s.n_out), lambda_B)
 
-    rule.mirror, rule.add_bounded = mirror_shard, add_joined
+    rule.mirror, rule.add_bounded = mirror_shard, add_gathered

@@ -1,7 +1,8 @@
-"""The start of MPI, which cannot wait with patience: it hears no signal, and knows no limit.
+"""A limit for the time in which MPI may start.
 
-It waits for all processes that the launcher started, and one that has ended, or that never calls MPI, does not come.
-So a small process beside this one ends it when the time is up.  This file is also that process's program.
+MPI_Init waits until all processes that the launcher started have called it, without a timeout and without handling
+signals; a process that has ended, or that never calls MPI, would block the others for ever.  So a small watchdog process
+ends this one when the time is over.  This file is also the program of that process.
 """
 
 import contextlib
@@ -12,37 +13,37 @@ import signal
 import subprocess
 import sys
 
-LIMIT = 600  # seconds, the time that PyTorch, too, waits for NCCL
+TIMEOUT = 600  # seconds; PyTorch's default for NCCL
 
 
 @contextlib.contextmanager
-def in_time():
-    """Within it MPI may start; if that has not ended after LIMIT seconds, the process is ended with a line on stderr."""
-    command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(LIMIT)]
+def time_limit():
+    """A context in which MPI may start.  After TIMEOUT seconds in it, the process is ended with a line on stderr."""
+    command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(TIMEOUT)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True):
-        yield  # the process ends when its input does, here or at this one's death
+        yield  # the watchdog ends when its stdin is closed: at the end of this block or at this process's death
 
 
-def forget_shared_memory(pid="self"):
-    """Remove the names of MPICH's shared memory that a process has open; those who have it open keep it.
+def unlink_shared_memory(pid="self"):
+    """Remove the names of MPICH's shared-memory files that a process has mapped; the mappings stay valid.
 
-    MPICH itself removes them at its end, and so never where a process was killed.
+    MPICH removes the names when it ends, and so not where a process is killed.
     """
     with contextlib.suppress(OSError):
         with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps:
             names = set(re.findall(r"/dev/shm/mpich_shm_\w+$", maps.read(), re.MULTILINE))
         for name in names:
-            with contextlib.suppress(OSError):  # another process of the node was quicker
+            with contextlib.suppress(OSError):  # another process of the node has removed it
                 os.unlink(name)
 
 
 def main(pid, seconds):
-    """End that process if this one's input is still open after so many seconds."""
+    """End the process `pid` unless stdin is closed within so many seconds."""
     if select.select([sys.stdin], [], [], float(seconds))[0]:
         return
     why = "another process has ended, hangs, or does not use MPI"
     print(f"wtref: process {pid} has waited for {float(seconds) / 60:g} min for MPI to start; {why}", file=sys.stderr, flush=True)
-    forget_shared_memory(pid)
+    unlink_shared_memory(pid)
     with contextlib.suppress(ProcessLookupError):
         os.kill(int(pid), signal.SIGTERM)
 

@@ -5,10 +5,10 @@ from wtref.training import Training
 
 
 class DistributedTraining(Training):
-    """A Training whose images and labels are one process's share of every batch."""
+    """A Training whose images and labels are one process's shard of every batch."""
 
     def __init__(self, *parts, group, check_copies=0, **options):
-        """group: parallel.ProcessGroup; check_copies: after so many steps, see that all processes hold the same W, b and B; 0: never."""
+        """group: group.ProcessGroup; check_copies: number of steps between two comparisons of all processes' W, b and B, 0 for none."""
         self.group, self.check_copies = group, check_copies
         super().__init__(*parts, **options)
 
@@ -23,12 +23,9 @@ class DistributedTraining(Training):
         return self.group.total(*numbers)
 
     def flush(self):
-        if not self.pending:  # in no process
-            return
-        super().flush()
-        self.waited += self.group.pop_waiting_time()
-        if not self.network.sync_bn:
-            self._average_running_statistics()
+        if self.pending:  # in every process, or in none
+            super().flush()
+            self.waited += self.group.pop_waiting_time()
 
     def record(self, *tested):
         waiting = {"processes": self.group.size, "waiting_ms_per_step": 1000 * self.waited / self.feed.steps}
@@ -36,14 +33,7 @@ class DistributedTraining(Training):
 
     def start_epoch(self):
         super().start_epoch()
-        self.group.pop_waiting_time()  # between epochs
-
-    def _average_running_statistics(self):
-        """Each process's batch norms have followed its own shares: let all have the average."""
-        for norm in self.network.norms:
-            for running in (norm.running_mean, norm.running_var):
-                running /= self.group.size
-                self.group.all_reduce(running)
+        self.group.pop_waiting_time()  # the time between two epochs is not counted
 
     def _copies(self):
         """Every W, b and B, as host arrays by name."""

@@ -3,8 +3,9 @@
 import numpy as np
 
 from wtref import datasets, fast, models, randomness
-from wtref.distributed import DistributedTraining, distribute, distributed_step, shard_mirroring
 from wtref.distributed.group import SINGLE
+from wtref.distributed.network import distribute, distributed_step, shard_mirroring
+from wtref.distributed.training import DistributedTraining
 from wtref.errors import InputError
 from wtref.losses import LOSSES
 from wtref.optim import SGD, Schedule, aligning_decay
@@ -16,7 +17,7 @@ def prepare(config, device=None, group=SINGLE, feed=None):
     """The Training that a Config asks for, ready for its first step.
 
     Parameters: device, a device.Device, the Config's own by default; group, the processes that share each batch
-        (parallel.ProcessGroup); feed, where batches come from, the Config's data set by default.
+        (distributed.group.ProcessGroup); feed, where batches come from, the Config's data set by default.
     Raises: InputError where data, device, network and rule do not fit together.
     """
     device = device or config.open_device(group=group)
