@@ -1,6 +1,7 @@
-"""What test_parallel.py starts with mpiexec: `python group_program.py OUT [double]` takes a few steps of many networks.
+"""The program of distributed/test_network.py, which mpiexec starts: a few steps of many networks.
 
-Rank 0 writes into OUT, an .npz file, all that they ended with.  double: on the doubles of CuPy and NCCL.
+`python group_program.py OUT [NAME...]` trains the networks whose names begin with one of those given, or all.  Rank 0 writes
+their final arrays to OUT, an .npz file.  `python group_program.py OUT double` runs on the doubles of CuPy and NCCL.
 """
 
 import sys
@@ -46,7 +47,7 @@ def data():
 
 
 def outcome(config, device, group):
-    """Every array after STEPS steps, and every number measured on the way, by name."""
+    """Every array after STEPS steps, and every number of the epochs' records, by name."""
     feed = MemoryFeed(data(), device, config.batch_size, config.seed, Augmentation(crop=1, flip=True, rotate=10), group)
     training = prepare(config, device, group, feed)
     found = {}
@@ -57,11 +58,12 @@ def outcome(config, device, group):
     return found | state(training)[0]
 
 
-def cases(group, double):
+def cases(group, names):
     """(name, Config, Device) of each network."""
-    if not double:
+    if "double" not in names:
         for name, config in CASES.items():
-            yield name, config, config.open_device(group=group)
+            if name.startswith(tuple(names) or ""):
+                yield name, config, config.open_device(group=group)
         return
     from nccl_double import cupy
 
@@ -72,13 +74,13 @@ def cases(group, double):
     yield "bf16", config, Device("cuda:0", cupy, np.float32)
 
 
-def main(out, double):
+def main(out, *names):
     group, found = open_group(), {}
-    for case, config, device in cases(group, double):
+    for case, config, device in cases(group, names):
         group.prepare_transport(device, int(config.bucket_mib * 2**20), config.bucket_dtype)
         found |= {f"{case}: {name}": value for name, value in outcome(config, device, group).items()}
     group.on_rank_0(lambda: np.savez(out, **found))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], "double" in sys.argv)
+    main(*sys.argv[1:])

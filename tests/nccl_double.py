@@ -1,8 +1,8 @@
-"""A stand-in for CuPy's streams, events and NCCL, beside device_double's arrays.
+"""A double of CuPy's streams, events and NCCL, for the arrays of device_double.
 
-The computing stream computes at once.  What NCCL is asked for is done as late as may be: when the computing
-stream waits for an event recorded after it.  A program that reads a sum without waiting reads what was there before.
-MPI adds up, and rounds to bf16 where NCCL would.
+The computing stream computes immediately.  NCCL's sums are computed as late as possible: when the computing stream waits
+for an event that was recorded after them.  A program that reads a sum without waiting for it reads the old values.
+The sums are MPI's, rounded to bf16 as NCCL would round them.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ DoubleArray.data = property(lambda self: SimpleNamespace(ptr=self._hidden.__arra
 
 
 class Event:
-    """What its stream had been given when it was recorded."""
+    """The number of operations that its stream had been given when it was recorded."""
 
     def __init__(self, stream):
         self.stream, self.count = stream, len(stream.given)
@@ -28,14 +28,14 @@ class Event:
 
 
 class Stream:
-    """given: functions to call, in order; done: how many of them were."""
+    """given: functions to call, in order; done: how many of them have been called."""
 
     streams = {}
 
     def __init__(self, non_blocking=False):
         self.given, self.done, self.ptr = [], 0, len(self.streams) + 1
         self.streams[self.ptr] = self
-        self.ready = False  # told that what it is given next has been computed
+        self.ready = False  # whether it waits until its next operand has been computed
 
     def record(self):
         return Event(self)

@@ -1,4 +1,4 @@
-"""run.py as a process of its own, and what becomes of it."""
+"""run.py as a process of its own, and its end."""
 
 import os
 import signal
@@ -10,14 +10,14 @@ from launching import RUN_PY
 
 
 def start(*argv, **how):
-    """run.py in a process group of its own, with the usual Ctrl-C even where a background job ignores it."""
+    """run.py in a process group of its own, in which Ctrl-C has its default effect, also where the tests run as a background job."""
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    own = {"start_new_session": True, "preexec_fn": ctrl_c_as_usual}
+    own = {"start_new_session": True, "preexec_fn": _restore_ctrl_c}
     return subprocess.Popen([sys.executable, RUN_PY, *map(str, argv)], env=environment, **pipes, **own, **how)
 
 
-def ctrl_c_as_usual():
+def _restore_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -31,16 +31,16 @@ def finish(process):
     return process.returncode, out, err
 
 
-def patience(condition, seconds=60):
+def wait_until(condition, seconds=60):
     """Wait until condition() holds."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "the condition does not hold in time"
         time.sleep(0.01)
 
 
-def nobody_in(group):
-    """No process of the group is left."""
+def is_empty(group):
+    """Whether no process of a (Unix) process group is left."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP end the program in good order, at whatever moment they come and however often."""
+"""Ctrl-C, SIGTERM and SIGHUP end the program without loss, at any moment and however often they are sent."""
 
 import json
 import os
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 TINY = "train --model mlp --hidden 8 --batch-size 500 --device cpu --kernels plain --threads 1 --epochs 3 --log-name mine".split()
 SAVED = "all of it is saved in runs/mine; go on with: python run.py train --resume mine\n"
 
-# While a checkpoint is written, the process is sent the signals named on the command line; or as the data are read.
+# The process sends itself the signals argv[1] while a checkpoint is written, or (argv[2]) while the data are read; the rest is for wtref.
 PROGRAM = """
 import os, signal, sys
 from wtref import datasets
@@ -54,7 +54,7 @@ def here(tmp_path, monkeypatch):
 
 
 def struck(signals, where):
-    """The finished process of a run that was sent these signals there."""
+    """The finished process of a run that was sent these signals at this place of the program."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", PROGRAM, signals, where, *TINY]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
@@ -62,9 +62,14 @@ def struck(signals, where):
 
 @pytest.mark.parametrize(
     "signals, code",
-    [("SIGTERM,SIGTERM,SIGTERM", 143), ("SIGHUP,SIGHUP", 129), ("SIGTERM,SIGHUP", 143), ("SIGTERM,SIGINT", 143)],
+    [
+        ("SIGTERM,SIGTERM,SIGTERM", 143),
+        pytest.param("SIGHUP,SIGHUP", 129, marks=pytest.mark.slow),
+        pytest.param("SIGTERM,SIGHUP", 143, marks=pytest.mark.slow),
+        pytest.param("SIGTERM,SIGINT", 143, marks=pytest.mark.slow),
+    ],
 )
-def test_signals_that_come_again_while_a_checkpoint_is_written_do_not_disturb_it(signals, code):
+def test_repeated_signals_do_not_disturb_the_writing_of_a_checkpoint(signals, code):
     done = struck(signals, "saving")
     assert done.returncode == code
     assert done.stderr == f"wtref: stopped in epoch 1, after step 1 of 3; {SAVED}"
@@ -77,22 +82,25 @@ def test_a_second_ctrl_c_ends_at_once():
     assert not list(Path("runs/mine").glob("*.npz"))
 
 
-@pytest.mark.parametrize("signals, code", [("SIGTERM,SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+@pytest.mark.parametrize(
+    "signals, code",
+    [("SIGTERM,SIGTERM", 143), pytest.param("SIGHUP", 129, marks=pytest.mark.slow), pytest.param("SIGINT", 130, marks=pytest.mark.slow)],
+)
 def test_before_training_begins_the_signals_end_the_program_in_one_line(signals, code):
     done = struck(signals, "loading")
     assert (done.returncode, done.stderr) == (code, "wtref: interrupted\n")
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("signals", ["SIGHUP", "SIGINT"])
-def test_what_was_ignored_at_the_start_stays_so(signals):
+@pytest.mark.parametrize("signals", ["SIGHUP", pytest.param("SIGINT", marks=pytest.mark.slow)])
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(signals):
     """SIGHUP under nohup, SIGINT in a job that a script put in the background."""
     done = struck(signals, "ignored")
     assert (done.returncode, done.stderr) == (0, "")
     assert [json.loads(line)["epoch"] for line in Path("runs/mine/metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
 
 
-def test_the_signals_mean_what_they_did_when_a_command_has_ended():
+def test_a_command_restores_the_handlers_of_signals():
     every = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in every]
     assert main(TINY) == 0
@@ -107,7 +115,7 @@ def test_a_run_may_be_trained_in_a_thread():
     assert codes == [0]
 
 
-def test_a_request_knows_its_first_signal():
+def test_a_request_holds_its_first_signal():
     with stop_requests() as stop:
         assert stop.signal is None
         for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):

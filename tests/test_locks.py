@@ -1,4 +1,4 @@
-"""One process at a time writes to a run: others are told which one, and lose nothing."""
+"""One process at a time writes to a run; others are refused with its process id, and lose nothing."""
 
 import errno
 import fcntl
@@ -8,11 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from programs import wait_until
 from wtref import locks
 from wtref.cli.main import main
 from wtref.runs import checkpoints, folders
@@ -38,15 +38,8 @@ def contents(folder=FOLDER):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def wait_until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_a_second_process_is_refused_and_a_killed_one_is_no_obstacle(capsys):
-    """A run is suspended: nobody goes on with it in the meantime.  Then it is killed, and its lock file stays behind."""
+    """A suspended process keeps its lock; a killed one leaves its lock file behind, but no lock."""
     command = [sys.executable, ROOT / "run.py", "train", *NET, "--epochs", "100000", "--save-every", "1", "--log-name", "mine"]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
@@ -66,7 +59,7 @@ def test_a_second_process_is_refused_and_a_killed_one_is_no_obstacle(capsys):
     assert not (FOLDER / "lock").exists()
 
 
-def test_whoever_would_write_is_refused(monkeypatch, capsys):
+def test_every_command_that_writes_is_refused(monkeypatch, capsys):
     monkeypatch.setitem(EXPERIMENTS, "tiny", EXPERIMENT)
     assert main(TINY) == 0
     assert main(["reproduce", "tiny"]) == 0
@@ -79,14 +72,14 @@ def test_whoever_would_write_is_refused(monkeypatch, capsys):
         assert capsys.readouterr() == ("", IN_USE % os.getpid())
         assert main(["reproduce", "tiny"]) == 2
         assert capsys.readouterr().err == (IN_USE % os.getpid()).replace("mine", "tiny-bp-0")
-        monkeypatch.setattr("wtref.runs.reproduce.run_names", list)  # as found just before the other process began
+        monkeypatch.setattr("wtref.runs.reproduce.run_names", list)  # as before the other process began
         assert main(["reproduce", "tiny"]) == 2
         assert capsys.readouterr().err == (IN_USE % os.getpid()).replace("mine", "tiny-bp-0")
         assert (contents(), contents(tiny.folder)) == before
 
 
-def test_two_do_not_write_one_report_at_a_time(monkeypatch, capsys):
-    """They may have done other rules each; what the second found can still be read."""
+def test_two_processes_do_not_write_one_report_at_the_same_time(monkeypatch, capsys):
+    """Each may have trained other rules; the second still prints its table."""
     monkeypatch.setitem(EXPERIMENTS, "tiny", EXPERIMENT)
     folder = Path("runs/reproduce-tiny")
     folder.mkdir(parents=True)
@@ -99,7 +92,7 @@ def test_two_do_not_write_one_report_at_a_time(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("command", ["train", "import", "reproduce"])
-def test_a_folder_that_another_process_is_just_making_is_not_to_be_removed(monkeypatch, capsys, command):
+def test_a_folder_that_another_process_has_just_made_is_not_removed(monkeypatch, capsys, command):
     monkeypatch.setitem(EXPERIMENTS, "mine", EXPERIMENT)
     name = "mine-bp-0" if command == "reproduce" else "mine"
     flags = {"train": TINY, "import": ["import", "torch.pt", *NET, "--log-name", "mine"], "reproduce": ["reproduce", "mine"]}
@@ -111,10 +104,10 @@ def test_a_folder_that_another_process_is_just_making_is_not_to_be_removed(monke
         assert main(flags[command]) == 2
         assert capsys.readouterr().err == (IN_USE % os.getpid()).replace("mine", name)
         assert os.listdir(Run(name).folder) == ["lock"]
-    assert main(flags[command]) == 0, "as soon as nobody is there, an empty folder is as good as none"
+    assert main(flags[command]) == 0, "an empty folder that is not locked is treated as none"
 
 
-def test_a_lock_is_let_go_at_the_end_and_readers_need_none(capsys):
+def test_a_lock_is_released_at_the_end_and_reading_needs_none(capsys):
     assert main(TINY) == 0 and not (FOLDER / "lock").exists()
     with Run("mine").held():
         for command in (["runs"], ["eval", "mine"], ["figures", "mine"], ["export", "mine"]):
@@ -122,7 +115,7 @@ def test_a_lock_is_let_go_at_the_end_and_readers_need_none(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_what_another_command_is_writing_is_not_tidied_away():
+def test_temporary_files_of_other_commands_are_kept():
     assert main(TINY) == 0
     theirs, ours = FOLDER / ".torch.pt.12.tmp", FOLDER / ".last.npz.12.tmp"
     theirs.touch(), ours.touch()
@@ -130,7 +123,7 @@ def test_what_another_command_is_writing_is_not_tidied_away():
     assert theirs.exists() and not ours.exists()
 
 
-def test_only_what_a_lock_file_should_say_is_printed(capsys):
+def test_of_a_lock_file_only_a_process_and_its_host_are_printed(capsys):
     Run("mine").folder.mkdir(parents=True)
     with Run("mine").held():
         (FOLDER / "lock").write_text("process 1 on \033]0;a\007")
@@ -147,7 +140,7 @@ OBSTACLES = {
 
 
 @pytest.mark.parametrize("plant", OBSTACLES.values(), ids=OBSTACLES)
-def test_what_is_no_lock_file_is_not_written_to(capsys, plant):
+def test_a_path_that_is_no_lock_file_is_not_written_to(capsys, plant):
     assert main(TINY) == 0
     Path("treasure").write_text("gold")
     plant(FOLDER / "lock")
@@ -173,7 +166,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr() == ("", "wtref: cannot write to runs/mine: Read-only file system\n")
 
 
-def test_a_full_disk_leaves_the_holder_unnamed(monkeypatch):
+def test_a_lock_can_be_held_on_a_full_disk(monkeypatch):
     def full(handle):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -182,8 +175,8 @@ def test_a_full_disk_leaves_the_holder_unnamed(monkeypatch):
         assert Path("lock").exists()
 
 
-def test_a_lock_file_that_its_holder_removes_meanwhile_is_made_anew(monkeypatch):
-    """Between opening and locking it, the holder ends: what was opened has no name any more, and guards nothing."""
+def test_a_lock_file_that_its_holder_removes_meanwhile_is_created_again(monkeypatch):
+    """The holder ends between opening and locking: the opened file has no name any more, so a lock on it protects nothing."""
     flock = fcntl.flock
 
     def late(file, how):
@@ -223,21 +216,21 @@ def test_a_system_without_fcntl_has_no_locks(monkeypatch, capsys):
 # --- names ------------------------------------------------------------------------------------------------
 
 
-def test_two_that_find_the_same_free_name_get_a_folder_each(monkeypatch):
+def test_two_processes_that_find_the_same_free_name_get_a_folder_each(monkeypatch):
     for name in ("a-1", "a-2"):
         (folders.RUNS / name).mkdir(parents=True)
-    offered = iter(["a-1", "a-2", "a-3"])  # as found before the others took the first two
+    offered = iter(["a-1", "a-2", "a-3"])  # as before other processes took the first two
     monkeypatch.setattr(folders, "free_name", lambda stem: next(offered))
     assert folders.free_folder("a") == folders.RUNS / "a-3" and (folders.RUNS / "a-3").is_dir()
 
 
-def test_where_runs_is_no_folder_is_one_line(capsys):
+def test_a_runs_path_that_is_no_folder_is_one_line(capsys):
     folders.RUNS.symlink_to("nowhere")
     assert main(TINY[:-2]) == 2
     assert capsys.readouterr().err == "wtref: cannot make the folder runs: File exists\n"
 
 
-def test_an_import_that_is_not_saved_is_no_run(monkeypatch, capsys):
+def test_an_import_that_cannot_be_saved_leaves_no_run(monkeypatch, capsys):
     """A run without its checkpoint would start from the first weights."""
     assert main(TINY) == 0 and main(["export", "mine"]) == 0
     capsys.readouterr()

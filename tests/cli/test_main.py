@@ -15,7 +15,7 @@ import pytest
 
 from fake_cupy import fake_cupy
 from launching import MLP, RUN_PY
-from programs import finish, nobody_in, patience, start
+from programs import finish, is_empty, start, wait_until
 from wtref import __version__, datasets
 from wtref.cli.main import main
 from wtref.cli.training import NOT_COMPARED
@@ -572,7 +572,7 @@ def test_ctrl_c_while_comparing(here):
     """The terminal's Ctrl-C reaches the workers too."""
     process = start("compare", *MLP, "--rules", "bp", "fa", "--seeds", "5000", "--jobs", "2", cwd=here)
     metrics = here / "runs" / "compare-digits-1" / "metrics.jsonl"
-    patience(metrics.exists)
+    wait_until(metrics.exists)
     os.killpg(process.pid, signal.SIGINT)
     code, _, err = finish(process)
     assert code == 130
@@ -581,7 +581,7 @@ def test_ctrl_c_while_comparing(here):
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert lines and all(line["epoch"] == 1 for line in lines)
     assert sorted(os.listdir(metrics.parent)) == ["compare.json", "metrics.jsonl", "table.txt"]
-    patience(lambda: nobody_in(process.pid))
+    wait_until(lambda: is_empty(process.pid))
 
 
 def test_ctrl_c_before_the_first_comparison_is_done_claims_no_metrics(monkeypatch, capsys):

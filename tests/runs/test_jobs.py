@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launching import MLP
-from programs import finish, nobody_in, patience, start
+from programs import finish, is_empty, start, wait_until
 from wtref.cli.main import main
 from wtref.errors import Diverged, InputError, Unsaved
 from wtref.runs import compare
@@ -30,7 +30,7 @@ def comparing():
     """A running compare with at least one finished run."""
     process = start(*LONG)
     try:
-        patience(METRICS.exists)
+        wait_until(METRICS.exists)
         yield process
     finally:
         if process.poll() is None:
@@ -62,7 +62,7 @@ def test_a_worker_that_is_killed_ends_the_comparison_and_nothing_finished_is_los
     assert told and told == {(line["rule"], str(line["seed"])) for line in saved()}
     first = next((rule, seed) for seed in range(5000) for rule in ("bp", "fa") if seed not in seeds(saved(), rule))
     assert f"missing: {first[0]} seed {first[1]}, " in err and " more\n" in err
-    patience(lambda: nobody_in(comparing.pid), seconds=10)
+    wait_until(lambda: is_empty(comparing.pid), seconds=10)
 
 
 @needs_proc
@@ -73,7 +73,7 @@ def test_workers_end_with_their_parent(comparing, number):
     code, _, err = finish(comparing)
     assert code == (-number if number == signal.SIGKILL else 128 + number)
     assert "Traceback" not in err
-    patience(lambda: nobody_in(comparing.pid), seconds=10)
+    wait_until(lambda: is_empty(comparing.pid), seconds=10)
     assert saved()
 
 
