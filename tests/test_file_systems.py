@@ -79,6 +79,7 @@ def outcome():
     return [{name: array.tobytes() for name, array in each.items()} for each in arrays], records
 
 
+@pytest.mark.slow
 def test_killed_before_each_replacement_a_run_without_hard_links_ends_the_same(monkeypatch):
     monkeypatch.setattr(os, "link", failing(errno.EPERM))
     assert main(RUN) == 0

@@ -167,6 +167,7 @@ def test_what_is_said_of_locks_is_escaped(here, capsys, monkeypatch):
     assert f"locks are not available for {here}/{ESCAPED} (not supported)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_report_and_its_pictures_take_any_text(here):
     line = {"rule": "$x\x1b$", "seed": 0, "epoch": 1, "test_error": 10.0, "seconds": 1.0}
     line |= {"matrix_angles": {"1": 20.0}, "delta_angles": {"0": 30.0}}

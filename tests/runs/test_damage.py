@@ -123,6 +123,7 @@ def test_a_config_that_is_none(refused, capsys, text):
     assert state_of("mine", capsys) == "damaged" and state_of("yours", capsys) == "unfinished"
 
 
+@pytest.mark.slow
 def test_every_entry_of_the_config(trained, attempt):
     """What is wrong is refused with the file's name; what passes is a value that the entry may have."""
     about = json.loads((trained / "config.json").read_text())
@@ -188,6 +189,7 @@ def test_metrics_that_are_none(refused, attempt, capsys, text):
     assert state_of("mine", capsys) == "damaged" and state_of("yours", capsys) == "unfinished"
 
 
+@pytest.mark.slow
 def test_every_entry_of_the_metrics(trained, refused):
     path = Path("runs/mine/metrics.jsonl")
     first, second = (trained / "metrics.jsonl").read_text().splitlines()
@@ -226,6 +228,7 @@ def arrays_like(a):
     yield from (a.astype(np.float16), a.astype(np.float64), np.ones((1, 1), a.dtype), np.array(1, a.dtype), a[:0], a[..., None])
 
 
+@pytest.mark.slow
 def test_every_array_of_a_checkpoint(trained, attempt, refused):
     """What is no number is damage, and a resume falls back; what has another shape or type does not fit."""
     last = Path("runs/mine/last.npz")
@@ -253,6 +256,7 @@ def test_an_array_too_many(trained, refused, name):
     assert "is no array of this network" in refused("resume", "runs/mine/last.npz does not fit")
 
 
+@pytest.mark.slow
 def test_every_plain_value_of_a_checkpoint(trained, attempt):
     """Wrong types and impossible counts are refused; what passes is a value that could be, or of no use to anybody."""
     last, passed = Path("runs/mine/last.npz"), set()
@@ -322,6 +326,7 @@ def test_something_else_in_a_file_s_place(attempt, capsys, file, make):
     assert "yours" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES)
 def test_flipped_and_missing_bytes(trained, attempt, file):
     path, chance = Path("runs/mine", file), random.Random(file)

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 
 import numpy as np
@@ -97,9 +98,11 @@ CASES = {
     "dfa": ["--rule", "dfa", "--schedule", "step"],
     "float64": ["--rule", "kp", "--dtype", "float64", "--loss", "sigmoid"],
 }
+QUICK = ("wm", "kp")  # the rules with the most state
+MARKED = [pytest.param(flags, id=case, marks=[] if case in QUICK else pytest.mark.slow) for case, flags in CASES.items()]
 
 
-@pytest.mark.parametrize("flags", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("flags", MARKED)
 def test_interrupted_and_resumed_is_as_if_never_stopped(monkeypatch, flags):
     assert train(*MLP, *flags, "--log-name", "whole") == 0
     at_call(monkeypatch, Training, "step", 2 * STEPS + 5, ctrl_c)
@@ -111,6 +114,7 @@ def test_interrupted_and_resumed_is_as_if_never_stopped(monkeypatch, flags):
     assert_same_outcome("whole", "halves")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["wm --mirror-window 0.5", "kp"])
 def test_a_residual_network_goes_on_as_if_never_stopped(monkeypatch, rule):
     data = load_synthetic(None, shape=(4, 4, 1), train=40, test=12)
@@ -138,9 +142,19 @@ MOMENTS = {  # when Ctrl-C comes, at which call, and (epoch, step) at which the 
 BRSF = [*MLP, "--rule", "brsf"]
 
 
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory):
+    """The folder of a run with the flags BRSF."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert train(*BRSF, "--log-name", "whole") == 0
+    return folder / "runs/whole"
+
+
 @pytest.mark.parametrize("owner, name, call, where", MOMENTS.values(), ids=MOMENTS)
-def test_whatever_the_moment_of_ctrl_c(monkeypatch, capsys, owner, name, call, where):
-    assert train(*BRSF, "--log-name", "whole") == 0
+def test_whatever_the_moment_of_ctrl_c(monkeypatch, never_stopped, capsys, owner, name, call, where):
+    shutil.copytree(never_stopped, "runs/whole")
     at_call(monkeypatch, owner, name, call, ctrl_c)
     capsys.readouterr()
     assert train(*BRSF, "--log-name", "halves") == 130
@@ -155,10 +169,11 @@ def test_whatever_the_moment_of_ctrl_c(monkeypatch, capsys, owner, name, call, w
     assert_same_outcome("whole", "halves")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("owner, name, call, where", MOMENTS.values(), ids=MOMENTS)
-def test_whatever_the_moment_of_a_second_ctrl_c(monkeypatch, owner, name, call, where):
+def test_whatever_the_moment_of_a_second_ctrl_c(monkeypatch, never_stopped, owner, name, call, where):
     """Stopped at once, without saving: what was saved before is whole."""
-    assert train(*BRSF, "--log-name", "whole") == 0
+    shutil.copytree(never_stopped, "runs/whole")
     at_call(monkeypatch, owner, name, call, twice)
     assert train(*BRSF, "--log-name", "halves") == 130
     assert not list(RUNS.glob("*/.*"))
@@ -167,6 +182,7 @@ def test_whatever_the_moment_of_a_second_ctrl_c(monkeypatch, owner, name, call, 
     assert_same_outcome("whole", "halves")
 
 
+@pytest.mark.slow
 def test_interrupted_twice(monkeypatch):
     wm = [*MLP, "--rule", "wm"]
     train(*wm, "--log-name", "whole")
@@ -363,6 +379,7 @@ def test_the_old_file_stands_until_the_new_one_is_whole(here):
     assert (here / "file").read_bytes() == b"new"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(monkeypatch, capsys):
     savez, calls = np.savez, itertools.count(1)
 
