@@ -1,4 +1,4 @@
-"""The GPU report's own doing, with steps that need no GPU."""
+"""The GPU report, with steps that need no GPU."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ SLOWER = Step("slower", ["-c", STARTING % True], 3)
 
 @pytest.fixture
 def taken(monkeypatch, tmp_path):
-    """Runs a report of the steps; returns (the number that failed, report.json, report.txt)."""
+    """A function that runs a report of some steps; returns (the number that failed, report.json, report.txt)."""
 
     def report(*steps):
         monkeypatch.setattr(gpu_report, "steps", lambda folder, device: steps)
@@ -40,7 +40,7 @@ def test_a_failing_step_does_not_stop_the_others(taken):
     late = "FAILED, not done after 3 s"
     assert [step["outcome"] for step in found["steps"]] == ["FAILED, exit code 3", late, late, "passed"]
     assert [step["output"].strip() for step in found["steps"]] == ["half", "begun", "begun", "it works"]
-    assert found["gpu"] == "a pretended one" and "a pretended one" in text
+    assert found["gpu"] == "a simulated one" and "a simulated one" in text
     assert text.count("== slow: FAILED, not done") == text.count("== bad: FAILED, exit code 3") == 1 and "it works" in text
 
 
@@ -62,7 +62,7 @@ def test_without_a_gpu_it_is_one_line(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_it_takes_less_than_nine_minutes(taken, monkeypatch):
-    """However long its steps are: what has no time left is not begun."""
+    """However long its steps are: a step is not started without time left."""
     assert gpu_report.SECONDS < 540
     monkeypatch.setattr(gpu_report, "SECONDS", 3)
     monkeypatch.setattr(gpu_report, "LEAST", 1)
@@ -73,7 +73,7 @@ def test_it_takes_less_than_nine_minutes(taken, monkeypatch):
 
 @pytest.mark.slow
 def test_benchmarks_become_a_table(taken, tmp_path):
-    """Of the rows that bench itself writes; a step that fails leaves the others' rows."""
+    """The rows are those that bench writes; a failed step does not affect the rows of others."""
     path = tmp_path / "bench.json"
     flags = ["--models", "mlp", "--rules", "kp", "--batches", "8", "--hidden", "4", "--repeats", "1"]
     step = Step("mlp, kp", ["run.py", "bench", "steps", *flags, "--device", "cpu", "--json", str(path)], 100, path)
@@ -84,11 +84,11 @@ def test_benchmarks_become_a_table(taken, tmp_path):
     (line,) = [line for line in text.splitlines() if line.startswith("| mlp, kp |")]
     assert line.startswith(f"| mlp, kp | {row['ms']:.2f} |") and f"| {ratio} |" in line
     assert line.count("|") == gpu_report.TABLE.count("|")
-    assert "One a pretended one, 1 GiB" in text
+    assert "One a simulated one, 1 GiB" in text
 
 
 def test_every_benchmark_is_one_that_bench_takes(tmp_path, monkeypatch):
-    """And what it measures is what its name says; no two write one file."""
+    """It measures what its name says, and writes a file of its own."""
     planned = []
     monkeypatch.setattr(bench, "_measure", lambda plan, *_: planned.extend(work for work, _ in plan))
     steps = [step for step in gpu_report.steps(tmp_path, "cuda:1") if step.json]

@@ -22,7 +22,7 @@ def quick(monkeypatch):
 
 
 class Clock:
-    """Stands still but for the tasks, which take the seconds they are told, call by call."""
+    """A clock that only its tasks advance, by the given seconds of each call."""
 
     def __init__(self):
         self.now, self.calls = 0.0, []
@@ -56,7 +56,7 @@ def test_a_quick_side_s_turn_is_many_steps():
 
 
 def test_a_turn_ends_when_the_device_is_done():
-    """A GPU answers at once and computes later: 7 seconds a step here."""
+    """A GPU returns from a step at once and computes later, here for 7 seconds a step."""
     clock, left = Clock(), []
 
     def wait():
@@ -82,7 +82,7 @@ def test_the_fastest_setting_is_chosen(monkeypatch, quick):
 
 
 def measured(monkeypatch, work, seconds):
-    """The row of a work whose sides take `seconds`, wtref 30 MiB and PyTorch 40."""
+    """The row of a Work whose sides take `seconds`; wtref takes 30 MiB and PyTorch 40."""
     monkeypatch.setattr(measure, "median_seconds", lambda tasks, *_: seconds[: len(list(tasks))])
     monkeypatch.setattr(measure, "_fastest", lambda *_: SETTINGS[0])
     monkeypatch.setattr(measure, "peak_memory", lambda work, side, setting=None: {"memory_mib": 40.0 if setting else 30.0})
@@ -120,7 +120,7 @@ def test_wm_is_held_against_bp_too(monkeypatch):
 
 @pytest.mark.slow
 def test_gflop_of_resnet18():
-    """0.5556 GMAC forward, counted by hand; a step has three such products, but no error below the stem."""
+    """The forward pass has 0.5554 GMAC, counted by hand; a step has three such products, but no error below the stem."""
     stem, stage1 = 3 * 9 * 64 * 32**2, 4 * 64 * 64 * 9 * 32**2
     later = sum(
         (c // 2 * c * 9 + 3 * c * c * 9 + c // 2 * c) * side**2 for c, side in ((128, 16), (256, 8), (512, 4))

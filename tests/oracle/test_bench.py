@@ -45,7 +45,7 @@ def their_arrays(theirs, keep_B):
 
 
 def assert_same_steps(work, setting, tolerance):
-    """Two steps, so that the momentum of the first one counts."""
+    """Both sides take two steps, so that momentum has an effect."""
     ours, theirs = sides.Ours(work), Theirs(work, setting)
     start_alike(ours, theirs)
     before = {name: x.copy() for name, x in ours.training.network.arrays().items()}
@@ -78,7 +78,7 @@ def test_both_sides_take_the_same_steps(model, rule, channels_last):
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_both_sides_take_the_same_steps_in_float32(setting):
-    """Only float32 reaches oneDNN."""
+    """oneDNN computes in float32 only."""
     assert_same_steps(Work.of("resnet8", "kp", **MODELS["resnet8"], **LEARNING), setting, tolerance=1e-4)
     assert torch.backends.mkldnn.enabled
 

@@ -1,4 +1,4 @@
-"""Every rule on every kind of network agrees with PyTorch, and a fault on our side does not go unseen."""
+"""Every rule on every kind of network agrees with PyTorch, and a fault in wtref is found."""
 
 import copy
 import importlib
@@ -15,8 +15,8 @@ from wtref import fast, layers, noise, optim, relatives, rules
 from wtref.errors import InputError
 from wtref.fast.ops import equip
 from wtref.models import Options
-from wtref.oracle import check as torch_check
-from wtref.oracle.check import CHECKED, Row, check, table
+from wtref.oracle import check
+from wtref.oracle.check import CHECKED, Row
 from wtref.training import Training, train_step
 
 STEPS = 3
@@ -24,13 +24,13 @@ STEPS = 3
 
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch):
-    """In narrow layers too a step of mirror mode is then a part of a block."""
-    monkeypatch.setitem(torch_check.MIRROR, "rows", 32)
+    """A mirror step is then part of a block in narrow layers too."""
+    monkeypatch.setitem(check.MIRROR, "rows", 32)
 
 
 def checked(model, rule, steps=STEPS, dtype="float64", kernels="auto", **options):
     options = Options(**({"hidden": (20, 12)} | options))
-    (row,) = check([model], [rule], dtype=dtype, steps=steps, options=options, kernels=kernels)
+    (row,) = check.check([model], [rule], dtype=dtype, steps=steps, options=options, kernels=kernels)
     return row
 
 
@@ -81,19 +81,19 @@ def test_a_row_says_what_there_was_to_compare():
 
 
 def test_a_model_goes_by_its_short_name_too():
-    (row,) = check(["res18"], ["bp"], steps=1, options=Options(width=4))
+    (row,) = check.check(["res18"], ["bp"], steps=1, options=Options(width=4))
     assert row.model == "resnet18" and row.passed
 
 
 def test_progress_hears_of_every_comparison():
     lines = []
-    check(["mlp"], ["bp", "dfa"], steps=1, options=Options(hidden=(3,)), progress=lines.append)
+    check.check(["mlp"], ["bp", "dfa"], steps=1, options=Options(hidden=(3,)), progress=lines.append)
     assert [line.split(":")[0] for line in lines] == ["mlp bp", "mlp dfa"]
 
 
 def test_the_table_has_a_line_for_each_row_and_a_dash_where_there_is_nothing():
     row = Row("mlp", "fa", "float64", 10, 1e-15, 2e-15, 3e-15, None, None, None, 4e-15)
-    head, line = table([row]).splitlines()
+    head, line = check.table([row]).splitlines()
     assert head.endswith("after 10 steps")
     assert line.split() == ["mlp", "fa", "1.0e-15", "2.0e-15", "3.0e-15", "-", "-", "-", "4.0e-15"]
 
@@ -105,9 +105,9 @@ def test_a_row_with_one_large_error_does_not_pass(error):
 
 def test_unknown_rules_and_models_are_named():
     with pytest.raises(InputError, match="unknown rule to check 'brsf'; choose from: bp, fa"):
-        check(["mlp"], ["brsf"])
+        check.check(["mlp"], ["brsf"])
     with pytest.raises(InputError, match="unknown model 'vgg'"):
-        check(["vgg"], ["bp"])
+        check.check(["vgg"], ["bp"])
 
 
 def test_without_pytorch_one_line_says_how_to_get_it(monkeypatch):
@@ -181,7 +181,7 @@ def variance_biased(real):
 
 
 class Silent:
-    """A layer that sends no error back."""
+    """A layer whose backward pass returns zeros."""
 
     def __init__(self, layer):
         self.layer = layer
@@ -256,7 +256,7 @@ def test_a_fault_on_our_side_is_seen(monkeypatch, place, name, fault, model, rul
 @pytest.mark.parametrize("kernels", ["plain", "compiled"])
 @pytest.mark.parametrize("plain, faster, name, fault, model, rule", FAULTS_OF_PARTS, ids=lambda x: getattr(x, "__name__", x))
 def test_a_fault_in_a_part_is_seen(monkeypatch, plain, faster, name, fault, model, rule, kernels):
-    """In the plain one, and in the one that takes its place."""
+    """In the plain part, and in the accelerated one that replaces it."""
     if kernels == "compiled" and equip(CPU).ops is None:
         pytest.skip("no C compiler")
     place = plain if kernels == "plain" else faster
@@ -268,7 +268,7 @@ def test_a_fault_in_a_part_is_seen(monkeypatch, plain, faster, name, fault, mode
 
 
 def planted(monkeypatch, **left_out):
-    """train_step sees a network whose lists lack what left_out says: {list: the index to be left out, or None for all}."""
+    """Let train_step use a network without some parts; left_out: {list of the network: the index left out, or None for all}."""
 
     def faulty(network, *rest):
         network = copy.copy(network)
@@ -277,11 +277,11 @@ def planted(monkeypatch, **left_out):
             setattr(network, name, [] if index is None else [part for i, part in enumerate(whole) if i != index])
         return train_step(network, *rest)
 
-    monkeypatch.setattr(torch_check, "train_step", faulty)
+    monkeypatch.setattr(check, "train_step", faulty)
 
 
 def test_check_takes_the_step_of_training():
-    assert torch_check.train_step is train_step is inspect.signature(Training).parameters["train_step"].default
+    assert check.train_step is train_step is inspect.signature(Training).parameters["train_step"].default
 
 
 @pytest.mark.parametrize("index", range(5))

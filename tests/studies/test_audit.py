@@ -28,7 +28,7 @@ def test_every_rule_is_audited(findings):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_who_transports_weights_and_who_says_so(findings, rule):
+def test_a_rule_declares_its_transport(findings, rule):
     finding = findings[rule]
     assert finding.declares == (finding.found is not None) == (rule in TRANSPORT)
     assert finding.honest
@@ -74,7 +74,7 @@ def test_shapes_draws_and_what_the_cells_did_are_open_to_all():
 
 
 def test_guarded_training_is_training(findings):
-    """W of an audited rule moves as without a guard: Kolen-Pollack's B, which never sees W, draws nearer to it."""
+    """The W of an audited rule is descended as without guards: Kolen-Pollack's B approaches it."""
     seen = []
 
     class Watching(KolenPollack):
@@ -105,14 +105,14 @@ def test_a_rule_is_whatever_makes_one():
 
 
 @pytest.mark.parametrize("found, declares, honest", [(None, False, True), (None, True, True), ("how", True, True), ("how", False, False)])
-def test_honest_is_who_declares_what_was_found(found, declares, honest):
+def test_a_rule_that_declares_its_transport_is_honest(found, declares, honest):
     assert Finding("fa", declares, found).honest == honest
     assert ("NOT AS DECLARED" in table([Finding("fa", declares, found)])) == (not honest)
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_arrays_of_another_device_are_guarded_too(rule):
-    """With arrays that know nothing of NumPy's protocols."""
+    """Arrays that do not implement NumPy's protocols."""
     device = Device("double", xp, np.float64)
     (finding,) = audit(device, {rule: RULES[rule]}, "mlp")
     assert finding.honest and finding.declares == (finding.found is not None)

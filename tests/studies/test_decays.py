@@ -1,4 +1,4 @@
-"""The study of Kolen-Pollack's weight decay: its theory against W - B^T itself, and what it takes for aligned."""
+"""The study of Kolen-Pollack's weight decay: its theory against a simulation, and its criterion of alignment."""
 
 import math
 from types import SimpleNamespace

@@ -43,14 +43,14 @@ def test_a_cheat_in_one_layer_alone_is_found(hook, layer):
 
 @pytest.mark.parametrize("direction", [lambda s: s.W, lambda s: s.W.T])
 def test_W_as_a_gradient_is_found(direction):
-    """Of B, of W itself, or of a bias."""
+    """As the gradient of B, of W itself, or of a bias."""
     for array in ("B", "W", "b"):
         cheat = lambda rule, s, sgd: sgd.descend(getattr(s, array), direction(s), decay=False)  # noqa: B023, E731
         assert_found(planted(FeedbackAlignment, "learn", cheat), "learn")
 
 
-def test_a_gradient_that_listens_to_the_optimizer_is_found():
-    """The optimizer adds the decayed W to it."""
+def test_a_gradient_that_records_its_operands_is_found():
+    """The optimizer would add the decayed W to such an array."""
 
     class Spy(np.ndarray):
         def __array_ufunc__(self, ufunc, method, *inputs, **options):
@@ -107,12 +107,12 @@ def test_nothing_passes_through_W_backwards(hook, backwards):
 
 @pytest.mark.parametrize("hook", ["connect", "before_backward", "learn"])
 def test_what_is_read_from_W_s_own_memory_is_found(hook):
-    """By a reference that Python cannot hide."""
+    """Python cannot hide the unguarded synapses; their W holds NaN."""
     assert_found(planted(FeedbackAlignment, hook, lambda rule, s, *arguments: np.copyto(s.B, vars(s)["_synapses"].W.T)), hook)
 
 
 def test_memory_that_passing_activity_has_seen_is_not_W_s():
-    """An activity of one's own making is multiplied by a copy: it cannot keep W and read it later."""
+    """An activity of the rule's own class is multiplied by a copy of W, so that it cannot keep W and read it later."""
 
     class Spy:
         def __matmul__(self, W):
@@ -214,7 +214,7 @@ def test_a_misspelt_attribute_is_no_transport():
 
 
 def test_an_error_that_the_guards_cause_is_transport():
-    """Code that wants an array's memory fails in its own way."""
+    """Code that needs a real array raises an exception of its own."""
 
     def cheat(rule, s, *arguments):
         if not isinstance(s.W, np.ndarray):

@@ -1,4 +1,4 @@
-"""B's way to W^T beside theory, and theory beside what it follows from."""
+"""B approaches W^T as theory predicts, and the theory follows from the noise."""
 
 import math
 from itertools import islice
@@ -33,7 +33,7 @@ def test_decorrelated_noise_shows_w_within_one_block(n_in):
 
 @pytest.mark.parametrize("n, S", [(1, 1), (5, 2), (64, 16), (100, 64), (100, 128), (576, 512)])
 def test_decorrelated_theory_is_the_block_s_own_covariance(n, S):
-    """tan^2(theta): what an input hears of the others, squared, beside what it hears of itself."""
+    """tan^2(theta) is the ratio of the squared correlations with other inputs to the squared variance of each."""
     x = hadamard(power_of_two(n))[:S, :n]
     covariance = x.T @ x / S
     others = (covariance**2).sum() - n

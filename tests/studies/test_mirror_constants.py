@@ -1,4 +1,4 @@
-"""The study of the mirror's constants: it sees what is wrong, and says what it saw."""
+"""The study of the mirror's constants reports the worst angles, and fails where they are too wide."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 
 from wtref.cli.main import main
 from wtref.runs.config import Config
-from wtref.studies import mirror_constants as constants
+from wtref.studies import mirror_constants
 
 TINY = {"model": "mlp", "dataset": "digits", "hidden": (32,), "rule": "wm", "norm": "before", "batch_size": 64}
 
@@ -27,19 +27,19 @@ def test_a_mirror_that_sees_too_little_is_found_out(capsys):
 
 def test_the_worst_of_all_moments_counts(monkeypatch):
     seen = iter([{"a": 3.0, "b": 1.0}, {"a": 1.0, "b": 7.0}, {"a": 2.0, "b": 2.0}] * 2)
-    monkeypatch.setattr(constants, "matrix_angles", lambda network: next(seen))
-    finding = constants.watch(Config(**TINY), constants.LOOKS)
-    assert (finding.matrix, finding.matrix_layer) == (7.0, "b") and 0 < finding.delta < constants.DELTA and finding.held
+    monkeypatch.setattr(mirror_constants, "matrix_angles", lambda network: next(seen))
+    finding = mirror_constants.measure(Config(**TINY), mirror_constants.LOOKS)
+    assert (finding.matrix, finding.matrix_layer) == (7.0, "b") and 0 < finding.delta < mirror_constants.DELTA and finding.held
 
 
 def test_the_share_of_mirroring_is_what_it_takes():
-    often, seldom = (constants.watch(Config(**TINY, mirror_every=every), 40).mirroring for every in (1, 20))
+    often, seldom = (mirror_constants.measure(Config(**TINY, mirror_every=every), 40).mirroring for every in (1, 20))
     assert 0 < 2 * seldom < often < 1
 
 
 def test_a_loss_that_explodes_is_no_success():
-    finding = constants.watch(Config(**TINY, lr=1e30), 12)
-    assert not math.isfinite(finding.loss) and not finding.held and "the loss became" in constants.line(finding)
+    finding = mirror_constants.measure(Config(**TINY, lr=1e30), 12)
+    assert not math.isfinite(finding.loss) and not finding.held and "the loss became" in mirror_constants.line(finding)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""What `run.py gpu-report` does: everything about a GPU that takes a GPU to find out, in under nine minutes.
+"""`run.py gpu-report`: tests, checks, trainings and benchmarks on a GPU, in under nine minutes.
 
-Each step is a command that anyone can run alone.  A step that fails or runs out of its time is
-reported as such; the others follow all the same, the most telling first, as long as the whole has time left.
+Each step is a command that can also be run alone.  The most important steps come first.  A step that fails or exceeds its
+time is reported as such, and the next ones follow as long as there is time left.
 """
 
 import json
@@ -22,11 +22,11 @@ from wtref.text import printable
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("numpy", "torch", "pytest", "ml_dtypes", "cupy", "cupy-cuda12x", "cupy-cuda13x", "mpi4py", "mpich")
-KEPT = 12_000  # characters of a step's output, from its end
-SECONDS = 520  # of all steps together
-LEAST = 10  # seconds without which a step is not begun
+KEPT = 12_000  # the characters kept of a step's output, from its end
+SECONDS = 520  # for all steps together
+LEAST = 10  # the seconds that must be left for a step to be started
 
-# Every row a process of its own, the goals first: what one cannot do, or takes too long over, costs no other.
+# Each benchmark runs in a process of its own, so that its failure does not affect the others.  Those with goals come first.
 BENCHES = (
     ("resnet18", "kp", 512, "bf16"),
     ("resnet18", "kp", 128, "bf16"),
@@ -38,7 +38,7 @@ BENCHES = (
 
 
 class Step(NamedTuple):
-    """name; command, after `python`; seconds it may take; the JSON file it leaves, for a row of the table."""
+    """A command, as arguments of Python, the seconds that it may take, and the JSON file of `bench` that it writes, if any."""
 
     name: str
     command: list
@@ -47,7 +47,7 @@ class Step(NamedTuple):
 
 
 def steps(folder, device):
-    """In the order of what they tell."""
+    """The Steps of the report, in order; folder: for their JSON files."""
     on = ["--device", device]
     train = ["--model", "resnet8", "--epochs", "3", "--batch-size", "32", "--log-name"]
     return [
@@ -69,10 +69,9 @@ def _bench(folder, on, model, rule, batch, precision):
 
 
 def report(folder, device):
-    """Take all steps; write report.json and report.txt into `folder` as it goes.  Returns the number that failed.
+    """Run all steps, and write report.json and report.txt into `folder` after each; returns the number of failed steps.
 
-    Raises InputError if the folder holds a report already, or there is no such device; Unsaved, after all steps, if
-    the report cannot be written.
+    Raises InputError if the folder holds a report already, and Unsaved, after all steps, if the report cannot be written.
     """
     folder = Path(folder)
     if (folder / "report.json").exists():
@@ -82,21 +81,22 @@ def report(folder, device):
     found = {"date": datetime.now().astimezone().isoformat(timespec="seconds"), **_machine(device), "steps": []}
     for step in steps(folder, device):
         print(f"{step.name} ...", flush=True)
-        found["steps"].append(taken := take(step, end - time.perf_counter()))
-        _keep(folder, found)
-        print(f"    {taken['outcome']}, {taken['seconds']:.0f} s", flush=True)
+        result = run(step, end - time.perf_counter())
+        found["steps"].append(result)
+        _try_to_write(folder, found)
+        print(f"    {result['outcome']}, {result['seconds']:.0f} s", flush=True)
     try:
         _write(folder, found)
-    finally:  # what cannot be kept can still be read
+    finally:  # the table is printed even where the report cannot be saved
         print(table(found))
     print(f"report: {printable(folder / 'report.txt')}")
     return sum(step["outcome"] != "passed" for step in found["steps"])
 
 
-def take(step, left):
-    """Run a step within its own seconds and those that are left: {"name", "command", "outcome", "seconds", "output", "rows"}."""
+def run(step, left):
+    """Run a step within its own seconds and those left: {"name", "command", "outcome", "seconds", "output", "rows"}."""
     start, limit = time.perf_counter(), min(step.seconds, left)
-    outcome, output = _run(step.command, limit) if left >= LEAST else ("NOT DONE, no time left", "")
+    outcome, output = _run_python(step.command, limit) if left >= LEAST else ("NOT DONE, no time left", "")
     rows = json.loads(step.json.read_text(encoding="utf-8"))["rows"] if step.json and step.json.exists() else []
     return {
         "name": step.name,
@@ -108,8 +108,8 @@ def take(step, left):
     }
 
 
-def _run(command, seconds):
-    """(outcome, output) of a Python command; what it started itself ends with it."""
+def _run_python(command, seconds):
+    """(outcome, output) of a Python command, whose whole process group ends with it."""
     process = subprocess.Popen(
         [sys.executable, *command], cwd=ROOT, encoding="utf-8", errors="replace", start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
@@ -120,15 +120,15 @@ def _run(command, seconds):
         outcome = "passed" if process.returncode == 0 else f"FAILED, exit code {process.returncode}"
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        output, outcome = _last_words(process), f"FAILED, not done after {seconds:.0f} s"
-    except BaseException:  # Ctrl-C reaches this process alone
+        output, outcome = _remaining_output(process), f"FAILED, not done after {seconds:.0f} s"
+    except BaseException:  # the process, in a session of its own, receives no Ctrl-C
         os.killpg(process.pid, signal.SIGKILL)
         raise
     return outcome, output
 
 
-def _last_words(process):
-    """What a killed process has said; one that it started in a session of its own may keep its output open."""
+def _remaining_output(process):
+    """The output of a killed process; a process that it started in another session may keep the pipe open."""
     try:
         return process.communicate(timeout=2)[0]
     except subprocess.TimeoutExpired as late:
@@ -136,7 +136,7 @@ def _last_words(process):
 
 
 def _machine(device):
-    """The GPU and the versions."""
+    """The GPU, and the versions of its driver, Python and PACKAGES."""
     import cupy
 
     which = cupy.cuda.Device(int(device.partition(":")[2] or 0))
@@ -155,7 +155,7 @@ TABLE = "| step | wtref ms | PyTorch ms | ratio | torch.compile ms | ratio | mem
 
 
 def table(found):
-    """The benchmarks as README.md shows such, and the machine they ran on; "" without any."""
+    """The benchmarks as a Markdown table, and the machine; "" if there are none."""
     lines = [_line(step["name"], row) for step in found["steps"] for row in step["rows"]]
     if not lines:
         return ""
@@ -173,8 +173,8 @@ def _line(name, row):
     return f"| {' | '.join([name, *times, memory, cell('cifar_epoch_seconds', 1)])} |"
 
 
-def _keep(folder, found):
-    """Save what there is; where that fails, the steps go on, and it is tried again after the next one."""
+def _try_to_write(folder, found):
+    """Write the report so far, or print why that fails; the next step's end is the next attempt."""
     try:
         _write(folder, found)
     except Unsaved as error:
@@ -182,7 +182,7 @@ def _keep(folder, found):
 
 
 def _write(folder, found):
-    """As JSON, and as text to read."""
+    """Write the report as JSON and as text."""
     write_json(folder / "report.json", found)
     about = [f"{name}: {value}" for name, value in found.items() if name != "steps"]
     summary = [f"{step['outcome']:<24} {step['seconds']:4.0f} s  {step['name']}" for step in found["steps"]]

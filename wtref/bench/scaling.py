@@ -1,7 +1,7 @@
-"""`run.py bench scaling`: one training step on one and on two processes of this machine, and what more would bring.
+"""`run.py bench scaling`: a training step on one and on two processes of this machine, and a prediction for more.
 
-Each arrangement of processes and threads is timed in processes of its own, all in turn.  As a program,
-`python -m wtref.bench.scaling WORK`, this file is one of those processes.
+Each arrangement of processes and threads is timed in new processes; the arrangements take turns.  Run as a program,
+`python -m wtref.bench.scaling WORK`, this module is one of those processes.
 """
 
 import json
@@ -23,10 +23,10 @@ from wtref.errors import InputError
 from wtref.runs.config import Config
 
 ROOT = Path(__file__).parents[2]
-STEPS = 5  # that a turn's median is taken over
-GOAL = 0.9  # two processes with half the threads each, beside one with all of them
+STEPS = 5  # whose median is a turn's time
+GOAL = 0.9  # the speed of two processes with half the threads each, relative to one process with all of them
 DEVICES = (8, 16, 32, 64, 128, 256, 512, 1024)
-# Seconds for a message to arrive, and bytes a second, of one link; the latencies are assumptions, typical ones.
+# The latency in seconds and the bytes per second of one link.  The latencies are typical values, assumed.
 NETWORKS = {
     "10 Gbit/s Ethernet, 30 µs": (30e-6, 1.25e9),
     "100 Gbit/s Ethernet, 10 µs": (10e-6, 12.5e9),
@@ -36,18 +36,22 @@ NETWORKS = {
 
 
 def arrangements(work):
-    """{name: (processes, Work)}: all threads in one process; two with half of them each; one of those, and its share, alone."""
+    """{name: (processes, Work)}.
+
+    "one": a process with all threads; "two": two processes with half the threads each; "half": one of these two alone, with
+    its shard of the batch.
+    """
     half = replace(work.config, threads=max(work.threads // 2, 1))
-    share = replace(half, batch_size=work.config.batch_size // 2)
+    shard = replace(half, batch_size=work.config.batch_size // 2)
     return {
         "one": (1, replace(work, config=replace(work.config, threads=work.threads))),
         "two": (2, replace(work, config=half)),
-        "half": (1, replace(work, config=share)),
+        "half": (1, replace(work, config=shard)),
     }
 
 
 def run(work, repeats):
-    """Time all arrangements in turn, `repeats` times; print and return what was found, as plain values.
+    """Time all arrangements in turn, `repeats` times; prints the table and returns its row of results, as plain values.
 
     Raises InputError where mpiexec or mpi4py is missing.
     """
@@ -64,17 +68,17 @@ def run(work, repeats):
 
 
 def predict(row):
-    """{network: [(least, most) efficiency of each of DEVICES]}, from a device's step alone.
+    """Predict the efficiency of many devices from the step of one: {network: [(least, most) for each of DEVICES]}.
 
-    least: nothing of the gradients' way is hidden by the backward pass; most: all that fits into it is, the
-    backward pass taken for two thirds of the step.
+    least: no communication of gradients overlaps the backward pass; most: as much as fits into the backward pass, which is
+    taken to be two thirds of the step, overlaps it.
     """
     step = row["ms"] / 1000
     found = {}
     for network, (latency, speed) in NETWORKS.items():
         found[network] = []
         for devices in DEVICES:
-            sums = row["small_sums"] * math.log2(devices) * latency  # of batch norm, which wait for each other
+            sums = row["small_sums"] * math.log2(devices) * latency  # of batch norm, one after the other
             gradients = all_reduce(devices, row["bytes"], latency, speed, row["buckets"])
             hidden = min(gradients, 2 / 3 * step)
             found[network].append((step / (step + sums + gradients), step / (step + sums + gradients - hidden)))
@@ -82,12 +86,12 @@ def predict(row):
 
 
 def all_reduce(devices, size, latency, speed, messages=1):
-    """Seconds that `size` bytes in so many messages take: halving and doubling (Thakur, Rabenseifner and Gropp, 2005)."""
+    """The seconds of an all-reduce of `size` bytes by recursive halving and doubling (Thakur, Rabenseifner and Gropp, 2005)."""
     return messages * 2 * math.log2(devices) * latency + 2 * (devices - 1) / devices * size / speed
 
 
 def table(work, found):
-    """What `run` found, as text."""
+    """The results of `run` as text."""
     lines = [str(work), "processes  threads each  batch     step ms  compute ms  communication ms"]
     for name, (processes, each) in arrangements(work).items():
         row = found["rows"][name]
@@ -110,7 +114,7 @@ def table(work, found):
 
 
 def _timed(processes, work):
-    """One turn of an arrangement, in new processes: {"ms", "waiting_ms", ...}, of a step."""
+    """Take one turn of an arrangement in new processes: {"ms", "waiting_ms", ...} of a step."""
     command = [sys.executable, "-m", "wtref.bench.scaling", json.dumps({"config": asdict(work.config), "shape": work.shape})]
     if processes > 1:
         mpiexec = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
@@ -125,7 +129,7 @@ def _timed(processes, work):
 
 
 def main(about):
-    """One process of an arrangement; the first of them prints what `_timed` reads."""
+    """Run one process of an arrangement; rank 0 prints the results as JSON for `_timed`."""
     about = json.loads(about)
     config = {name: tuple(value) if isinstance(value, list) else value for name, value in about["config"].items()}
     work, group = Work(Config(**config), tuple(about["shape"])), open_group()

@@ -1,7 +1,7 @@
-"""PyTorch's side of `run.py bench`: the networks of networks.py, made as fast as PyTorch's own means allow.
+"""PyTorch's side of `run.py bench`: the networks of networks.py, as fast as PyTorch itself can make them.
 
-A feedback layer asks PyTorch's convolution kernel for its whole backward pass in one call, with B
-where the kernel expects W: the error travels through B, and Delta W, which does not depend on W, comes along.
+The backward pass of a feedback layer is one call of PyTorch's convolution kernel with B in place of W: the error returns
+through B, and the gradient of W, which does not depend on W, is computed with it.
 """
 
 import itertools
@@ -21,7 +21,7 @@ IN_PLACE = {torch.relu: torch.relu_, torch.sigmoid: torch.sigmoid_, torch.tanh: 
 
 
 class Setting(NamedTuple):
-    """What PyTorch leaves to its user: the images' layout, whether oneDNN (on a CPU) computes, torch.compile."""
+    """What PyTorch lets its user choose: the layout of images and, on a CPU, oneDNN; and whether torch.compile is used."""
 
     channels_last: bool
     onednn: bool
@@ -33,12 +33,12 @@ class Setting(NamedTuple):
 
 
 def settings(on_gpu):
-    """Every Setting worth a try; on a GPU, where cuDNN looks for its fastest way itself, both layouts."""
+    """Every Setting to be tried; on a GPU both layouts, as cuDNN searches for the fastest algorithm itself."""
     return [Setting(*both) for both in itertools.product((False, True), (False,) if on_gpu else (True, False))]
 
 
 class Theirs:
-    """PyTorch's side of a bench.Work."""
+    """PyTorch's side of a Work."""
 
     def __init__(self, work, setting):
         torch.set_num_threads(work.threads)
@@ -60,11 +60,11 @@ class Theirs:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.config.precision == "tf32"
 
     def memory(self):
-        """MiB at the peak of this side's arrays on a GPU, when all sides that came before are gone."""
+        """The peak MiB of arrays on a GPU; of this side alone, if no other side is left."""
         return torch.cuda.max_memory_allocated(self.images.device) / 2**20
 
     def step(self):
-        """One step of training."""
+        """Take a training step."""
         self.net.train()
         if self.config.rule in ("ss", "usf"):
             for layer in self.feedback:
@@ -88,15 +88,15 @@ class Theirs:
 
     @torch.inference_mode()
     def evaluate(self):
-        """The logits without training."""
+        """Compute the logits of evaluation."""
         self.net.eval()
         with _onednn(self.setting.onednn):
             return self.net(self.images)
 
     def _optimizer(self):
-        """Of PyTorch's three forms of SGD the fused one is the fastest on the CPU, for small and large arrays.
+        """PyTorch's fused SGD, which is faster on the CPU than its other two, for small and large arrays.
 
-        An array without a gradient, such as a B that does not learn, is left alone.
+        It does not change an array without a gradient, such as a B that does not learn.
         """
         parameters = list(self.net.parameters())
         decaying = {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.config.weight_decay}
@@ -106,7 +106,7 @@ class Theirs:
 
 
 class Feedback(nn.Module):
-    """A layer of oracle/networks.py whose error returns through B, an array of the shape of its weight."""
+    """A layer of networks.py whose error returns through B, a tensor of the shape of its weight."""
 
     def __init__(self, layer):
         super().__init__()
@@ -121,15 +121,15 @@ class Feedback(nn.Module):
 
     @torch.no_grad()
     def take_signs(self):
-        """Sign-symmetry: B has the signs of W, at one size."""
+        """Sign-symmetry: B has the signs of W, all of one magnitude."""
         torch.sign(self.layer.weight, out=self.B).mul_(self.layer.sign_scale)
 
     @torch.no_grad()
     def mirror(self, rows):
-        """One step of rules.WeightMirror with matched decay.
+        """Take one step of rules.WeightMirror with matched decay.
 
-        The noise is independent signs, which PyTorch draws faster than normal numbers; B's memory is
-        as long as IndependentNoise asks for.  A step draws no more rows than wtref's, a block at most.
+        The noise is independent signs, which PyTorch draws faster than normal numbers, and B averages over as many rows
+        as IndependentNoise needs.  A step draws no more rows than wtref's, at most a block.
         """
         W, B = _matrix(self.layer.weight), _matrix(self.B)
         n = W.shape[1]
@@ -147,7 +147,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, delta):
-        y, B = (x.to(delta.dtype) for x in ctx.saved_tensors)  # autocast's
+        y, B = (x.to(delta.dtype) for x in ctx.saved_tensors)  # under autocast delta is bfloat16
         return delta @ B, delta.T @ y, delta.sum(dim=0), None
 
 
@@ -170,7 +170,7 @@ class _Convolution(torch.autograd.Function):
 
 
 def connect(net):
-    """Give every layer but the first a B; returns these layers, in the order of the forward pass."""
+    """Replace the weights of every layer but the first by a Feedback; returns these, in the order of the forward pass."""
     _, *units = [part for part in net.modules() if isinstance(part, networks.Unit)]
     for unit in units:
         unit.weights = Feedback(unit.weights)
@@ -179,7 +179,7 @@ def connect(net):
 
 @contextmanager
 def _onednn(enabled):
-    """torch.backends.mkldnn.flags would touch TF32 too, and warn of it."""
+    """Turn oneDNN on or off; torch.backends.mkldnn.flags would change TF32 too, and warn."""
     torch.backends.mkldnn.enabled = enabled
     try:
         yield
@@ -188,7 +188,7 @@ def _onednn(enabled):
 
 
 def _overwrite(net):
-    """Let activations write over their inputs, which nobody reads again: weights, norms and sums keep their own."""
+    """Let activations overwrite their inputs: the backward passes of weights, norms and sums do not read their outputs."""
     for part in net.modules():
         for name in ("phi", "after_sum"):
             phi = getattr(part, name, None)
@@ -197,7 +197,7 @@ def _overwrite(net):
 
 
 def _matrix(weight):
-    """(n_out, n_in) over the weight's own memory, inputs in the order of its layout."""
+    """A view (n_out, n_in) of a weight, whose inputs are in the order of its memory."""
     if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last):
         weight = weight.permute(0, 2, 3, 1)
     return weight.view(len(weight), -1)

@@ -1,8 +1,8 @@
-"""The same network in PyTorch, side by side: `run.py check`.
+"""`run.py check`: every number of a training compared with PyTorch's.
 
-Both sides start from the same W, b and B, see the same batches and, in mirror mode, the same
-noise; all the rest each computes for itself.  This side takes train_step's steps, as every training does; PyTorch's side
-is oracle/training.py.
+Both sides start from the same W, b and B, and see the same batches and, in mirror mode, the same noise; everything else
+each side computes for itself.  wtref's side takes its steps by train_step, as every training does; PyTorch's side is
+training.py.
 """
 
 import math
@@ -20,6 +20,7 @@ from wtref.losses import softmax_cross_entropy
 from wtref.models import ALIASES, Options, build
 from wtref.optim import SGD
 from wtref.relatives import RULES
+from wtref.text import columns
 from wtref.training import train_step
 
 try:
@@ -33,25 +34,26 @@ from wtref.oracle.training import LR, MIRROR, MOMENTUM, WEIGHT_DECAY, Theirs
 MODELS = ("mlp", "lenet", "resnet18", "resnet50")
 CHECKED = ("bp", "fa", "ss", "wm", "kp", "dfa")
 
-# What every error of a Row has to stay below.  In float32 a ReLU whose input is within rounding of 0
-# can open on one side only, and the errors of a deep network are for information.
+# The limit of every error of a Row.  There is none in float32, where a ReLU whose input is within rounding of 0 can be
+# open on one side only, so that the errors of a deep network are for information.
 LIMITS = {"float64": 1e-9, "float32": math.inf}
 
 CLASSES = 10
 
-# An array is measured against no less than this fraction of the largest of its kind: where the true
-# value is zero (a bias just below a batch norm has no gradient) there is only rounding to compare.
+# An array's error is relative to at least this fraction of the largest array of its kind: where the true value is zero
+# (the gradient of a bias just below a batch norm is) the array holds nothing but rounding.
 FLOOR = 1e-3
 
 
 @dataclass(frozen=True)
 class Row:
-    """The largest relative errors of one model under one rule; None: nothing to compare.
+    """The largest relative errors of one model under one rule; None where the network has no such array.
 
-    In the first step: forward, the logits; delta_W, delta_b, delta_B, the gradients that the rule
-    learns from (in mirror mode B itself, which has none); norm_gradients, gamma's and beta's;
-    running, the running mean and variance.  After `steps` steps: after, every array and the
-    logits of evaluation.
+    Attributes: model, rule, dtype, by name; steps, how many were taken.
+        Of the first step: forward, the error of the logits; delta_W, delta_b and delta_B, of the gradients that the rule
+        learns from (under the weight mirror of B itself, which has no gradient); norm_gradients, of gamma's and beta's;
+        running, of the running mean and variance.
+        Of all steps: after, the error of every array and of the logits of evaluation.
     """
 
     model: str
@@ -68,18 +70,16 @@ class Row:
 
     @property
     def worst(self):
-        """The largest of the errors; NaN if one is."""
+        """The largest of the errors; NaN if one of them is NaN."""
         return _largest(astuple(self)[4:])
 
     @property
     def passed(self):
-        """Is every error below the dtype's limit?  NaN is not."""
+        """Whether every error is below the dtype's limit; NaN is not."""
         return self.worst < LIMITS[self.dtype]
 
 
-def check(
-    models=MODELS, rules=CHECKED, device="cpu", dtype="float64", steps=10, options=Options(), progress=None, kernels="auto"
-):
+def check(models=MODELS, rules=CHECKED, device="cpu", dtype="float64", steps=10, options=Options(), progress=None, kernels="auto"):
     """Compare every model under every rule with PyTorch.
 
     Parameters: models and rules by name; device and dtype as `open_device` takes them; steps of
@@ -109,12 +109,11 @@ def table(rows):
     for row in rows:
         model, rule, _, _, *errors = astuple(row)
         lines.append((model, rule, *("-" if e is None else f"{e:.1e}" for e in errors)))
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    return columns(lines)
 
 
 def _compare(model, rule, device, steps, options):
-    """One Row: both sides take the same steps."""
+    """Let both sides take the same steps; returns a Row."""
     batch, *shape = _batch_shape(model, options)
     ours = Ours(model, rule, shape, device, options)
     theirs = Theirs(model, rule, shape, CLASSES, device, options, ours.arrays())
@@ -142,18 +141,17 @@ def _compare(model, rule, device, steps, options):
 
 
 def _batch_shape(model, options):
-    """(N, H, W, C), with at least 16 values a channel in every batch norm: fewer amplify rounding."""
+    """(N, H, W, C) of a batch, in which every batch norm has at least 16 values a channel; fewer amplify rounding."""
     if model in ("mlp", "lenet"):
         return 16, 28, 28, 1
     return (4, 64, 64, 3) if options.stem == "imagenet" else (4, 16, 16, 3)
 
 
 def _errors(ours, theirs):
-    """{kind: the largest relative error}; a kind is what its arrays are called: W, b, gamma, ...
+    """{kind: the largest relative error} over layers; the kinds are W, b, B, gamma, ...
 
-    Parameters: {"layer.kind": array on the host}, of both sides.  An array's error is
-    max |a - b| / max |b|, b being PyTorch's; it is infinite where one side has no such array.
-    FLOOR says what happens where b vanishes.
+    Parameters: {"layer.kind": array on the host} of wtref and of PyTorch.  The error of an array is max |a - b| / max |b|,
+    where b is PyTorch's, with the FLOOR where b vanishes; it is infinite where one side has no such array.
     """
     kinds, errors = defaultdict(list), {}
     for name in ours.keys() | theirs.keys():
@@ -172,13 +170,13 @@ def _error(a, b, floor):
 
 
 def _largest(errors):
-    """The largest that is not None, NaN if one is; None if there are none."""
+    """The largest of the errors that are not None: NaN if one of them is NaN, None if there are none."""
     errors = [error for error in errors if error is not None]
     return float(np.max(errors)) if errors else None
 
 
 class Ours:
-    """A network of models.py with its rule and its optimizer."""
+    """wtref's side: a network of models.py with its rule and its optimizer."""
 
     def __init__(self, model, rule, shape, device, options):
         self.network = build(model, shape, CLASSES, options)
@@ -198,27 +196,27 @@ class Ours:
             self.rule.before_training(s)
 
     def step(self, images, labels, step):
-        """One step of training on images (N, H, W, C); returns the logits."""
+        """Take a training step on images (N, H, W, C); returns {"logits": array on the host}."""
         images, labels = self.device.array(images), self.device.raw(labels)
         _, logits = train_step(self.fast, self.rule, self.sgd, softmax_cross_entropy, images, labels, step)
         return {"logits": to_host(logits)}
 
     def evaluate(self, images):
-        """The logits without training."""
+        """The logits of evaluation, as {"logits": array on the host}."""
         return {"logits": to_host(self.fast.forward(self.device.array(images), train=False))}
 
     def arrays(self):
-        """{"layer.array": array}, on the host."""
+        """{"layer.array": array on the host}."""
         arrays = self.network.arrays().items()
         return {name: to_host(x) for name, x in arrays if self.keeps_B or not name.endswith(".B")}
 
     def gradients(self):
-        """{"layer.array": what the optimizer was given for it in the latest step}, on the host."""
+        """{"layer.array": gradient on the host} that the optimizer was called with in the latest step."""
         return {name: to_host(gradient) for name, gradient in self.sgd.gradients.items()}
 
 
 class _RecordingSGD:
-    """An SGD that remembers the gradients it was given."""
+    """An SGD that keeps the gradients it was called with."""
 
     def __init__(self, sgd):
         self.sgd, self.gradients = sgd, {}

@@ -1,8 +1,8 @@
-"""The networks of models.py once more, as ordinary PyTorch modules.
+"""The networks of models.py as ordinary PyTorch modules.
 
-Written from the architectures, not from the layers of this program: images are (N, C, H, W), the
-arithmetic is torch.nn.functional's, and autograd carries the errors.  Only the names agree, so
-that weights can be copied over.  `run.py check` (oracle/check.py) holds the two side by side.
+They are written from the architectures, not from the layers of wtref: images are (N, C, H, W), the arithmetic is that of
+torch.nn.functional, and autograd takes the backward pass.  Only the names of the layers agree, so that weights can be
+copied from one to the other.  `run.py check` (check.py) compares the two.
 """
 
 import math
@@ -16,10 +16,10 @@ from wtref.errors import choose
 
 
 class Feedback(torch.autograd.Function):
-    """The identity on a layer's output z; what comes back goes to y through B instead of W^T.
+    """The identity on a layer's output z, whose backward pass sends delta to y through B instead of W^T.
 
-    z must have been computed from y.detach(), so that autograd learns W and b from delta, (4), and
-    nothing reaches y but what B carries, (3).  If B learns, its gradient is y delta^T, (17).
+    z must have been computed from y.detach(): autograd then finds the gradients of W and b from delta, (4), and the only
+    error that reaches y is B delta, (3).  If B requires a gradient, it is y delta^T, (17).
     """
 
     @staticmethod
@@ -33,25 +33,25 @@ class Feedback(torch.autograd.Function):
     def backward(ctx, delta):
         (y, B), layer = ctx.saved_tensors, ctx.layer
         arriving = delta.flatten(2) if delta.ndim > 2 else delta[:, :, None]  # (N, n_out, P)
-        outer = None
+        B_gradient = None
         if ctx.needs_input_grad[2]:
-            outer = torch.einsum("nip,nop->io", layer.columns(y), arriving)
-        if layer.direct is not None:  # the output error, in equal shares to all P positions
+            B_gradient = torch.einsum("nip,nop->io", layer.columns(y), arriving)
+        if layer.output_error is not None:  # divided equally among the P positions
             positions = arriving.shape[2]
-            arriving = (layer.direct / positions)[:, :, None].expand(-1, -1, positions)
-        carried = torch.einsum("io,nop->nip", B, arriving)
-        return delta, layer.image(carried, y), outer, None
+            arriving = (layer.output_error / positions)[:, :, None].expand(-1, -1, positions)
+        below = torch.einsum("io,nop->nip", B, arriving)
+        return delta, layer.image(below, y), B_gradient, None
 
 
 class _WithFeedback:
-    """Mixed into a layer of torch.nn: with a B, errors return through B; without, as autograd has it.
+    """A mixin for layers of torch.nn: errors return through B, or by autograd alone where B is None.
 
-    PyTorch orders a patch (C_in, k_h, k_w), the rest of this program (k_h, k_w, C_in): `ours` and
-    `theirs` reorder the last axis of an array of inputs to the one and to the other.
+    A patch is ordered (C_in, k_h, k_w) in PyTorch and (k_h, k_w, C_in) in wtref: `ours` and `theirs` reorder the last axis
+    of an array of inputs to wtref's order and to PyTorch's.
     """
 
     B = None  # (n_in, n_out), n_in in PyTorch's order
-    direct = None  # (N, classes): direct feedback alignment's error
+    output_error = None  # (N, classes), for direct feedback alignment
 
     def forward(self, y):
         if self.B is None:
@@ -60,7 +60,7 @@ class _WithFeedback:
 
     @torch.no_grad()
     def start(self, W, b=None, B=None):
-        """Take over W (n_out, n_in), b (n_out,) and B (n_in, n_out) in this program's order."""
+        """Copy W (n_out, n_in), b (n_out,) and B (n_in, n_out), which are in wtref's order, into the layer."""
         self.weight.copy_(self.theirs(W).view_as(self.weight))
         if b is not None:
             self.bias.copy_(b)
@@ -68,17 +68,17 @@ class _WithFeedback:
             self.B = self.theirs(B.T).T.contiguous()
 
     def arrays(self, pick):
-        """W, b and B, or what `pick` makes of them, in this program's order; None where it gives None."""
+        """{"W", "b", "B"} of pick(tensor) in wtref's order; pick returns a tensor of the same shape, or None."""
         W, b, B = (None if x is None else pick(x) for x in (self.weight, self.bias, self.B))
         return {"W": self.ours(W.flatten(1)), "b": b, "B": None if B is None else self.ours(B.T).T}
 
 
 class Linear(_WithFeedback, nn.Linear):
-    """columns and image: (N, n_in) to (N, n_in, 1) and back."""
+    """A fully connected layer; `columns` and `image` turn (N, n_in) into (N, n_in, 1) and back."""
 
     @property
     def sign_scale(self):
-        """The size of B's entries in sign-symmetry (Xiao et al., 2018)."""
+        """The magnitude of B's entries under sign-symmetry (Xiao et al., 2018)."""
         return 1 / math.sqrt(self.in_features)
 
     def columns(self, y):
@@ -94,11 +94,11 @@ class Linear(_WithFeedback, nn.Linear):
 
 
 class Conv2d(_WithFeedback, nn.Conv2d):
-    """columns and image: (N, C, H, W) to patches (N, C k_h k_w, P), and their sum back in place."""
+    """A convolution; `columns` turns (N, C, H, W) into patches (N, C k_h k_w, P), `image` sums patches at their positions."""
 
     @property
     def sign_scale(self):
-        """The size of B's entries in sign-symmetry (Xiao et al., 2018)."""
+        """The magnitude of B's entries under sign-symmetry (Xiao et al., 2018)."""
         return math.sqrt(2 / (math.prod(self.kernel_size) * self.out_channels))
 
     def columns(self, y):
@@ -115,7 +115,7 @@ class Conv2d(_WithFeedback, nn.Conv2d):
 
 
 class Unit(nn.Module):
-    """Weights, then phi with a batch norm before it, after it, or none; phi may be left out."""
+    """Weights followed by phi, with a batch norm before phi, after it, or none; phi may be None."""
 
     def __init__(self, weights, norm, phi):
         super().__init__()
@@ -171,7 +171,7 @@ class LeNet(nn.Module):
 
 
 class Basic(nn.Module):
-    """Two 3x3 convolutions beside a shortcut."""
+    """A residual block of two 3x3 convolutions."""
 
     widening = 1
 
@@ -188,7 +188,7 @@ class Basic(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut; the last widens four times."""
+    """A residual block of 1x1, 3x3 and 1x1 convolutions, the last of which has four times as many channels."""
 
     widening = 4
 
@@ -206,7 +206,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stages of blocks; every stage but the first halves the image and doubles the channels."""
+    """A residual network; every stage but the first halves the image and doubles the channels."""
 
     def __init__(self, shape, classes, options, block, counts, width):
         super().__init__()
@@ -236,14 +236,17 @@ class ResNet(nn.Module):
 
 
 def build(name, shape, classes, options):
-    """The network called `name` for images of shape (H, W, C), as an nn.Module on (N, C, H, W)."""
+    """The network called `name` for images of shape (H, W, C), as an nn.Module on (N, C, H, W).
+
+    Raises InputError for an unknown name.
+    """
     make, *plan = choose("model", name, NETWORKS)
     return make(shape, classes, options, *plan)
 
 
 @contextmanager
 def plain_arithmetic():
-    """PyTorch without TF32, and on the CPU with one thread: layers this small gain little by a second."""
+    """A context in which PyTorch uses no TF32 and, on the CPU, one thread, which suits layers as small as those of the check."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -260,7 +263,7 @@ def _shortcut(c_in, c_out, stride, norm):
 
 
 def _flat(y):
-    """(N, C, H, W) -> (N, H W C): features in the order of a channels-last image."""
+    """(N, C, H, W) -> (N, H W C), the order of a channels-last image."""
     return y.permute(0, 2, 3, 1).flatten(1)
 
 

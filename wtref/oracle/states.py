@@ -1,9 +1,9 @@
 """A network's weights as a PyTorch state_dict, and back: `run.py export` and `run.py import`.
 
-The state_dict is that of oracle.networks.build with the same model, shape, classes and options.  Only
-what the forward pass needs travels: feedback weights and velocities stay here.  Weights do not tell an activation, or
-batch norm before it from batch norm behind it, so the OrderedDict has an attribute `wtref` that says it, and of what
-images the network is; PyTorch keeps the attribute when it loads the file, and load_state_dict passes over it.
+The state_dict is that of networks.build with the same model, shape, classes and options.  It holds what the forward pass
+needs, without feedback weights and velocities.  As the weights do not determine the activation or the place of batch
+norm, the OrderedDict has an attribute `wtref` with the options and a description of the images; PyTorch keeps the
+attribute when it loads the file, and load_state_dict ignores it.
 """
 
 import io
@@ -36,7 +36,11 @@ OPTIONS = {
 
 
 def export(network, config, images, path):
-    """Write the network's state_dict to path (torch.save); config: its Config; images: run_files.Images.  Raises Unsaved."""
+    """Write the network's state_dict to path by torch.save.
+
+    Parameters: network; config, its Config; images, the run_files.Images that it learned.
+    Raises: Unsaved.
+    """
     state = OrderedDict((name, torch.from_numpy(array.copy())) for name, array in _to_torch(network).items())
     for norm in network.norms:
         state[f"{norm.name}.num_batches_tracked"] = torch.tensor(0)
@@ -48,7 +52,7 @@ def export(network, config, images, path):
 
 
 class StateFile(NamedTuple):
-    """A state_dict in a file: host arrays by name and, where wtref wrote it, OPTIONS and run_files.Images."""
+    """A state_dict read from a file: host arrays by name and, if wtref wrote it, the values of OPTIONS and run_files.Images."""
 
     path: str
     arrays: dict
@@ -57,11 +61,11 @@ class StateFile(NamedTuple):
 
 
 def read(path):
-    """The StateFile at path.  Raises InputError if it holds no state_dict of real numbers."""
+    """Read the StateFile at path.  Raises InputError if it holds no state_dict of real numbers."""
     if not os.path.isfile(path):
         raise InputError(f"no file {path}; give a state_dict as written by export or torch.save")
     try:
-        with warnings.catch_warnings(action="ignore"):  # what is wrong is said below
+        with warnings.catch_warnings(action="ignore"):  # the exceptions below say more
             state = torch.load(path, map_location="cpu", weights_only=True)
         arrays = {name: _real(name, value) for name, value in state.items() if not name.endswith("num_batches_tracked")}
         if not hasattr(state, "wtref"):
@@ -69,7 +73,7 @@ def read(path):
         check_entries(state.wtref, {"options": dict, "images": dict})
         check_entries(state.wtref["options"], OPTIONS)
         return StateFile(path, arrays, state.wtref["options"], Images.of(state.wtref["images"]))
-    except Exception as error:  # torch.load raises what the file makes it raise
+    except Exception as error:  # the file determines which exception torch.load raises
         raise InputError(f"{path} is no PyTorch state_dict ({(str(error) or repr(error)).splitlines()[0]})") from None
 
 
@@ -80,9 +84,9 @@ def _real(name, value):
 
 
 def config_of(file, given):
-    """The Config of a StateFile's network: its own options, and `given` for the rest.
+    """The Config of a StateFile's network, with the options of the file and the fields `given`.
 
-    Raises InputError where `given` contradicts the file.
+    Raises InputError where these contradict the file.
     """
     options = {name: value for name, value in (file.options or {}).items() if name in OPTIONS and value is not None}
     different = [
@@ -96,7 +100,7 @@ def config_of(file, given):
 
 
 def remarks(file, training):
-    """In words, a line each: what a StateFile left to be assumed, and what is not as it was when its network learned."""
+    """Yield a line of text for each thing that was assumed of a StateFile, and for each that differs from its training."""
     if file.options is None:
         options = ", ".join(f"{name} {getattr(training.config, name)}" for name in OPTIONS)
         yield f"{file.path} does not say which network it is of; assumed: {options}"
@@ -110,9 +114,9 @@ def _statistics(images):
 
 
 def load(training, file):
-    """Bring the network's W, b and batch norms to a StateFile; B starts as the rule draws it.
+    """Set W, b and the batch norms of a Training's network to those of a StateFile; B remains as the rule has drawn it.
 
-    Raises InputError if it is of another architecture, or of other images.
+    Raises InputError if the file is of another architecture or of other images.
     """
     if file.images:
         check_images(Images.of(training.feed.about()), file.images, f"--dataset {training.config.dataset}", file.path)
@@ -130,7 +134,7 @@ def load(training, file):
 
 
 def _to_torch(network):
-    """Host arrays by the names and in the shapes of the state_dict."""
+    """{name: host array}, with the names and shapes of the state_dict."""
     state = {}
     for layer in _weighted(network):
         s, W = layer.synapses, to_host(layer.synapses.W)

@@ -1,7 +1,7 @@
-"""One training in PyTorch, step for step as train_step takes them: the other side of `run.py check` (oracle/check.py).
+"""Training in PyTorch with the steps of train_step: the other side of `run.py check` (check.py).
 
-Backprop is autograd, the feedback path is an autograd.Function (oracle/networks.py), the optimizer is torch.optim.SGD,
-and each rule is written a second time, from the paper.
+Backprop is autograd, the feedback path is an autograd.Function (networks.py), the optimizer is torch.optim.SGD, and each
+rule is written a second time from the paper.
 """
 
 import math
@@ -14,19 +14,19 @@ from wtref.device import to_host
 from wtref.noise import NOISES
 from wtref.oracle import networks
 
-# At a usual rate, training on four images multiplies a difference of 1e-13 by 10 in every step.  At
-# this small one the difference stays what it is, and the large decay keeps lr * weight_decay visible.
+# At a usual learning rate, training on four images multiplies a difference of 1e-13 by 10 in every step.  At this small
+# one the difference does not grow, and the large decay keeps lr * weight_decay well above rounding.
 LR, MOMENTUM, WEIGHT_DECAY = 1e-5, 0.9, 10.0
 
-# The mirror's first stretch is then one block, the shortest that shows W^T.
+# With this window the mirror sees one block of noise before training, the least that shows all of W^T.
 MIRROR = {"noise": "decorrelated", "window": 2, "rows": 128, "seed": 0}
 
 
 class Theirs:
-    """A network of oracle/networks.py with its rule and its optimizer."""
+    """A network of networks.py with its rule and its optimizer."""
 
     def __init__(self, model, rule, shape, classes, device, options, start):
-        """start: {"layer.array": array on the host}, of which it takes W, b and B."""
+        """start: {"layer.array": array on the host}, with the initial W, b and B of every layer."""
         self.rule, self.device = rule, device
         self.net = networks.build(model, shape, classes, options)
         self.net.to(device.name, getattr(torch, np.dtype(device.dtype).name))
@@ -41,7 +41,7 @@ class Theirs:
         self.noise, self.mirrored = NOISES[MIRROR["noise"]](), [0] * len(self.layers)
 
     def _groups(self):
-        """What the optimizer moves: W, and B where it has a gradient, decay; all else does not."""
+        """The optimizer's parameter groups: W and, under Kolen-Pollack, B decay; biases and batch norms do not."""
         decaying = [layer.weight for layer in self.layers.values()]
         others = [layer.bias for layer in self.layers.values() if layer.bias is not None]
         others += [parameter for norm in self.norms.values() for parameter in norm.parameters()]
@@ -50,7 +50,7 @@ class Theirs:
         return [{"params": decaying, "weight_decay": WEIGHT_DECAY}, {"params": others}]
 
     def before_training(self):
-        """In mirror mode, S / 2 rows of noise for each layer, in one plain average."""
+        """Under the weight mirror, average over S / 2 rows of noise for each layer."""
         if self.rule == "wm":
             for number, layer in enumerate(self.with_feedback, start=1):
                 M, S = _mirror_rows(layer)
@@ -58,7 +58,7 @@ class Theirs:
                     self._mirror(number, layer)
 
     def step(self, images, labels):
-        """The same step; the logits."""
+        """Take a training step on images (N, H, W, C); returns {"logits": array on the host}."""
         if self.rule == "ss":
             for layer in self.with_feedback:
                 layer.B = layer.sign_scale * layer.weight.detach().flatten(1).sign().T
@@ -68,7 +68,7 @@ class Theirs:
         if self.rule == "dfa":
             (error,) = torch.autograd.grad(loss, logits, retain_graph=True)
             for layer in self.with_feedback:
-                layer.direct = error
+                layer.output_error = error
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -78,7 +78,7 @@ class Theirs:
         return {"logits": _host(logits)}
 
     def _mirror(self, number, layer):
-        """(7) with matched decay: B <- (1 - a) B + a y_l y_{l+1}^T / M, at first as a plain average."""
+        """(7) with matched decay: B <- (1 - a) B + a y_l y_{l+1}^T / M, a plain average over the first rows."""
         (M, S), n, step = _mirror_rows(layer), len(layer.B), self.mirrored[number]
         self.mirrored[number] += 1
         a = max(2 * M / (S + M), 1 / self.mirrored[number])  # S = M (2 - a) / a
@@ -87,17 +87,17 @@ class Theirs:
         layer.B = torch.addmm(layer.B, y.T, y_next, beta=1 - a, alpha=a / M)
 
     def evaluate(self, images):
-        """The logits without training."""
+        """The logits of evaluation, as {"logits": array on the host}."""
         self.net.eval()
         with torch.no_grad():
             return {"logits": _host(self.net(self._images(images)))}
 
     def arrays(self):
-        """{"layer.array": array} in this program's order, on the host."""
+        """{"layer.array": array on the host}, in wtref's order."""
         return self._collect(lambda tensor: tensor)
 
     def gradients(self):
-        """The same of their gradients, where they have any."""
+        """{"layer.array": gradient on the host} of the arrays that have one, in wtref's order."""
         return self._collect(lambda tensor: tensor.grad)
 
     def _collect(self, pick):
@@ -119,7 +119,7 @@ class Theirs:
 
 
 def _mirror_rows(layer):
-    """M and S: the rows of noise in one step and in B's memory."""
+    """M and S: the rows of noise of one mirror step, and the rows that B averages over."""
     block = 2 ** math.ceil(math.log2(len(layer.B)))
     return min(MIRROR["rows"], block), MIRROR["window"] * block
 

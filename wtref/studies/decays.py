@@ -1,6 +1,6 @@
-"""`run.py decays`: how Kolen-Pollack's weight decay sets the time to alignment, and what it costs in accuracy.
+"""`run.py decays`: how Kolen-Pollack's weight decay determines the time to alignment, and its cost in accuracy.
 
-One network learns the digits under Kolen-Pollack and under backprop, with weight decays far apart, the default among them.
+A network learns the digits under Kolen-Pollack and under backprop, with weight decays far apart and with the default.
 """
 
 import math
@@ -17,18 +17,18 @@ ALIGNED = 12.0  # degrees, in all layers
 
 
 class Row(NamedTuple):
-    """What one weight decay does."""
+    """The results of one weight decay."""
 
     weight_decay: float
-    default: bool
-    aligned: list  # the first step of each run after which all matrix angles are under ALIGNED; infinity where there is none
-    theory: float  # the same, were W to keep its length
-    bp: list  # test accuracy of each run in percent
-    kp: list
+    default: bool  # whether it is Config's default
+    aligned: list  # of each run the first step after which all matrix angles are under ALIGNED, or infinity
+    theory: float  # that step if W kept its length
+    bp: list  # test accuracy of each run under backprop, in percent
+    kp: list  # and under Kolen-Pollack
 
 
 def study(seeds, **given):
-    """A Row for each of DECAYS, as they come; seeds: how many, from 0 up; given: Config fields."""
+    """Yield a Row for each of DECAYS; seeds: their number, from 0 up; given: fields of Config."""
     for decay in DECAYS:
         runs = {
             rule: [follow(Config(**{**given, "rule": rule, "weight_decay": decay, "seed": seed})) for seed in range(seeds)]
@@ -41,7 +41,7 @@ def study(seeds, **given):
 
 
 def follow(config):
-    """(the Training when it is over, its test error in percent, the first step after which all its layers are aligned)."""
+    """Train; returns (the Training, its test error in percent, the first step after which all layers are aligned)."""
     training, first = prepare(config), math.inf
     for step, record in enumerate(training.run(), start=1):
         if first == math.inf and all(angle < ALIGNED for angle in matrix_angles(training.network).values()):
@@ -50,9 +50,9 @@ def follow(config):
 
 
 def theory(training):
-    """The first step after which W - B^T has shrunk, by exp(-weight_decay sum(lr) / (1 - momentum)), to ALIGNED.
+    """The step after which the factor exp(-weight_decay sum(lr) / (1 - momentum)) has brought W - B^T down to ALIGNED.
 
-    Two vectors of one length |W| are 2 |W| sin(theta / 2) apart: sqrt(2) |W| at the start, where they are unrelated.
+    The distance of two vectors of length |W| is 2 |W| sin(theta / 2): sqrt(2) |W| at the start, where they are orthogonal.
     """
     schedule, sgd = training.schedule, training.sgd
     needed = -math.log(math.sqrt(2) * math.sin(math.radians(ALIGNED / 2))) * (1 - sgd.momentum) / sgd.weight_decay

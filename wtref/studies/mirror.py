@@ -1,7 +1,7 @@
-"""`run.py mirror`: what makes B find W^T, alone and beside its theory.
+"""`run.py mirror`: B approaches W^T as theory predicts, under the weight mirror and under Kolen-Pollack.
 
-`noise_lesson` lets a layer with random W mirror itself, with no network, image or label; `decay_lesson`
-follows W - B^T of a network that learns digits under Kolen-Pollack.
+`noise_lesson` applies the weight mirror to a single layer with random W; `decay_lesson` follows W - B^T in a network that
+learns the digits under Kolen-Pollack.
 """
 
 import math
@@ -17,12 +17,12 @@ from wtref.runs.config import Config
 from wtref.runs.prepare import prepare
 from wtref.synapses import Synapses
 
-DECAYS = ((0.03, 0.0), (0.1, 0.0), (0.03, 0.9))  # weight decay and momentum of the lessons shown
-MEMORY = 64  # the lesson's window, in rows per input: a plain average up to half of it
+DECAYS = ((0.03, 0.0), (0.1, 0.0), (0.03, 0.9))  # the weight decay and momentum of each lesson
+MEMORY = 64  # the mirror's window in rows per input; B is a plain average over its first half
 
 
 class Point(NamedTuple):
-    """What was measured after `count` rows of noise, or steps, and what theory says."""
+    """A measurement after `count` rows of noise, or steps, and the value that theory predicts."""
 
     count: int
     measured: float
@@ -30,7 +30,7 @@ class Point(NamedTuple):
 
 
 def noise_lesson(noise, n_in, n_out=64, rows=32, seed=0):
-    """[Point] of the angle in degrees between B and W^T, W (n_out, n_in) random, over rows of noise."""
+    """[Point] of the angle in degrees between B and W^T after more and more rows of noise; W (n_out, n_in) is random."""
     device, rng = open_device("cpu", "float64"), np.random.default_rng(seed)
     s = Synapses("lone", n_in, n_out, bias=False, std=1 / math.sqrt(n_in), sign_scale=1)
     s.layer = 1
@@ -46,14 +46,14 @@ def noise_lesson(noise, n_in, n_out=64, rows=32, seed=0):
 
 
 def independent_angle(n, S):
-    """tan^2(theta) = n / S after S rows of independent noise."""
+    """The angle after S rows of independent noise: tan^2(theta) = n / S."""
     return math.degrees(math.atan(math.sqrt(n / S)))
 
 
 def decorrelated_angle(n, S):
-    """After S rows of a Hadamard block, S a power of two: only inputs i = j (mod S) are not yet told apart.
+    """The angle after S rows of a Hadamard block, S a power of two, in which only inputs i = j (mod S) are correlated.
 
-    tan^2(theta) is the mean number of others that an input is taken for; from n rows on it is 0.
+    tan^2(theta) is the mean number of other inputs with which an input is correlated; from n rows on it is 0.
     """
     q, r = divmod(n, S)
     pairs = r * (q + 1) * q + (S - r) * q * (q - 1)
@@ -64,7 +64,7 @@ THEORY = {"independent": independent_angle, "decorrelated": decorrelated_angle}
 
 
 def decay_lesson(weight_decay, steps=400, momentum=0.0, lr=0.1, seed=0):
-    """[Point] of |W - B^T| relative to its start, of an mlp's last layer, over training steps on the digits."""
+    """[Point] of |W - B^T| in an mlp's last layer, relative to its start, over training steps on the digits."""
     config = Config(
         model="mlp", rule="kp", dataset="digits", hidden=(64,), dtype="float64", device="cpu", lr=lr, momentum=momentum,
         weight_decay=weight_decay, schedule="constant", warmup=0.0, epochs=math.ceil(steps / 45), seed=seed,
@@ -81,9 +81,9 @@ def decay_lesson(weight_decay, steps=400, momentum=0.0, lr=0.1, seed=0):
 
 
 def decay_theory(lr, weight_decay, momentum):
-    """W - B^T after 1, 2, ... steps, relative to its start: (1 - lambda)^t, lambda = lr weight_decay.
+    """Yield |W - B^T| after 1, 2, ... steps, relative to its start: (1 - lambda)^t with lambda = lr weight_decay.
 
-    With momentum, the linear recursion that W and B both follow, their common gradient taken out.
+    With momentum it follows the linear recursion of W and B, in whose difference the common gradient cancels.
     """
     distance, velocity = 1.0, 0.0
     while True:
@@ -97,7 +97,7 @@ def _distance(s):
 
 
 def lessons(n_in, seed):
-    """({noise: [Point]}, {(lambda, momentum): [Point]}) of all that the command shows."""
+    """All that the command shows: ({noise: [Point]}, {(lambda, momentum): [Point]})."""
     noises = {noise: noise_lesson(noise, n_in, seed=seed) for noise in THEORY}
     decays = {(0.1 * decay, momentum): decay_lesson(decay, momentum=momentum, seed=seed) for decay, momentum in DECAYS}
     return noises, decays

@@ -1,7 +1,7 @@
 """`run.py constants`: do the weight mirror's default constants hold on every network, without tuning?
 
-Each network trains a while under the mirror, with batch norm before and after the activation, at learning
-rates and batch sizes far apart.  Of all layers and all moments looked at, the worst angles count.
+Each network trains under the weight mirror for some steps, with batch norm before and after the activation, at learning
+rates and batch sizes far apart.  The result is the worst angle of all layers, measured LOOKS times.
 """
 
 import math
@@ -17,12 +17,16 @@ from wtref.runs.prepare import prepare
 MODELS = ("mlp", "lenet", "resnet8", "resnet20", "resnet18", "resnet50")
 NORMS = ("before", "after")
 SETTINGS = ((0.1, 128), (0.01, 128), (0.4, 128), (0.1, 32), (0.1, 512))  # lr and batch size
-LOOKS = 6  # at the angles, evenly over the steps
+LOOKS = 6  # the measurements of the angles, evenly over the steps
 MATRIX, DELTA = 12.0, 25.0  # degrees, the paper's own
 
 
 class Finding(NamedTuple):
-    """One training: the worst angles in degrees and their layers, the share of time spent mirroring, the last loss seen."""
+    """The result of one training.
+
+    Attributes: matrix and delta, the worst angles in degrees, and their layers; mirroring, the fraction of the time that
+    mirror steps take; loss, at the last measurement.
+    """
 
     config: Config
     matrix: float = 0.0
@@ -38,14 +42,14 @@ class Finding(NamedTuple):
 
 
 def study(models, steps, **given):
-    """A Finding for each network and setting, as they come; given: Config fields in place of the defaults."""
+    """Yield a Finding for each network and setting; given: fields of Config in place of the defaults."""
     fixed = {"rule": "wm", "dataset": "synthetic", "warmup": 0.0, "schedule": "constant", **given}
     for model, norm, (lr, batch) in product(models, NORMS, SETTINGS):
-        yield watch(Config(**{**fixed, "model": model, "norm": norm, "lr": lr, "batch_size": batch}), steps)
+        yield measure(Config(**{**fixed, "model": model, "norm": norm, "lr": lr, "batch_size": batch}), steps)
 
 
-def watch(config, steps):
-    """Train so many steps; of all layers and LOOKS moments, the worst angles."""
+def measure(config, steps):
+    """Train for so many steps and measure the angles LOOKS times; returns a Finding."""
     training = prepare(config)
     for s in training.network.with_feedback:
         training.rule.before_training(s)
@@ -71,7 +75,7 @@ def watch(config, steps):
 
 
 class _Clock:
-    """The seconds that a rule spends between the steps."""
+    """Measures the seconds that a rule's `between_steps` takes."""
 
     def __init__(self, rule):
         self.between_steps, self.seconds = rule.between_steps, 0.0
@@ -83,7 +87,7 @@ class _Clock:
         self.seconds += time.perf_counter() - start
 
     def read(self):
-        """What has passed since the last reading."""
+        """The seconds since the last reading."""
         seconds, self.seconds = self.seconds, 0.0
         return seconds
 
