@@ -105,7 +105,7 @@ def table(work, found):
         f"PREDICTION, not a measurement: efficiency of devices with a step of {found['rows']['half']['ms']:,.0f} ms for "
         f"{arrangements(work)['half'][1].config.batch_size} images each,",
         f"{found['rows']['half']['bytes'] / 2**20:,.1f} MiB of gradients, by the textbook cost of an all-reduce;"
-        " gradients hidden behind nothing - behind the backward pass",
+        " from none of it during the backward pass to as much as possible",
         f"{'devices':<28}" + "".join(f"{devices:>12,}" for devices in DEVICES),
     ]
     for network, efficiencies in found["prediction"].items():
