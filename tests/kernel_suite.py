@@ -46,7 +46,7 @@ def in_double(*arguments):
     return [x.astype(np.float64) if isinstance(x, np.ndarray) else x for x in arguments]
 
 
-PRODUCTS = {"product", "convolve", "convolve_outer", "convolve_back"}
+PRODUCTS = {"product", "convolve", "convolve_gradient", "convolve_back"}
 ACTIVITIES = {  # which arguments of the others are activities or errors
     "norm_statistics": [0], "norm_forward": [0, 5], "norm_gradients": [0, 1], "norm_back": [0, 1],
     "moments": [0], "norm_sums": [0, 1], "total": [0], "average": [0], "biased": [0],
@@ -106,7 +106,7 @@ class KernelSuite:
         y, W, B = draw(batch, *size, c_in), draw(c_out, n_in), draw(c_out, n_in).T
         delta = draw(batch, *output_size(size, *geometry), c_out)
         self.both("convolve", y, W, *geometry)
-        self.both("convolve_outer", delta, y, *geometry)
+        self.both("convolve_gradient", delta, y, *geometry)
         self.both("convolve_back", delta, B, *geometry, size)
         self.both("convolve_back", delta, np.ascontiguousarray(B), *geometry, size)
 
@@ -253,7 +253,7 @@ class KernelSuite:
         fast = self.fast
         for call in [
             lambda: fast.product(W, W), lambda: fast.convolve(y, W[:, 1:], *same), lambda: fast.add(x, x[1:]),
-            lambda: fast.convolve_outer(draw(2, 4, 5, 4), y, *same), lambda: fast.relu_back(x, x[1:]),
+            lambda: fast.convolve_gradient(draw(2, 4, 5, 4), y, *same), lambda: fast.relu_back(x, x[1:]),
             lambda: fast.convolve_back(draw(2, 5, 5, 3), W.T, *same, (5, 5)), lambda: fast.norm_sums(y, y[1:], draw(3), draw(3)),
             lambda: fast.norm_back(y, y[1:], *[draw(3)] * 4), lambda: fast.descend(W, W.copy(), W.T, 1, 0, 0, False),
             lambda: fast.product(W, W.T.astype(np.float64)), lambda: fast.norm_forward(y, draw(2), draw(3), draw(3)),

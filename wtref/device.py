@@ -1,7 +1,7 @@
-"""Which arrays the program computes with: NumPy's on the CPU or CuPy's on a GPU.
+"""The device that the program computes on: NumPy arrays on the CPU, or CuPy arrays on a GPU.
 
-The rest of the program is written once, against `array_module(x)`; this is the only file of the plain
-program that imports cupy.  Host randomness is drawn with NumPy and moved, so one seed means one run anywhere.
+The rest of the program is written once, with the functions of `array_module(x)`; only this file imports cupy.
+Random numbers are drawn with NumPy on the host and copied, so a seed gives the same numbers on every device.
 """
 
 import functools
@@ -18,26 +18,26 @@ DTYPES = {"float32": np.float32, "float64": np.float64}
 
 
 def array_module(x):
-    """The module whose functions work on the array x: numpy or cupy."""
+    """Return the module of the array x, numpy or cupy."""
     return np if isinstance(x, np.ndarray) else sys.modules[type(x).__module__.partition(".")[0]]
 
 
 def to_host(x):
-    """x as a NumPy array or scalar; the one place where arrays leave the device."""
+    """Return x as a NumPy array or scalar; arrays leave a device here and nowhere else."""
     return x.get() if hasattr(x, "get") else x
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where arrays live and how precise they are.
+    """A place for arrays, and their precision.
 
     Attributes
     ----------
     name : str           "cpu" or "cuda:N"
     xp : module          numpy or cupy
-    dtype : type         of every real number
-    ops : object         what computes the fused layers of fast/; None: there is nothing but array expressions
-    kernels : str        what computes, in words
+    dtype : type         the dtype of all real numbers, np.float32 or np.float64
+    ops : object         the functions that the fused layers of fast/ call; None where only array expressions are used
+    kernels : str        a description of the ops for the user
     """
 
     name: str
@@ -47,28 +47,32 @@ class Device:
     kernels: str = "plain kernels"
 
     def array(self, host):
-        """A host array of real numbers, copied to this device in its dtype."""
+        """Return a copy of an array of real numbers on this device, in the device's dtype."""
         return self.xp.array(np.asarray(host, dtype=self.dtype))
 
     def wait(self):
-        """Return when all that the device was given is done; a CPU has always done it."""
+        """Return when all work queued on the device is done; does nothing on a CPU."""
         if self.name != "cpu":
             self.xp.cuda.runtime.deviceSynchronize()
 
     def raw(self, host):
-        """A host array (bytes, labels, indices) as it is, on this device; on the CPU the same memory."""
+        """Return an array (bytes, labels, indices) on this device in its own dtype; on the CPU without a copy."""
         return self.xp.asarray(host)
 
 
 def open_device(name="auto", dtype="float32", place=0):
-    """The device called auto, cpu, cuda or cuda:N, with array expressions alone; kernels.equip adds what is faster.
+    """Return the Device of a name, without ops; fast.ops.equip adds them.
 
-    place: which CUDA device to take where N does not say.
+    Parameters
+    ----------
+    name : str           "auto" (a GPU if there is one, else the CPU), "cpu", "cuda" or "cuda:N"
+    dtype : str          "float32" or "float64"
+    place : int          the number of the GPU where the name gives none, modulo the number of GPUs
 
     Raises
     ------
     InputError
-        If the name is none of these, or CUDA is asked for and CuPy or a GPU is missing.
+        If the name or dtype is none of these, or a GPU is asked for and CuPy or the GPU is missing.
     """
     real = choose("dtype", dtype, DTYPES)
     if name == "auto":
@@ -98,14 +102,14 @@ def _open_cuda(index, real, place):
 
 @functools.cache
 def _stream(index):
-    """The one stream of all that this program does on a device; the usual one cannot be captured (graphs.py)."""
+    """The stream of all work on a GPU; the default stream cannot be captured (fast/graphs.py)."""
     import cupy
 
     return cupy.cuda.Stream(non_blocking=True)
 
 
 def _cuda_obstacle():
-    """Why CUDA cannot be used, in one line, or None when it can."""
+    """The reason why CUDA cannot be used, in one line; None if it can."""
     try:
         import cupy
     except ImportError:

@@ -52,7 +52,7 @@ def test_every_kernel_s_launches_bytes_and_products_add_up():
         for _ in range(3):
             device.ops.relu(y)
         device.ops.convolve(y, W, *same)
-        device.ops.convolve_outer(delta, y, *same)
+        device.ops.convolve_gradient(delta, y, *same)
         device.ops.convolve_back(delta, W.T, *same, (8, 8))
 
     found = kernel_times(device.xp, launches, step)
@@ -63,11 +63,11 @@ def test_every_kernel_s_launches_bytes_and_products_add_up():
     assert "spin" not in times and sum(times.values()) == (device.xp.now - 1000) / 2, "one step of two, all of it"
 
 
-@pytest.mark.parametrize("name", ["convolve_64x64", "convolve_outer_128x128", "convolve_back_128x64"])
+@pytest.mark.parametrize("name", ["convolve_64x64", "convolve_gradient_128x128", "convolve_back_128x64"])
 def test_products_are_counted(name):
     """2 multiply-adds for every position, place of the patch and channel above."""
     numbers, y, W, delta = np.zeros((13, 3)), np.zeros((2, 8, 8, 16)), np.zeros((32, 144)), np.zeros((2, 8, 8, 32))
-    arrays = {"convolve_64x64": (y, W, delta), "convolve_outer_128x128": (delta, y, W), "convolve_back_128x64": (delta, W, y)}
+    arrays = {"convolve_64x64": (y, W, delta), "convolve_gradient_128x128": (delta, y, W), "convolve_back_128x64": (delta, W, y)}
     assert flop(name, [numbers, *arrays[name]]) == 2 * (2 * 8 * 8) * 32 * 144
     assert flop("relu", [y, y]) == 0
 

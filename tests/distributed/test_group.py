@@ -83,7 +83,7 @@ def test_an_empty_shard_passes_every_op_and_adds_nothing(ops):
     stale = [np.full((4, 27), np.nan) for _ in range(50)]
     del stale  # freed memory with NaN, which a sum over nothing must overwrite
     assert ops.convolve(y, W, *same).shape == above.shape
-    assert np.array_equal(ops.convolve_outer(above, y, *same), 0 * W)
+    assert np.array_equal(ops.convolve_gradient(above, y, *same), 0 * W)
     assert ops.convolve_back(above, W.T, *same, (5, 5)).shape == y.shape
     assert np.array_equal(ops.product(np.zeros((4, 0)), np.zeros((0, 27))), 0 * W)
     assert np.array_equal(ops.norm_sums(y, y, np.zeros(3), np.zeros(3)), np.zeros((2, 3)))

@@ -26,12 +26,13 @@ def test_winograd_costs_a_digit_of_float32(c):
     draw = normal(c, np.float32)
     y, W = draw(2, 16, 16, c), draw(c, 9 * c) / np.float32(3 * np.sqrt(c))
     same = (3, 3), (1, 1), (1, 1)
-    for name, arguments in {"convolve": (y, W, *same), "convolve_outer": (draw(*y.shape), y, *same)}.items():
+    for name, arguments in {"convolve": (y, W, *same), "convolve_gradient": (draw(*y.shape), y, *same)}.items():
         exact = getattr(plain, name)(*in_double(*arguments))
         for kernels, limit in ((fast, 1e-5), (plain, 1e-6)):
             assert np.std(getattr(kernels, name)(*arguments) - exact) < limit * np.std(exact)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("c_in, c_out", [(96, 192), (192, 176)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_winograd_of_many_channels_and_tiles(c_in, c_out, dtype):
@@ -39,7 +40,7 @@ def test_winograd_of_many_channels_and_tiles(c_in, c_out, dtype):
     draw = normal(4, dtype)
     y, delta, W, same = draw(2, 62, 64, c_in), draw(2, 62, 64, c_out), draw(c_out, 9 * c_in), [(3, 3), (1, 1), (1, 1)]
     TestCompiled().both("convolve", y, W, *same)
-    TestCompiled().both("convolve_outer", delta, y, *same)
+    TestCompiled().both("convolve_gradient", delta, y, *same)
     TestCompiled().both("convolve_back", delta, W.T, *same, (62, 64))
 
 
@@ -121,7 +122,7 @@ for c_in, c_out in [(3, 5), (6, 16), (16, 16), (17, 33), (32, 48)]:
         geometry = [(kernel, kernel), (stride, stride), (padding, padding)]
         y, W, B = draw(2, 6, 7, c_in), draw(c_out, kernel**2 * c_in), draw(c_out, kernel**2 * c_in).T
         delta = draw(2, *output_size((6, 7), *geometry), c_out)
-        fast.convolve(y, W, *geometry), fast.convolve_outer(delta, y, *geometry)
+        fast.convolve(y, W, *geometry), fast.convolve_gradient(delta, y, *geometry)
         fast.convolve_back(delta, B, *geometry, (6, 7))
         if padding <= kernel // 2:
             largest, winner = fast.max_pool(y, *geometry)

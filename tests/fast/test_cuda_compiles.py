@@ -36,7 +36,7 @@ def spilling(report):
 
 
 @with_nvrtc
-@pytest.mark.parametrize("dtype, precision", KINDS)
+@pytest.mark.parametrize("dtype, precision", [KINDS[0], *(pytest.param(*kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
 def test_cupy_s_compiler_takes_the_kernels(dtype, precision):
     assert nvrtc.complaints(source(), "compute_90", options(dtype, precision)) == ""
 
@@ -47,6 +47,7 @@ def test_what_only_the_host_s_headers_define_is_noticed():
     assert "INFINITY" in nvrtc.complaints(code, "sm_90", ("-std=c++17",))
 
 
+@pytest.mark.slow
 @with_nvcc
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 @pytest.mark.parametrize("dtype, precision", KINDS)

@@ -18,7 +18,7 @@ if emulator_obstacle():
     pytest.skip(emulator_obstacle(), allow_module_level=True)
 
 with_bf16 = pytest.mark.skipif(BFLOAT16 is None, reason="no ml_dtypes, from which CuPy has bfloat16")
-ALL = ["float32", "tf32", pytest.param("bf16", marks=with_bf16)]
+ALL = ["float32", pytest.param("tf32", marks=pytest.mark.slow), pytest.param("bf16", marks=[pytest.mark.slow, with_bf16])]
 
 
 class TestFloat(KernelSuite):
@@ -28,12 +28,14 @@ class TestFloat(KernelSuite):
     side, depth = 90, 150
 
 
+@pytest.mark.slow
 class TestTf32(KernelSuite):
     fast = OnDevice(emulated("tf32"), xp)
     limits, factors = {np.float32: 1e-4}, staticmethod(tf32)
     side, depth = 90, 150
 
 
+@pytest.mark.slow
 @with_bf16
 class TestBf16(KernelSuite):
     fast = OnDevice(emulated("bf16"), xp)
@@ -62,7 +64,7 @@ def test_large_tiles_and_slices_of_k(precision, shape, cut):
     m, n, k = shape
     suite = {"float32": TestFloat, "tf32": TestTf32, "bf16": TestBf16}[precision]()
     draw = normal(0, np.float32)
-    assert emulated(precision)._cut(np.float32, m, n, k) == cut
+    assert emulated(precision)._tiling(np.float32, m, n, k) == cut
     suite.both("product", draw(m, k), draw(k, n))
     suite.both("product", draw(k, m).T, draw(n, k).T)
 
@@ -73,7 +75,7 @@ def test_large_tiles_and_slices_of_k(precision, shape, cut):
 )
 def test_blocks_fill_an_h100_s_264_places(m, n, k, blocks):
     """ResNet-18 at batch 512: no second round for a few blocks, and few slices where a slice is a whole W."""
-    down, across, slices = Cuda(xp, lambda **_: None, processors=132)._cut(np.float32, m, n, k)
+    down, across, slices = Cuda(xp, lambda **_: None, processors=132)._tiling(np.float32, m, n, k)
     assert -(-m // down) * -(-n // across) * slices == blocks
 
 
@@ -84,7 +86,7 @@ def test_no_kernel_depends_on_the_order_of_its_threads(precision, order):
     draw, same = normal(1, np.float32), [(3, 3), (1, 1), (1, 1)]
     y, delta, W, mean = draw(2, 6, 7, 5), draw(2, 6, 7, 8), draw(8, 45), draw(5)
     calls = {
-        "convolve": (y, W, *same), "convolve_outer": (delta, y, *same), "convolve_back": (delta, W.T, *same, (6, 7)),
+        "convolve": (y, W, *same), "convolve_gradient": (delta, y, *same), "convolve_back": (delta, W.T, *same, (6, 7)),
         "moments": (y,), "norm_sums": (y, y, mean, mean), "max_pool": (y, (2, 2), (2, 2), (0, 0)),
         "hadamard_product": (W, draw(45), draw(300), 1024),
     }  # fmt: skip
@@ -103,7 +105,7 @@ def test_numbers_divide_exactly():
     """operands.cu's division by multiplication, for all n that could be wrong: around every multiple near 2^31."""
     rng = np.random.default_rng(0)
     for d in [*range(1, 200), *rng.integers(200, 2**31, 300)]:
-        value, magic, shift = Geometry(*[int(d)] * 13).numbers().view(np.uint32)[0].astype(np.uint64)
+        value, magic, shift = Geometry(*[int(d)] * 13).divisors().view(np.uint32)[0].astype(np.uint64)
         multiples = rng.integers(0, 2**31 // d + 1, 100) * d
         n = np.clip(np.concatenate([multiples, multiples - 1, [0, 2**31 - 1]]), 0, 2**31 - 1).astype(np.uint64)
         assert value == d and np.array_equal((n + (n * magic >> np.uint64(32))) >> shift, n // np.uint64(d))
@@ -128,6 +130,7 @@ def arrays_of(training):
     return {name: np.array(to_host(array)) for name, array in training.network.arrays().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule, model", [("kp", "resnet8"), ("wm", "mlp"), ("ss", "lenet")])
 def test_training_on_the_kernels_is_training_on_the_cpu(rule, model):
     _, found, wanted = trained(2, "float64", model=model, rule=rule, dataset="synthetic" if model == "lenet" else "digits")
@@ -135,6 +138,7 @@ def test_training_on_the_kernels_is_training_on_the_cpu(rule, model):
         assert np.abs(found[name] - array).max() <= 1e-9 * max(np.abs(array).max(), 1e-3), name
 
 
+@pytest.mark.slow
 @with_bf16
 @pytest.mark.parametrize("model, norm", [("resnet8", "before"), ("lenet", None), ("mlp", "after")])
 def test_a_step_with_activities_in_bf16_is_the_plain_one_rounded(model, norm):

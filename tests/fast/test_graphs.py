@@ -117,7 +117,7 @@ def test_what_cannot_be_recorded_runs_without_and_says_so_once(running_sum, caps
     for _ in range(WARM_UP + 4):
         step(np.ones(1))
     assert total[0] == WARM_UP + 4 and not device.stream.capturing
-    assert capsys.readouterr().err.count("cannot be a CUDA graph (operation not permitted") == 1
+    assert capsys.readouterr().err.count("cannot be captured as a CUDA graph (operation not permitted") == 1
 
 
 @pytest.mark.parametrize("rule", ["kp", "wm", "dfa"])
@@ -141,7 +141,7 @@ def test_a_captured_step_that_cannot_be_recorded_is_train_step(capsys, rule):
     assert found[0].keys() == found[1].keys()
     for name, array in found[0].items():
         assert np.array_equal(array, found[1][name]), name
-    assert capsys.readouterr().err.count("cannot be a CUDA graph (no capture on a CPU)") == 1
+    assert capsys.readouterr().err.count("cannot be captured as a CUDA graph (no capture on a CPU)") == 1
 
 
 def test_only_steps_of_cuda_kernels_are_captured():

@@ -34,9 +34,9 @@ def results_of(many):
     for error, geometry in ((delta, same), (half, strided)):
         products.append(many.convolve(y, W, *geometry))
         products.append(many.convolve_back(error, W.T, *geometry, (13, 13)))
-        sums.append(many.convolve_outer(error, y, *geometry))
+        sums.append(many.convolve_gradient(error, y, *geometry))
     products.append(many.convolve(wide, draw(192, 9 * 192), *same))
-    sums.append(many.convolve_outer(wide, wide, *same))
+    sums.append(many.convolve_gradient(wide, wide, *same))
     return products, sums
 
 
@@ -69,9 +69,10 @@ def test_fewer_threads_than_there_were_before(name, value):
     assert_same(found, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["OMP_DYNAMIC=true", "OMP_THREAD_LIMIT=1", "OMP_MAX_ACTIVE_LEVELS=0"])
 def test_kernels_equal_the_plain_ones_under_openmp_s_variables(variable):
-    tests = ["tests/test_compiled.py", "tests/test_openmp.py", "-k", "TestCompiled or threads_change"]
+    tests = ["tests/fast/test_compiled.py", "tests/fast/test_openmp.py", "-k", "TestCompiled or threads_change"]
     environment = os.environ | dict([variable.split("=")])
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)

@@ -16,7 +16,7 @@ X, C = (2, 5, 5, 16), (16,)
 OPERANDS = {  # {function: ({operand: its shape}, the other arguments)}
     "product": ({"a": (5, 7), "b": (7, 6)}, {}),
     "convolve": ({"y": X, "W": (32, 144)}, SAME),
-    "convolve_outer": ({"delta": (2, 5, 5, 32), "y": X}, SAME),
+    "convolve_gradient": ({"delta": (2, 5, 5, 32), "y": X}, SAME),
     "convolve_back": ({"delta": (2, 5, 5, 32), "B": (144, 32)}, SAME | {"size": (5, 5)}),
     "max_pool": ({"y": X}, POOL),
     "max_pool_back": ({"delta": (2, 2, 2, 16), "winner": (2, 2, 2, 16)}, POOL | {"size": (5, 5)}),
@@ -135,7 +135,7 @@ def test_the_message_names_function_and_operand(function, operand, change, found
         getattr(fast, function)(**arrays, **others)
 
 
-@pytest.mark.parametrize("function", ["convolve", "convolve_outer", "convolve_back", "max_pool", "max_pool_back"])
+@pytest.mark.parametrize("function", ["convolve", "convolve_gradient", "convolve_back", "max_pool", "max_pool_back"])
 @pytest.mark.parametrize("change", [
     {"padding": (-1, -1)}, {"padding": (0, -1)}, {"stride": (0, 1)}, {"stride": (1, -2)}, {"kernel": (0, 3)},
     {"kernel": (9, 9)}, {"kernel": (3,)}, {"stride": (2**64, 1)}, {"padding": (2**40, 2**40), "stride": (2**40, 2**40)},

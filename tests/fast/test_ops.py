@@ -96,7 +96,7 @@ def test_products_with_patches_against_single_pixels(geometry, batch, seed):
     sent = (delta @ W).reshape(*seen.shape[:3], *rest[0], 2)
     for found, wanted in [
         (plain.convolve(y, W, *rest), seen @ W.T),
-        (plain.convolve_outer(delta, y, *rest), np.einsum("nhwo,nhwi->oi", delta, seen)),
+        (plain.convolve_gradient(delta, y, *rest), np.einsum("nhwo,nhwi->oi", delta, seen)),
         (plain.convolve_back(delta, W.T, *rest, size), naive_scatter(sent, size, *rest[1:])),
     ]:
         np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)

@@ -84,8 +84,8 @@ def flop(name, arrays):
     if not name.startswith("convolve"):
         return 0
     _, a, b, *_, out = arrays
-    weights = out if "outer" in name else b  # W, B's transpose or their gradient: (C_out, patch)
-    above = a if "outer" in name or "back" in name else out  # delta, or the result: (..., C_out)
+    weights = out if "gradient" in name else b  # W, B's transpose or their gradient: (C_out, patch)
+    above = a if "gradient" in name or "back" in name else out  # delta, or the result: (..., C_out)
     return 2 * above.size // len(weights) * weights.size
 
 

@@ -24,7 +24,7 @@ CATEGORIES = {
     "wtref.layers.image": "convolution gather",
     "wtref.fast.compiled.Compiled.convolve": "convolution, forward",
     "wtref.fast.compiled.Compiled.convolve_with_moments": "convolution, forward",
-    "wtref.fast.compiled.Compiled.convolve_outer": "convolution, for W",
+    "wtref.fast.compiled.Compiled.convolve_gradient": "convolution, for W",
     "wtref.fast.compiled.Compiled.convolve_back": "convolution, through B",
     "wtref.fast.layers.ReLU": "element-wise",
     "wtref.activations": "element-wise",

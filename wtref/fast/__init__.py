@@ -1,4 +1,4 @@
-"""The same program, faster: layers, optimizer, noise and steps that replace the plain ones where a device has ops for them."""
+"""Faster layers, optimizer, noise and training steps, which replace the plain ones on a device that has ops."""
 
 from wtref.fast.acceleration import accelerate
 from wtref.fast.graphs import CapturedStep

@@ -1,4 +1,4 @@
-"""`accelerate`: a network with fused layers in place of the plain ones."""
+"""`accelerate`: a network whose plain layers are replaced by fused ones."""
 
 import copy
 
@@ -7,9 +7,10 @@ from wtref.fast import layers as fast
 
 
 def accelerate(network, device):
-    """The same network from fused layers, which share its synapses and batch norms; itself where the device has no ops.
+    """Return the same network built from fused layers, or the network itself where the device has no ops.
 
-    Both may be used in turn: they read and change the same arrays.  Layers of other classes, subclasses too, stay as they are.
+    The two networks share their synapses and batch norms, so either may be used at any time.  A layer that has no
+    fused form, such as one of a subclass, is kept as it is.
     """
     if device.ops is None:
         return network
@@ -19,7 +20,7 @@ def accelerate(network, device):
 
 
 def _sequence(layer, ops):
-    """The fast layers of a Sequential or of one layer, in a row."""
+    """The fast layers of a Sequential, or of a single layer, as a list."""
     plain, made = list(_flattened(layer)), []
     for layer, following in zip(plain, [*plain[1:], None]):
         source = made[-1] if made else None
@@ -31,7 +32,10 @@ def _sequence(layer, ops):
 
 
 def _layer(layer, following, source, ops):
-    """One layer's fast form; source: the fast layer that gives its input."""
+    """The fast form of one layer.
+
+    following: the plain layer that takes its output; source: the fast layer that computes its input.  Either may be None.
+    """
     if type(layer) is layers.Conv2d:
         return fast.Conv2d(layer, ops, normed=type(following) is layers.BatchNorm and not layer.synapses.bias)
     if type(layer) is layers.BatchNorm:
@@ -53,7 +57,7 @@ def _residual(block, ops):
 
 
 def _flattened(layer):
-    """The layers of a Sequential, and of those inside it, in a row; any other layer alone."""
+    """Yield the layers of a Sequential, nested ones included, in order; a layer of another class is yielded itself."""
     if type(layer) is layers.Sequential:
         for inner in layer.layers:
             yield from _flattened(inner)

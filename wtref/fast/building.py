@@ -1,7 +1,7 @@
-"""The C sources in c/, compiled for this machine when first used.
+"""The C sources in c/ are compiled for this machine when they are first used.
 
-The compiler is $CC, or cc.  What it makes is kept in ~/.cache/wtref (or under $XDG_CACHE_HOME), by a
-name that changes with the sources, the flags, the compiler and the processor, with its checksum beside it.
+The compiler is $CC, or cc.  The library is cached in ~/.cache/wtref (or $XDG_CACHE_HOME/wtref) with its checksum.  Its
+name is a hash of the sources, the flags, the compiler and the processor.
 """
 
 import ctypes
@@ -19,56 +19,57 @@ from pathlib import Path
 SOURCES = Path(__file__).parent / "c"
 FLAGS = ["-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-fopenmp"]
 
-# How long an OpenMP thread that waits for the others keeps its core.  Of three programs at once on two
-# cores (ResNet-8, a fair share would be 170 ms a step) each took 230 ms with this number, 160 with a
-# tenth and 410 with three times as much; alone the step is a twentieth slower with a tenth.
+# How many times a waiting OpenMP thread polls before it gives up its core.  When three ResNet-8 trainings shared two
+# cores (170 ms a step if shared evenly), a step took 230 ms with this number, 160 ms with a tenth of it and 410 ms with
+# three times as many.  A single training is 5 % slower with a tenth.
 SPINS = "10000"
 
 
 class NoCompiler(Exception):
-    """Why there are no compiled kernels, in a few words."""
+    """The compiled kernels are not available; the message gives the reason in a few words."""
 
 
 def library(real):
-    """The functions of c/ for numbers of the C type `real`, float or double, as a ctypes.CDLL.
+    """Return the compiled functions of c/ as a ctypes.CDLL, compiling them if necessary.
 
-    Raises NoCompiler.
+    real: the C type of the numbers, "float" or "double".  Raises NoCompiler where they cannot be compiled or loaded.
     """
     return _library(real, os.environ.get("CC", "cc"))
 
 
 @functools.cache
 def _library(real, command):
-    compiler = _words(command)
+    compiler = _compiler(command)
     if not shutil.which(compiler[0]):
-        raise NoCompiler(f"no C compiler: {compiler[0]} is not there; gcc would do")
+        raise NoCompiler(f"the C compiler {compiler[0]!r} was not found; install gcc, or set CC to a C compiler")
     try:
         path = _cache() / f"{real}-{_key(compiler)}.so"
         if not _is_whole(path):
             print(f"wtref: compiling the CPU kernels for {real}, once for this machine", file=sys.stderr, flush=True)
             _compile(compiler, real, path)
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # OpenMP reads it as it is loaded
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # OpenMP reads it when it is loaded
         return ctypes.CDLL(str(path))
     except OSError as error:
-        raise NoCompiler(f"{error}; XDG_CACHE_HOME can name another folder for them") from None
+        raise NoCompiler(f"{error}; set XDG_CACHE_HOME to another folder for the compiled kernels") from None
     except subprocess.CalledProcessError as error:
         lines = error.stderr.decode(errors="replace").splitlines() or ["no message"]
-        raise NoCompiler(f"{compiler[0]} fails: {lines[0]}") from None
+        raise NoCompiler(f"the C compiler failed: {lines[0]}") from None
 
 
-def _words(command):
+def _compiler(command):
+    """The command of the compiler as a list of words."""
     try:
         return shlex.split(command) or ["cc"]
     except ValueError as error:
-        raise NoCompiler(f"the variable CC is no command: {command!r}: {error}") from None
+        raise NoCompiler(f"the environment variable CC must be a command, found {command!r}: {error}") from None
 
 
 @contextmanager
 def same_cores():
-    """This thread may run on the same cores afterwards.
+    """A context manager that restores the cores on which this thread may run.
 
-    Under OMP_PROC_BIND, OMP_PLACES or GOMP_CPU_AFFINITY OpenMP binds the thread that loads it to one core, which every
-    thread and process started later would inherit.  OpenMP's own threads stay where they were bound.
+    If OMP_PROC_BIND, OMP_PLACES or GOMP_CPU_AFFINITY is set, OpenMP binds the thread that loads it to one core, and threads
+    and processes started later inherit that.  OpenMP's own threads remain bound.
     """
     if not hasattr(os, "sched_getaffinity"):
         yield
@@ -81,7 +82,7 @@ def same_cores():
 
 
 def _compile(compiler, real, path):
-    """Each process in a folder of its own: several may compile the same at once."""
+    """Compile the library in a new folder, then move it to `path`: several processes may do this at the same time."""
     with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
         made = Path(folder) / path.name
         _run([*compiler, *FLAGS, f"-DREAL={real}", str(SOURCES / "all.c"), "-o", str(made)])
@@ -91,7 +92,7 @@ def _compile(compiler, real, path):
 
 
 def _is_whole(path):
-    """Is the library there, as it was compiled?  One that was cut short would end the process that loads it."""
+    """Whether the library exists and is undamaged; to load a truncated library would end the process."""
     try:
         return _checksum_file(path).read_bytes() == _checksum(path).encode()
     except FileNotFoundError:
@@ -107,28 +108,31 @@ def _checksum(path):
 
 
 def _key(compiler):
-    """Of all that the library depends on; what the compiler defines tells its version and the processor."""
+    """A hash of all that the library depends on.
+
+    The macros that the compiler predefines identify its version and the processor.
+    """
     machine = _run([*compiler, *FLAGS, "-dM", "-E", "-x", "c", os.devnull])
     sources = b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir()))
     return hashlib.sha256(machine + sources).hexdigest()[:16]
 
 
 def _cache():
-    """A folder that only its owner may write."""
+    """The folder of the compiled libraries, which only its owner may write."""
     folder = _home() / "wtref"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     about = folder.stat()
     if hasattr(os, "getuid") and (about.st_uid != os.getuid() or about.st_mode & 0o022):
-        raise PermissionError(f"{folder} can be written by others")
+        raise PermissionError(f"the folder {folder} must be writable by its owner alone")
     return folder
 
 
 def _home():
-    """The folder of all caches."""
+    """The user's cache folder."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:
-        raise NoCompiler("no home folder to keep the compiled kernels in; set XDG_CACHE_HOME to a folder") from None
+        raise NoCompiler("there is no home folder for the compiled kernels; set XDG_CACHE_HOME to a folder") from None
 
 
 def _run(command):

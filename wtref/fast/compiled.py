@@ -1,4 +1,4 @@
-"""The functions of plain.py by the C functions of the same names in c/."""
+"""The ops of a CPU: the functions of plain.py, computed by the C functions of the same names in c/."""
 
 import ctypes
 import math
@@ -12,7 +12,7 @@ from wtref.fast.operands import Shapes, check_order
 
 REALS = {np.dtype(np.float32): ("float", ctypes.c_float), np.dtype(np.float64): ("double", ctypes.c_double)}
 
-WINNER = np.dtype(np.int32)  # max_pool's places
+WINNER = np.dtype(np.int32)  # of the positions that max_pool returns
 OPTIONAL = {("norm_sums", "beta"), ("norm_back", "beta"), ("norm_forward", "plus")}  # operands that may be None
 
 
@@ -23,10 +23,13 @@ class Geometry(Shapes, ctypes.Structure):
 
 
 class Compiled:
-    """Functions with the names and meanings of plain.py's, on NumPy arrays of float32 or float64."""
+    """The functions of plain.py, on NumPy arrays of float32 or float64."""
 
     def __init__(self, threads):
-        """threads: how many to ask OpenMP for; the attribute of that name is how many it gives.  Raises NoCompiler."""
+        """Load the C functions, compiling them if necessary.
+
+        threads: the number requested of OpenMP; the attribute `threads` is the number granted.  Raises NoCompiler.
+        """
         with same_cores():
             self.libraries = {dtype: library(real) for dtype, (real, _) in REALS.items()}
             for functions in self.libraries.values():
@@ -47,10 +50,10 @@ class Compiled:
     def convolve_with_moments(self, y, W, kernel, stride, padding):
         return self.convolve(y, W, kernel, stride, padding), None
 
-    def convolve_outer(self, delta, y, kernel, stride, padding):
-        g = Geometry.of("convolve_outer", y.shape, delta.shape[-1], kernel, stride, padding)
-        (error,) = _arrays("convolve_outer", g.above(), y.dtype, delta=delta)
-        return self._new((g.c_out, g.taps() * g.c_in), "convolve_outer", g, error, _packed(y))
+    def convolve_gradient(self, delta, y, kernel, stride, padding):
+        g = Geometry.of("convolve_gradient", y.shape, delta.shape[-1], kernel, stride, padding)
+        (error,) = _arrays("convolve_gradient", g.above(), y.dtype, delta=delta)
+        return self._new((g.c_out, g.taps() * g.c_in), "convolve_gradient", g, error, _packed(y))
 
     def convolve_back(self, delta, B, kernel, stride, padding, size):
         images = (len(delta), *size, len(B) // max(math.prod(kernel), 1))
@@ -66,7 +69,7 @@ class Compiled:
 
     def max_pool_back(self, delta, winner, kernel, stride, padding, size):
         g = Geometry.of("max_pool_back", (len(delta), *size, delta.shape[-1]), delta.shape[-1], kernel, stride, padding)
-        winner = winner if winner.dtype.kind not in "iu" else winner.astype(WINNER, copy=False)  # plain.py's are wider
+        winner = winner if winner.dtype.kind not in "iu" else winner.astype(WINNER, copy=False)  # those of plain.py are int64
         (error,) = _arrays("max_pool_back", g.above(), delta.dtype, delta=delta)
         (places,) = _arrays("max_pool_back", g.above(), WINNER, winner=winner)
         return self._new(g.below(), "max_pool_back", g, error, _address(places))
@@ -124,9 +127,9 @@ class Compiled:
         self._call("descend", w, v, packed, w.size, float(lr), float(momentum), float(decay), nesterov)
 
     def _new(self, shape, name, *arguments):
-        """A new array of the shape, filled by the C function of that name, whose last argument it is.
+        """Return a new array of the shape, computed by the C function of that name, whose last argument is its result.
 
-        Zeros where there is nothing to add up: a process's share of a batch may be empty.
+        If an operand is empty, as with an empty shard of a batch, all sums are zero.
         """
         dtype, c_arguments, empty = _c_arguments(arguments)
         if empty:
@@ -141,11 +144,11 @@ class Compiled:
         self._function(dtype, name, c_arguments)(*c_arguments)
 
     def _function(self, dtype, name, c_arguments):
-        """The C function for numbers of the dtype, which knows the types of its arguments from the first it is given."""
+        """The C function for numbers of the dtype; its argument types are set at its first call."""
         if dtype not in self.libraries:
             raise ValueError(f"{name}: arrays must be of float32 or float64, found {dtype}")
         functions = self.libraries[dtype]
-        if functions.threads != self.threads:  # all that use a library share its number of threads
+        if functions.threads != self.threads:  # a library has one number of threads for all its users
             functions.use_threads(self.threads)
             functions.threads = self.threads
         function = getattr(functions, name)
@@ -155,19 +158,22 @@ class Compiled:
 
 
 class BufferPool:
-    """Large arrays, kept for the next of their size once nobody holds them: to touch so much fresh memory for the first
-    time takes longer than to fill it.  Smaller ones are kept by the C library (keep_memory in products.c)."""
+    """The memory of large arrays, reused for later arrays of the same size.
 
-    LARGE = 1 << 25  # bytes
-    MEDIUM = 1 << 22  # and more begin with a line of the cache: C writes whole lines of them past it
-    LINE = 64
-    MOST = 4  # kept at a time: the more, the fewer are touched for the first time, and the more lie idle at the peak
+    The page faults of fresh memory take longer than filling it.  The C library keeps the memory of smaller arrays
+    (keep_memory in products.c).
+    """
+
+    LARGE = 1 << 25  # bytes from which arrays are pooled
+    MEDIUM = 1 << 22  # bytes above which arrays are aligned to cache lines, because C writes them past the caches
+    LINE = 64  # bytes of a cache line
+    MOST = 4  # free blocks kept: more of them save page faults but raise the peak memory
 
     def __init__(self):
-        self.free = {}  # {bytes: blocks of that size}
+        self.free = {}  # {size in bytes: the free blocks of that size}
 
     def empty(self, shape, dtype):
-        """An array of anything."""
+        """Return an uninitialised array."""
         count = math.prod(shape)
         size = count * dtype.itemsize
         if size <= self.MEDIUM:
@@ -177,9 +183,9 @@ class BufferPool:
             return np.ndarray(shape, dtype, block, -_address(block) % self.LINE)
         blocks = self.free.setdefault(size, [])
         if not blocks:
-            self.free = {size: blocks}  # what other sizes keep goes back to the system first
+            self.free = {size: blocks}  # free the blocks of other sizes first
         block = blocks.pop() if blocks else np.empty(size + self.LINE, np.uint8)
-        array = np.frombuffer(block.data, dtype, count, -_address(block) % self.LINE)  # every view of it holds on to it
+        array = np.frombuffer(block.data, dtype, count, -_address(block) % self.LINE)  # every view keeps a reference to it
         weakref.finalize(array, self._take_back, blocks, block).atexit = False
         return array.reshape(shape)
 
@@ -189,7 +195,10 @@ class BufferPool:
 
 
 def _arrays(function, shape, dtype, **operands):
-    """The operands as C reads them.  C believes what it is told: what does not fit must not get there."""
+    """Return the operands as contiguous arrays.
+
+    Raises ValueError unless they have the shape and dtype: C does not check them.
+    """
     for name, x in operands.items():
         if not isinstance(x, np.ndarray) or x.shape != shape or x.dtype != dtype:
             if x is not None or (function, name) not in OPTIONAL:
@@ -200,7 +209,7 @@ def _arrays(function, shape, dtype, **operands):
 
 
 def _matrix(function, name, x, shape, dtype):
-    """A matrix where it lies, and its strides in elements."""
+    """Return a matrix, copied only if C cannot read it in place, and its strides in elements."""
     if not isinstance(x, np.ndarray) or x.shape != shape or x.dtype != dtype:
         raise _misfit(function, name, x, shape, dtype)
     size, (row, column) = x.itemsize, x.strides
@@ -210,7 +219,7 @@ def _matrix(function, name, x, shape, dtype):
 
 
 def _packed(x):
-    """x, or a copy, with all its numbers in a row."""
+    """Return x as a contiguous array, copied only if necessary."""
     return x if x.flags.carray else np.require(x, requirements="CA")
 
 
@@ -220,7 +229,7 @@ def _misfit(function, name, x, shape, dtype):
 
 
 def _c_arguments(arguments):
-    """What a C function is called with: (the dtype of all arrays, the arguments with addresses for arrays, is one empty?)"""
+    """Return (dtype of the first array, the arguments with arrays replaced by addresses, whether an array is empty)."""
     dtype, c_arguments, empty = None, [], False
     for x in arguments:
         if isinstance(x, np.ndarray):
@@ -232,19 +241,19 @@ def _c_arguments(arguments):
 
 
 def _c_type(argument, dtype):
-    """All but geometries and real numbers is an address, none, or an integer as wide as one."""
+    """The ctypes type of an argument; addresses, None and integers are passed as pointers."""
     return {float: REALS[dtype][1], Geometry: ctypes.POINTER(Geometry)}.get(type(argument), ctypes.c_void_p)
 
 
 def _address(x):
-    """The address of x's first number."""
+    """The address of the first element of x."""
     try:
         packed = x if x.flags.c_contiguous else x.T
-        return ctypes.addressof(ctypes.c_char.from_buffer(packed))  # takes a third of the time, but not every array
+        return ctypes.addressof(ctypes.c_char.from_buffer(packed))  # three times as fast, but not for every array
     except (TypeError, ValueError, BufferError):
         return x.__array_interface__["data"][0]
 
 
 def _rows(x):
-    """How many rows of channels, and how many channels."""
+    """The number of rows of x (..., C) and the number C of channels."""
     return x.size // max(x.shape[-1], 1), x.shape[-1]

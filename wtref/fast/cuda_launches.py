@@ -1,7 +1,7 @@
-"""How a CUDA kernel of cu/ is compiled, given its arguments and launched.
+"""Compiling the CUDA kernels of cu/, passing their arguments, and launching them.
 
-In bf16, what is large lies in memory as bfloat16: activities and errors, and copies of W and B for the time of a
-product.  W and B themselves, their gradients, sums over rows and all small vectors stay float32.
+With precision bf16 activities and errors are stored as bfloat16, and so are copies of W and B during a product.  W and B
+themselves, their gradients, sums over rows and vectors with a number per channel are float32.
 """
 
 import functools
@@ -19,54 +19,51 @@ except ImportError:
     BFLOAT16 = None
 
 SOURCES = ("tensor_cores", "common", "moments", "cores", "operands", "products", "elementwise", "norms", "pooling")
-PRECISIONS = ("float32", "tf32", "bf16")  # of the factors of a product in float32; sums are float32 always
-THREADS = 256  # of a block
-PRODUCT_THREADS, PRODUCT_DEPTH = 128, 32  # of a block that multiplies; of k, at most, that one of its tiles takes in
-STAGES, ROW_BYTES = 3, 80  # tiles of a factor in shared memory, and what a row of one takes there at most
-TILE_GAP = 8  # values between rows of a product's tile there, of which moments are taken
-TILES = {(128, 128): 1.0, (128, 64): 1.25, (64, 64): 1.7}  # time for a number of their sums: an estimate, by traffic
-SLICE_COST = 500  # of writing and reading a sum, in multiplications: an estimate as well
-WIDTH = 64  # channels that a block sums up
-MOST = 2**31 - 2**24  # values of an array that kernels count in 32 bits
-NULL = 0  # the address; CuPy makes another of None (its issue 9046)
+PRECISIONS = ("float32", "tf32", "bf16")  # of the factors of products in float32; their sums are always float32
+THREADS = 256  # per block
+PRODUCT_THREADS, PRODUCT_DEPTH = 128, 32  # threads per block of a product, and the largest depth (along k) of its tiles
+STAGES, TILE_ROW_BYTES = 3, 80  # tiles of each factor in shared memory, and the most bytes that a row of one takes there
+TILE_GAP = 8  # values between the rows of a result's tile in shared memory, of which moments are computed
+TILES = {(128, 128): 1.0, (128, 64): 1.25, (64, 64): 1.7}  # {tile: relative time per multiplication}, estimated by traffic
+SLICE_COST = 500  # time of writing and reading one sum, in multiplications; also an estimate
+BLOCK_CHANNELS = 64  # whose sums one block computes
+MAX_SIZE = 2**31 - 2**24  # of an array, because kernels index with 32 bits
+NULL = 0  # the null pointer; CuPy passes a pointer that is not null for None (its issue 9046)
 
 
 def source():
-    """All of cu/, as one text."""
+    """The sources of cu/, concatenated."""
     return "\n".join((Path(__file__).parent / "cu" / f"{name}.cu").read_text(encoding="utf-8") for name in SOURCES)
 
 
 def options(dtype, precision):
-    """What the compiler is told, for arrays of the dtype."""
+    """The compiler's options for arrays of the dtype."""
     if np.dtype(dtype) == np.float64:
         return ("-std=c++17", "-DREAL=double")
     return ("-std=c++17", "-DREAL=float", "-DLARGE_TILES", f"-D{precision.upper()}")
 
 
 class Launches:
-    """What the functions of cuda.py have in common."""
+    """The base class of Cuda: compiles kernels, prepares their arguments and launches them."""
 
     def __init__(self, xp, module, precision="float32", processors=132):
-        """xp: the array module; module(code=, options=): cupy.RawModule; processors: the GPU's multiprocessors."""
+        """xp: the module cupy; module: cupy.RawModule or a substitute; processors: the number of multiprocessors."""
         self.xp, self.processors, self.bf16 = xp, processors, precision == "bf16"
-        self.modules = {
-            np.dtype(dtype): module(code=source(), options=options(dtype, precision))
-            for dtype in (np.float32, np.float64)
-        }
-        self._kernel, self._cut = functools.cache(self._loaded), functools.cache(self._cut)
-        self._numbers = functools.cache(lambda g: xp.asarray(g.numbers()))
+        self.modules = {np.dtype(dtype): module(code=source(), options=options(dtype, precision)) for dtype in (np.float32, np.float64)}
+        self._kernel, self._tiling = functools.cache(self._load), functools.cache(self._tiling)
+        self._geometry = functools.cache(lambda g: xp.asarray(g.divisors()))
 
     def _multiply(self, name, type_for, m, n, k, *arguments):
-        """out (m, n) of a product kernel; type_for(its arguments' dtype): the result's, same or self._store."""
+        """Launch a product kernel and return its result (m, n), of dtype type_for(the arguments' dtype)."""
         dtype = real_dtype(arguments)
-        if 0 in (m, n, k):  # a process's share of a batch may be empty
+        if 0 in (m, n, k):  # a shard of a batch may be empty
             return self.xp.zeros((m, n), type_for(dtype))
-        down, across, slices = self._cut(dtype, m, n, k)
+        down, across, slices = self._tiling(dtype, m, n, k)
         parts = self.xp.empty((slices, m, n), dtype) if slices > 1 else NULL
         out = self.xp.empty((m, n), type_for(dtype))
         grid = -(-m // down), -(-n // across), slices
-        factors, product = STAGES * ROW_BYTES * (down + across), down * (across + TILE_GAP) * self._store(dtype).itemsize
-        shared = max(factors, product)  # the latter lies where the former were
+        factors, product = STAGES * TILE_ROW_BYTES * (down + across), down * (across + TILE_GAP) * self._store(dtype).itemsize
+        shared = max(factors, product)  # the result's tile overwrites those of the factors
         kernel = self._kernel(dtype, f"{name}_{down}x{across}", shared)
         kernel(grid, (PRODUCT_THREADS,), (*arguments, parts, out), shared_mem=shared)
         if slices > 1:
@@ -74,10 +71,10 @@ class Launches:
             self._launch(name, out.size, parts, *ints(slices, out.size), out)
         return out
 
-    def _cut(self, dtype, m, n, k):
-        """(rows, columns of a tile, slices of k) of a product that should take the least time.
+    def _tiling(self, dtype, m, n, k):
+        """The (rows, columns) of a tile and number of slices of k for which a product is estimated to take the least time.
 
-        Two blocks at a time run on a processor, and a round takes as long for one block as for all.
+        A processor runs two blocks at a time, and a round of blocks takes the same time whether it is full or not.
         """
         at_once = 2 * self.processors
 
@@ -91,92 +88,97 @@ class Launches:
         most = min(max(k // (4 * PRODUCT_DEPTH), 1), at_once)
         return min(((*tile, slices) for slices in range(1, most + 1) for tile in tiles), key=cost)
 
-    def _sum_rows(self, name, width, x, *arguments):
-        """Sums over parts of the rows: (channels, parts, width); width: the numbers of one."""
+    def _partial_sums(self, name, width, x, *arguments):
+        """Launch a kernel that sums over parts of the rows: (channels, parts, width), width being the numbers in one sum."""
         dtype, channels = real_dtype(arguments), x.shape[-1]
         if not x.size:
             return self.xp.zeros((channels, 1, width), dtype)
-        rows, across = _counted(x.size) // channels, -(-channels // WIDTH)
+        rows, across = _checked_size(x.size) // channels, -(-channels // BLOCK_CHANNELS)
         count = max(min(8 * self.processors // across, rows // 64), 1)
         parts = self.xp.empty((channels, count, width), dtype)
         self._kernel(dtype, name)((across, count), (THREADS,), (*arguments, *ints(rows, channels), parts))
         return parts
 
-    def _finish(self, name, results, parts, *arguments):
-        """(results, channels) of a kernel that joins the parts."""
+    def _joined(self, name, results, parts, *arguments):
+        """Launch a kernel that joins the parts of _partial_sums and return its result (results, channels)."""
         channels, count, _ = parts.shape
         out = self.xp.empty((results, channels), parts.dtype)
         arguments = parts, *ints(count, channels), *arguments, out
         self._kernel(real_dtype(arguments), name)((channels,), (THREADS,), arguments)
         return out
 
-    def _each(self, name, type_for, shape, *arguments, size=None):
-        """A new array of the shape from a kernel that goes over `size` values, as many as the array's unless given."""
+    def _elementwise(self, name, type_for, shape, *arguments, size=None):
+        """Launch an element-wise kernel over `size` values, by default those of its result, and return that, of this shape."""
         out = self.xp.empty(shape, type_for(real_dtype(arguments)))
         size = out.size if size is None else size
         self._launch(name, size, *arguments, np.int32(size), out)
         return out
 
     def _launch(self, name, size, *arguments):
-        blocks = min(-(-_counted(size) // THREADS), 16 * self.processors)
+        blocks = min(-(-_checked_size(size) // THREADS), 16 * self.processors)
         self._kernel(real_dtype(arguments), name)((max(blocks, 1),), (THREADS,), arguments)
 
-    def _loaded(self, dtype, name, shared=0):
-        """The kernel of that name, which may have so many bytes of shared memory where it asks for them at its launch."""
+    def _load(self, dtype, name, shared=0):
+        """Return the kernel of that name, allowed to use `shared` bytes of dynamic shared memory."""
         kernel = self.modules[dtype].get_function(name)
         if shared:
             kernel.max_dynamic_shared_size_bytes = shared
         return kernel
 
-    def _walked(self, x):
-        """x (rows, k) as it is stored, whether it runs along k in memory or else along its rows, and the other's stride."""
+    def _factor(self, x):
+        """Return x (rows, k) as the kernels read it, whether it is contiguous along k or else along its rows, and its stride."""
         if not x.flags.c_contiguous and x.T.flags.c_contiguous:
             return self._stored(x.T).T, False, np.int32(len(x))
         return self._stored(x), True, np.int32(x.shape[1])
 
     def _stored(self, x):
-        """x in one piece; from float32 in the type of activities and errors."""
+        """Return x contiguous and, if it is float32, in the dtype of activities and errors."""
         if self._store(x.dtype) == x.dtype:
-            return self._flat(x)
+            return self._contiguous(x)
         out = self.xp.empty(x.shape, BFLOAT16)
-        self._launch("stored", x.size, self._flat(x), np.int32(x.size), out)
+        self._launch("stored", x.size, self._contiguous(x), np.int32(x.size), out)
         return out
 
     def _store(self, dtype):
-        """The type in which activities and errors lie in memory."""
+        """The dtype in which activities and errors are stored."""
         return BFLOAT16 if self.bf16 and dtype == np.float32 else dtype
 
     def _vectors(self, x, *vectors):
-        """With a number for each channel of x, each in one piece; none for None, which beta may be."""
+        """Return vectors with a number per channel of x as contiguous arrays, NULL for None.  Raises ValueError for others."""
         check(all(v is None or v.shape == x.shape[-1:] for v in vectors), x, *(v for v in vectors if v is not None))
-        return [NULL if v is None else self._flat(v) for v in vectors]
+        return [NULL if v is None else self._contiguous(v) for v in vectors]
 
-    def _flat(self, x):
+    def _contiguous(self, x):
         return self.xp.ascontiguousarray(x)
 
 
 def real_dtype(arguments):
-    """Of the real numbers among them, float32's for bfloat16; ValueError for a mixture, which a kernel would not notice."""
+    """Return the dtype of all real arguments, float32 for bfloat16.
+
+    Raises ValueError if they are of several dtypes, which a kernel could not notice.
+    """
     reals = (x.dtype for x in arguments if x is not NULL and x.dtype.kind in "fV")
     (dtype,) = {np.dtype(np.float32) if dtype == BFLOAT16 else dtype for dtype in reals}
     return dtype
 
 
 def same(dtype):
+    """For type_for: the result has the dtype of the arguments."""
     return dtype
 
 
-def _counted(size):
-    if size > MOST:
-        raise InputError(f"an array of {size:,} numbers is too large for the CUDA kernels; lower --batch-size")
+def _checked_size(size):
+    if size > MAX_SIZE:
+        raise InputError(f"an array of {size:,} numbers is too large for the CUDA kernels, at most {MAX_SIZE:,}; lower --batch-size")
     return size
 
 
 def ints(*values):
+    """The values as the kernels take them, in 32 bits."""
     return tuple(map(np.int32, values))
 
 
 def check(fits, *arrays):
-    """A kernel believes what it is told: shapes that do not fit must not get there."""
+    """Raise ValueError unless the shapes fit: the kernels do not check them."""
     if not fits:
         raise ValueError(f"shapes do not fit: {', '.join(str(x.shape) for x in arrays)}")

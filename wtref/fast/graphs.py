@@ -1,8 +1,8 @@
-"""A training step as one CUDA graph: recorded once, then replayed without Python, kernel by kernel as before.
+"""A training step captured as a CUDA graph: it is recorded once, then replayed without Python.
 
-While a stream is captured nothing is computed: launches are recorded with the addresses of their arrays.  A replay
-uses the recorded addresses: new inputs are copied into the recorded ones, and memory allocated while recording is
-never reused.  What else the function reads must keep its address: arrays that learn are changed in place.
+While a stream is captured nothing is computed: the kernel launches are recorded with the addresses of their arrays.  A
+replay uses the same addresses, so new inputs are copied into the recorded ones, and memory allocated while recording is
+not used for anything else.  All other arrays that the function reads, such as W and B, must be changed in place.
 """
 
 import contextlib
@@ -11,22 +11,23 @@ from functools import partial
 
 from wtref.training import train_step
 
-WARM_UP = 3  # ordinary calls: kernels get compiled, velocities and constants allocated
+WARM_UP = 3  # ordinary calls before recording, which compile the kernels and allocate velocities and constants
 
 
 class Captured:
-    """A function of device arrays that returns device arrays, and always does the same with them.
+    """A function from device arrays to device arrays that is recorded as a CUDA graph after WARM_UP calls.
 
-    Calls with arrays of another shape than the recorded ones run as usual; so do all calls if recording fails.
+    The function must launch the same kernels at every call.  Calls with inputs of other shapes than the recorded ones
+    run without the graph, as do all calls if recording fails.
     """
 
     def __init__(self, cupy, function):
-        """cupy: the module."""
+        """cupy: the module cupy; function: the function to record."""
         self.cupy, self.function = cupy, function
         self.calls, self.graph, self.failed = 0, None, False
 
     def __call__(self, *inputs):
-        if not inputs[0].size:  # a batch without images
+        if not inputs[0].size:  # an empty batch
             return self.function(*inputs)
         self.calls += 1
         if self.graph is None and self.calls > WARM_UP and not self.failed:
@@ -39,7 +40,7 @@ class Captured:
         return tuple(x.copy() for x in self.outputs)
 
     def _record(self, inputs):
-        self.cupy.get_default_memory_pool().free_all_blocks()  # what the ordinary calls needed
+        self.cupy.get_default_memory_pool().free_all_blocks()  # the memory of the ordinary calls
         self.inputs = [x.copy() for x in inputs]
         self.pool = self.cupy.cuda.MemoryPool()
         stream = self.cupy.cuda.get_current_stream()
@@ -48,18 +49,21 @@ class Captured:
             try:
                 self.outputs = self.function(*self.inputs)
                 self.graph = stream.end_capture()
-            except (RuntimeError, MemoryError) as error:  # those of CUDA are RuntimeErrors
+            except (RuntimeError, MemoryError) as error:  # CUDA's errors are RuntimeErrors
                 self.failed = True
-                with contextlib.suppress(RuntimeError):  # a capture that became invalid ends with one more
+                with contextlib.suppress(RuntimeError):  # ending an invalid capture raises another
                     stream.end_capture()
-                print(f"wtref: this step cannot be a CUDA graph ({error}); it runs without", file=sys.stderr)
+                print(f"wtref: this step cannot be captured as a CUDA graph ({error}); it runs without one", file=sys.stderr)
 
 
 class CapturedStep:
-    """train_step, whose engaged mode is a CUDA graph; mirror mode, whose noise comes from the host, follows as usual."""
+    """train_step with its engaged mode captured as a CUDA graph.
+
+    Mirror mode is not captured, because its noise is drawn on the host.
+    """
 
     def __init__(self, cupy):
-        """cupy: the module."""
+        """cupy: the module cupy."""
         self.cupy, self.engaged = cupy, None
 
     def __call__(self, network, rule, sgd, loss, images, labels, step):
@@ -76,7 +80,7 @@ def _engaged_step(network, rule, sgd, loss, images, labels):
 
 
 class _Engaged:
-    """A rule without its mirror mode."""
+    """A rule whose mirror mode does nothing."""
 
     def __init__(self, rule):
         self.before_backward, self.learn = rule.before_backward, rule.learn

@@ -1,8 +1,8 @@
-"""The layers of layers.py from fewer passes over memory: the same results, to rounding.
+"""The layers of layers.py computed in fewer passes over memory, with the same results up to rounding.
 
-Each takes the plain layer whose place it has, whose synapses or batch-norm arrays it shares, and the `ops` of a device:
-functions with the meanings of fast/plain.py, in C or CUDA.  A backward pass lets go of what the forward
-pass kept, so each forward pass allows one backward pass.
+Each is built from the plain layer that it replaces, whose synapses or batch-norm arrays it shares, and the `ops` of a
+device: the functions of fast/plain.py in C or CUDA.  The backward pass frees the activities that the forward pass kept,
+so each forward pass allows one backward pass.
 """
 
 from wtref import layers
@@ -28,10 +28,10 @@ class Linear(layers.Linear):
 
 
 class Conv2d(layers.Conv2d):
-    """moments: what ops found on the way about those of the latest result, for the batch norm that follows; else None."""
+    """A convolution; `moments` holds those of its latest output, for the batch norm that follows, if ops computed them."""
 
     def __init__(self, plain, ops, normed):
-        """normed: whether a batch norm follows at once."""
+        """normed: whether the next layer is a batch norm."""
         vars(self).update(vars(plain))
         self.ops, self.normed, self.moments = ops, normed, None
 
@@ -47,17 +47,17 @@ class Conv2d(layers.Conv2d):
     def backward(self, delta):
         s, ops, size = self.synapses, self.ops, self.y.shape[1:3]
         s.delta = delta if s.keep_delta else None
-        s.W_gradient = ops.convolve_outer(delta, self.y, *self.geometry)
+        s.W_gradient = ops.convolve_gradient(delta, self.y, *self.geometry)
         s.b_gradient = ops.total(delta) if s.bias else None
         self.y = None
         return None if s.B is None else ops.convolve_back(s.received(delta), s.B, *self.geometry, size)
 
 
 class BatchNorm:
-    """Batch norm, and the ReLU behind it or the end of a residual block, max(norm(y) + plus, 0), in one pass."""
+    """Batch norm in one pass with the ReLU or the residual sum that follows it: max(norm(y) + plus, 0)."""
 
     def __init__(self, plain, ops, rectify=False, source=None):
-        """rectify: whether a ReLU follows; source: the fast Conv2d that gives y and may know its moments, or None."""
+        """rectify: whether a ReLU follows; source: the fast Conv2d that computes y, whose moments are used, or None."""
         self.plain, self.ops, self.rectify, self.source = plain, ops, rectify, source
 
     def forward(self, y, train=True, plus=None):
@@ -73,31 +73,34 @@ class BatchNorm:
         return self.ops.norm_forward(y, self.mean, self.scale, plain.beta, self.rectify, plus)
 
     def backward(self, delta):
-        """delta, the error behind the ReLU where there is one (..., C) -> (..., C)."""
+        """delta (..., C), the error at the output (of the ReLU, if there is one) -> the error at y (..., C)."""
         return self.backward_linear(delta, self.plain.beta if self.rectify else None)
 
     def values(self, y):
-        """How many values each channel has in the batch y."""
+        """The number of values of each channel in the batch y."""
         return y.size // y.shape[-1]
 
     def statistics(self, y):
-        """The mean of y, 1 / sqrt(variance + epsilon), and gamma times that; the running statistics move."""
+        """Return the mean of y, 1 / sqrt(variance + epsilon), and gamma times that; update the running statistics."""
         plain, running = self.plain, (self.plain.running_mean, self.plain.running_var)
         return self.ops.norm_statistics(y, plain.gamma, *running, plain.momentum, plain.epsilon, known=self.known())
 
     def known(self):
-        """What the convolution that gave y found about its moments, once; or None."""
+        """Take the moments that the convolution left about its output y; None if there are none."""
         moments = self.source and self.source.moments
         if moments is not None:
             self.source.moments = None
         return moments
 
     def gradients(self, delta, beta):
-        """The gradients of beta and gamma, and slope and shift of ops.norm_back."""
+        """Return the gradients of beta and gamma, and the slope and shift of ops.norm_back."""
         return self.ops.norm_gradients(delta, self.y, self.mean, self.inverse_std, self.scale, beta)
 
     def backward_linear(self, delta, beta=None):
-        """delta, the error before the ReLU; with beta, delta counts only where the ReLU behind let y through."""
+        """delta (..., C), the error before the ReLU -> the error at y (..., C).
+
+        If beta is given, delta is the error after the ReLU, and is set to 0 where the ReLU's input was not positive.
+        """
         plain = self.plain
         plain.beta_gradient, plain.gamma_gradient, slope, shift = self.gradients(delta, beta)
         if not self.of_batch:
@@ -147,10 +150,10 @@ class GlobalAvgPool(layers.GlobalAvgPool):
 
 
 class Residual(layers.Residual):
-    """A residual block whose sum and phi are taken in one pass, with the body's last batch norm where a ReLU follows."""
+    """A residual block with its sum and ReLU in one pass, which includes the body's last batch norm if there is one."""
 
     def __init__(self, body, shortcut, phi, ops):
-        """phi: a fast BatchNorm that rectifies, taken from the body's end; a ReLU; or any other activation."""
+        """phi: a fast ReLU, another activation, or a rectifying fast BatchNorm, the last layer of the plain body."""
         super().__init__(body, shortcut, phi)
         self.ops = ops
 

@@ -1,4 +1,4 @@
-"""Noise of noise.py whose products are taken by a device's ops."""
+"""The noise of noise.py with its products computed by a device's ops."""
 
 from functools import partial
 
@@ -18,7 +18,7 @@ class Patterns(noise.Patterns):
 
 
 def accelerate_noise(rule, device):
-    """Let a weight mirror's decorrelated noise be multiplied by the device's ops; other rules stay as they are."""
+    """Have the products of a weight mirror's decorrelated noise computed by the device's ops; other rules have none."""
     drawn = getattr(rule, "noise", None)
     if device.ops is not None and isinstance(drawn, noise.DecorrelatedNoise):
         drawn.patterns = partial(Patterns, device.ops)

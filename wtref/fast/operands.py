@@ -1,21 +1,21 @@
-"""What must hold before a kernel is called: kernels believe what they are told."""
+"""Checks made before a kernel is called: the kernels themselves check nothing."""
 
 import functools
 
 from wtref import layers
 
-LARGEST = 1 << 20  # kernel, stride or padding: far more than any has, far less than the kernels' integers hold
+LARGEST = 1 << 20  # of kernel, stride and padding, far below what would overflow the kernels' integers
 
 
 class Shapes:
-    """Mixed into the geometry of a convolution or pooling, as the kernels are given it: its sizes by name."""
+    """A mixin for the struct of sizes by which a convolution or pooling is described to the kernels."""
 
     NAMES = ("n", "h", "w", "c_in", "out_h", "out_w", "c_out", "k_h", "k_w", "s_h", "s_w", "p_h", "p_w")
 
     @classmethod
     @functools.cache
     def of(cls, function, images, c_out, kernel, stride, padding):
-        """function: which asks;  images: the shape (N, H, W, C_in) of what the kernel slides over."""
+        """Return the sizes for images of shape (N, H, W, C_in); `function` is the caller's name for error messages."""
         size = output_size(function, images, kernel, stride, padding)
         return cls(*images, *size, c_out, *kernel, *stride, *padding)
 
@@ -30,7 +30,7 @@ class Shapes:
 
 
 def output_size(function, images, kernel, stride, padding):
-    """(H', W') for images (N, H, W, C), as in layers.py; ValueError, naming the function, where there are no patches."""
+    """Return (H', W') for images (N, H, W, C) as in layers.py.  Raises ValueError where no patch fits."""
     pairs = (1, kernel), (1, stride), (0, padding)
     fits = len(images) == 4 and all(len(pair) == 2 and low <= min(pair) <= max(pair) <= LARGEST for low, pair in pairs)
     size = layers.output_size(images[1:3], kernel, stride, padding) if fits else (0, 0)
@@ -40,6 +40,6 @@ def output_size(function, images, kernel, stride, padding):
 
 
 def check_order(order):
-    """Raise ValueError unless there is a Hadamard matrix of that order, by Sylvester's construction."""
+    """Raise ValueError unless the order is a power of two, as Sylvester's construction of a Hadamard matrix needs."""
     if order < 1 or order & (order - 1):
         raise ValueError(f"hadamard_product: order must be a power of two, found {order}")

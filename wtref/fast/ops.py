@@ -1,6 +1,6 @@
-"""What computes the fused layers: compiled.py (on a CPU) and cuda.py; plain.py says what each function computes.
+"""`equip`: a device with `ops`, the functions that the fused layers call.
 
-`equip` gives a device its own `ops`, with functions named as in plain.py; all equal those to rounding.
+compiled.py has them for a CPU, cuda.py for a GPU.  plain.py defines what each function computes; all agree up to rounding.
 """
 
 import os
@@ -19,18 +19,26 @@ KERNELS = ("auto", "compiled", "plain")
 
 
 def equip(device, kernels="auto", threads=None, precision="float32"):
-    """The device with ops of its own, and which in words.
+    """Return the device with ops of its own and a description of them in `kernels`.
 
-    kernels: "auto", "compiled" or "plain"; auto: compiled where there is a C compiler, or on a GPU, else plain.
-    threads: of a CPU; None for one on each core.  BLAS, which has one number of threads for the whole process, takes that
-    of the device equipped last.  precision: of the factors of float32's products, one of PRECISIONS.
-    Raises InputError where compiled kernels, the precision or the number of threads are asked for and cannot be had.
+    Parameters
+    ----------
+    device : Device      as open_device returns it
+    kernels : str        "auto": compiled kernels if possible, else none; "compiled": required; "plain": none
+    threads : int        the number of CPU threads; None for one per core.  BLAS has one number of threads for the whole
+                         process, that of the device equipped last
+    precision : str      of the factors of products in float32 on a GPU: "float32", "tf32" or "bf16"
+
+    Raises
+    ------
+    InputError
+        If the kernels, the number of threads or the precision are not available.
     """
     if device.name != "cpu":
         ops = _cuda_ops(device.xp, kernels, precision)
         return replace(device, ops=ops, kernels=f"CUDA kernels, {precision} products" if ops else "plain kernels")
     if precision != "float32":
-        raise InputError(f"--precision {precision} needs a GPU; on --device cpu it is float32")
+        raise InputError(f"--precision {precision} needs a GPU; the CPU computes in float32")
     threads = min(cores(), LIMITS["threads"].high) if threads is None else threads
     check_limits({"threads": threads})
     threadpool_limits(threads, user_api="blas")
@@ -41,7 +49,7 @@ def equip(device, kernels="auto", threads=None, precision="float32"):
 
 
 def _cpu_ops(kernels, threads):
-    """(Compiled or None, which in words)."""
+    """(the ops or None, their description)"""
     if kernels == "plain":
         return None, "plain kernels"
     try:
@@ -55,10 +63,10 @@ def _cpu_ops(kernels, threads):
 def _cuda_ops(cupy, kernels, precision):
     if kernels == "plain":
         if precision != "float32":
-            raise InputError(f"--precision {precision} needs the CUDA kernels; leave --kernels plain out")
+            raise InputError(f"--precision {precision} needs the CUDA kernels; omit --kernels plain")
         return None
     if precision == "bf16" and not _knows_bfloat16(cupy):
-        raise InputError("--precision bf16 needs ml_dtypes, CuPy 14 and NumPy 2.1.2, or newer ones; or take --precision tf32")
+        raise InputError("--precision bf16 needs ml_dtypes, CuPy 14 and NumPy 2.1.2, or newer; --precision tf32 does not")
     processors = cupy.cuda.Device().attributes["MultiProcessorCount"]
     return Cuda(cupy, cupy.RawModule, precision, processors)
 
@@ -71,5 +79,5 @@ def _knows_bfloat16(cupy):
 
 
 def cores():
-    """The cores that this process may run on."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

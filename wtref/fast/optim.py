@@ -1,11 +1,14 @@
-"""SGD of optim.py in one pass over memory, its learning rate on the device, where a CUDA graph can read it."""
+"""The SGD of optim.py in one pass over memory.
+
+The learning rate is an array on the device, so that a CUDA graph reads its current value at each replay.
+"""
 
 from wtref import optim
 
 
 class SGD(optim.SGD):
     def __init__(self, device, *arguments, **options):
-        """device: with ops; the rest as of optim.SGD."""
+        """device: a Device with ops; the other arguments are those of optim.SGD."""
         self.ops, self._lr = device.ops, device.array(0.0)
         super().__init__(*arguments, **options)
 

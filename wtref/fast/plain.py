@@ -1,6 +1,6 @@
-"""What each function of a device's `ops` computes, in array expressions: what every faster version must equal.
+"""The functions of a device's `ops` as array expressions: the specification that every faster version must match.
 
-Kernel, stride and padding are pairs (vertical, horizontal); patches are those of layers.py.
+Kernel, stride and padding are pairs (vertical, horizontal).  Patches are ordered as in layers.py.
 """
 
 import math
@@ -12,46 +12,49 @@ from wtref.noise import hadamard_product  # noqa: F401  (one of the ops)
 
 
 def product(a, b):
-    """a (M, K) times b (K, N)."""
+    """a (M, K) times b (K, N): (M, N)."""
     return a @ b
 
 
 def convolve(y, W, kernel, stride, padding):
-    """W (C_out, k_h k_w C_in) acting on the patches of y (N, H, W, C_in): (N, H', W', C_out)."""
+    """W (C_out, k_h k_w C_in) applied to the patches of y (N, H, W, C_in): (N, H', W', C_out)."""
     return layers.product(patches(y, kernel, stride, padding), W.T)
 
 
 def convolve_with_moments(y, W, kernel, stride, padding):
-    """The same, and what norm_statistics takes as `known` about it; None where that is not found on the way."""
+    """The same, and its moments in the form that norm_statistics takes as `known`; None where they are not computed."""
     return convolve(y, W, kernel, stride, padding), None
 
 
-def convolve_outer(delta, y, kernel, stride, padding):
-    """The sum over batch and positions of delta y^T, delta (N, H', W', C_out) and y's patches: as W, (C_out, n_in)."""
+def convolve_gradient(delta, y, kernel, stride, padding):
+    """The gradient of W (C_out, k_h k_w C_in): delta y^T summed over batch and positions.
+
+    delta (N, H', W', C_out); y (N, H, W, C_in), of which the patches are taken.
+    """
     return rows(delta).T @ rows(patches(y, kernel, stride, padding))
 
 
 def convolve_back(delta, B, kernel, stride, padding, size):
-    """delta (N, H', W', C_out) through B (k_h k_w C_in, C_out), patch by patch: (N, H, W, C_in), size = (H, W)."""
+    """B (k_h k_w C_in, C_out) applied to delta (N, H', W', C_out) and summed over patches: (N, H, W, C_in), size = (H, W)."""
     shape = len(delta), *size, len(B) // math.prod(kernel)
     return image(layers.product(delta, B.T), shape, kernel, stride, padding)
 
 
 def max_pool(y, kernel, stride, padding):
-    """The largest value of each window of y (N, H, W, C) and which of its places first held it, both (N, H', W', C)."""
+    """The maximum of each window of y (N, H, W, C), and its first position in the window, both (N, H', W', C)."""
     pool = layers.MaxPool("max_pool", kernel, stride, padding)
     return pool.forward(y), pool.winner
 
 
 def max_pool_back(delta, winner, kernel, stride, padding, size):
-    """delta (N, H', W', C) to the places that won: (N, H, W, C), size = (H, W)."""
+    """delta (N, H', W', C) added at the positions of the maxima: (N, H, W, C), size = (H, W)."""
     pool = layers.MaxPool("max_pool", kernel, stride, padding)
     pool.winner, pool.shape = winner, (len(delta), *size, delta.shape[3])
     return pool.backward(delta)
 
 
 def biased(a, b):
-    """a + b, a (..., C) and b (C); a itself may become it."""
+    """a (..., C) + b (C); a may be overwritten."""
     a += b
     return a
 
@@ -73,22 +76,22 @@ def moments(x):
 
 
 def joint_moments(counts, means, variances):
-    """Mean and variance (C) of all rows, from how many rows each part of them has and that part's own, all (parts, C).
+    """Mean and variance (C) of all rows, from the row counts, means and variances of parts of them, all (parts, C).
 
-    No difference of squares, in which a small variance beside a large mean would be lost, or come out below zero.
+    The sum of squared deviations is accurate where the variance is small beside the mean, unlike a difference of squares.
     (Chan, Golub and LeVeque, 1979.)
     """
     total, base = counts.sum(axis=0), means[-1]
-    mean = base + (counts * (means - base)).sum(axis=0) / total  # of equal means, exactly that
+    mean = base + (counts * (means - base)).sum(axis=0) / total  # exact where all means are equal
     return mean, (counts * (variances + (means - mean) ** 2)).sum(axis=0) / total
 
 
 def norm_statistics(y, gamma, running_mean, running_var, momentum, epsilon, known=None, moments=moments, count=None):
-    """Of the batch y (..., C): its mean, 1 / sqrt(variance + epsilon), and gamma times that.
+    """The mean of the batch y (..., C), 1 / sqrt(variance + epsilon), and gamma times that, each (C).
 
-    The running ones move towards the batch's by `momentum`, in place; the variance without bias.  known: from
-    convolve_with_moments, where y is its result; count: the rows
-    of y, or of all that it is a share of.
+    The running mean and variance (C) are updated in place: running += momentum (batch - running), with the unbiased
+    variance.  known: the moments of y that convolve_with_moments returned with it; moments: a function that computes
+    them; count: the number of rows, if y is a shard of a larger batch.
     """
     (mean, variance), count = moments(y), count or y.size // y.shape[-1]
     running_mean += momentum * (mean - running_mean)
@@ -97,7 +100,7 @@ def norm_statistics(y, gamma, running_mean, running_var, momentum, epsilon, know
 
 
 def norm_scale(variance, gamma, epsilon):
-    """1 / sqrt(variance + epsilon), and gamma times that."""
+    """1 / sqrt(variance + epsilon), and gamma times that, each (C)."""
     inverse_std = 1 / array_module(variance).sqrt(variance + epsilon)
     return inverse_std, gamma * inverse_std
 
@@ -105,16 +108,17 @@ def norm_scale(variance, gamma, epsilon):
 def norm_sums(delta, x, mean, scale, beta=None):
     """The sums of delta and of delta (x - mean) over all but the last axis, (2, C); delta, x (..., C).
 
-    beta: if given, delta counts only where (x - mean) scale + beta > 0, as behind a ReLU.
+    beta: if given, a ReLU follows, and delta is set to 0 where (x - mean) scale + beta <= 0.
     """
-    counted = _counted(delta, x, mean, scale, beta)
-    return array_module(x).stack([total(counted), total(counted * (x - mean))])
+    delta = _through_relu(delta, x, mean, scale, beta)
+    return array_module(x).stack([total(delta), total(delta * (x - mean))])
 
 
 def norm_gradients(delta, x, mean, inverse_std, scale, beta=None, norm_sums=norm_sums, count=None):
-    """The gradients of beta and gamma; and slope and shift of norm_back.  beta, count: as above, count of delta.
+    """The gradients of beta and gamma, and the slope and shift of norm_back, each (C).
 
-    By slope and shift the batch's variance and its mean, which depend on every row, send delta back.
+    Slope and shift carry delta through the batch's variance and mean, which depend on every row.
+    beta: as in norm_sums; count: as in norm_statistics.
     """
     (delta_sum, centred_sum), count = norm_sums(delta, x, mean, scale, beta), count or delta.size // len(mean)
     slope, shift = -scale * inverse_std * inverse_std * centred_sum / count, -scale * delta_sum / count
@@ -122,14 +126,14 @@ def norm_gradients(delta, x, mean, inverse_std, scale, beta=None, norm_sums=norm
 
 
 def norm_forward(x, mean, scale, beta, rectify=False, plus=None):
-    """(x - mean) scale + beta, channel by channel; plus that, in x's shape; rectify: and max(., 0) of all."""
+    """(x - mean) scale + beta for each channel, plus `plus` of x's shape if given; max(., 0) of that if rectify."""
     y = (x - mean) * scale + beta if plus is None else (x - mean) * scale + beta + plus
     return relu(y) if rectify else y
 
 
 def norm_back(delta, x, mean, scale, slope, shift, beta=None):
-    """delta scale + (x - mean) slope + shift, channel by channel; beta: as of norm_sums."""
-    return _counted(delta, x, mean, scale, beta) * scale + (x - mean) * slope + shift
+    """delta scale + (x - mean) slope + shift for each channel; beta: as in norm_sums."""
+    return _through_relu(delta, x, mean, scale, beta) * scale + (x - mean) * slope + shift
 
 
 def relu(a):
@@ -138,23 +142,23 @@ def relu(a):
 
 
 def relu_back(delta, y):
-    """delta where y > 0, else 0; there NaN stays NaN, and infinity becomes NaN."""
+    """delta where y > 0, else 0 delta, which is NaN for NaN and infinity."""
     return delta * (y > 0)
 
 
 def add(a, b, rectify=False):
-    """a + b, of one shape; rectify: and max(., 0) of that."""
+    """a + b, of the same shape; max(., 0) of that if rectify."""
     return relu(a + b) if rectify else a + b
 
 
 def descend(w, v, gradient, lr, momentum, decay, nesterov):
-    """g = gradient + decay w;  v = momentum v + g;  w -= lr v, or lr (g + momentum v): w and v in place."""
+    """g = gradient + decay w;  v = momentum v + g;  w -= lr v, or lr (g + momentum v) if nesterov; w and v in place."""
     gradient = gradient + decay * w
     v *= momentum
     v += gradient
     w -= lr * (gradient + momentum * v if nesterov else v)
 
 
-def _counted(delta, x, mean, scale, beta):
-    """delta where a ReLU behind batch norm let x through; all of it where there is none."""
+def _through_relu(delta, x, mean, scale, beta):
+    """delta before the ReLU that follows batch norm; delta itself if beta is None, when there is no ReLU."""
     return delta if beta is None else relu_back(delta, norm_forward(x, mean, scale, beta))

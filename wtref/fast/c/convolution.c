@@ -191,7 +191,7 @@ static void direct_outer(struct geometry g, const REAL *y, const REAL *delta, RE
 }
 
 /* outer (c_out, k_h k_w c_in): the sum over batch and positions of delta y^T. */
-void convolve_outer(const struct geometry *g, const REAL *delta, const REAL *y, REAL *outer) {
+void convolve_gradient(const struct geometry *g, const REAL *delta, const REAL *y, REAL *outer) {
     if (suits_winograd(*g))
         winograd_outer(tiling_of(g->n, g->h, g->w), y, delta, g->c_in, g->c_out, outer);
     else if (is_product(*g))

@@ -159,7 +159,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) KERNEL##_##TM##x##TN( \
     PRODUCT(product_mk, false, true, TM, TN) \
     PRODUCT(product_mm, false, false, TM, TN) \
     CONVOLVE(TM, TN) \
-    CONVOLUTION(convolve_outer, Matrix<false>(a, g.c_out, g.c_out, g.positions()), Places(b, g), \
+    CONVOLUTION(convolve_gradient, Matrix<false>(a, g.c_out, g.c_out, g.positions()), Places(b, g), \
                 g.c_out, g.n_in(), g.positions(), REAL, TM, TN) \
     CONVOLUTION(convolve_back, Echoes(a, g), Feedback(b, g), \
                 g.pixels(), g.c_in, g.k_h * g.k_w * g.c_out, STORED, TM, TN)
