@@ -85,7 +85,7 @@ def test_reproduce_shows_its_table_and_needs_no_run_again(monkeypatch, capsys, f
     monkeypatch.setitem(EXPERIMENTS, "tiny", TINY)
     flags = ["reproduce", "tiny", "--seeds", "1", "--epochs", "1", "--threads", "1"]
     assert main(flags) == 0
-    shown = capsys.readouterr().out.split("finished")[0].splitlines()
+    shown = capsys.readouterr().out.splitlines()
     out, err = full(*flags, name=name)
     assert err == f"wtref: cannot write runs/reproduce-tiny-1epochs/{name}: No space left on device\n"
     assert re.findall(r"^ *(?:BP|KP) .*$", out, re.MULTILINE) == [line for line in shown if re.match(" *(BP|KP) ", line)] != []
@@ -93,8 +93,11 @@ def test_reproduce_shows_its_table_and_needs_no_run_again(monkeypatch, capsys, f
 
 @needs_proc
 def test_compare_starts_no_run_on_a_disk_that_is_full_already(full):
-    out, err = full("compare", *MLP, "--rules", "bp", "--seeds", "1")
-    assert (out, err) == ("", "wtref: cannot write runs/compare-digits-1/compare.json: No space left on device\n")
+    flags = ["compare", *MLP, "--rules", "bp", "--seeds", "1"]
+    out, err = full(*flags)
+    unsaved = "wtref: cannot write runs/compare-digits-1-bp-0/config.json: No space left on device; no run was started"
+    again = f"python run.py {' '.join(flags)} --log-name compare-digits-1"
+    assert err == f"{unsaved}; 0 of 1 runs finished; missing: bp seed 0; do what is left with: {again}\n" and "BP" not in out
     assert not os.listdir("runs")
 
 

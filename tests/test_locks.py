@@ -27,6 +27,10 @@ EXPERIMENT = Experiment(
 )
 FOLDER = Path("runs/mine")
 IN_USE = f"wtref: run 'mine' is in use by process %d on {socket.gethostname()}; wait for it or stop it\n"
+LEFT = (  # what reproduce adds
+    f"wtref: run '{{0}}-bp-0' is in use by process {os.getpid()} on {socket.gethostname()}; wait for it or stop it; "
+    "0 of 1 runs finished; missing: bp seed 0; do what is left with: python run.py reproduce {0} --jobs 1\n"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +66,7 @@ def test_a_second_process_is_refused_and_a_killed_one_is_no_obstacle(capsys):
 def test_every_command_that_writes_is_refused(monkeypatch, capsys):
     monkeypatch.setitem(EXPERIMENTS, "tiny", EXPERIMENT)
     assert main(TINY) == 0
-    assert main(["reproduce", "tiny"]) == 0
+    assert main(["reproduce", "tiny", "--jobs", "1"]) == 0
     Path("runs/tiny-bp-0/last.npz").unlink()
     capsys.readouterr()
     tiny = Run("tiny-bp-0")
@@ -70,11 +74,11 @@ def test_every_command_that_writes_is_refused(monkeypatch, capsys):
         before = contents(), contents(tiny.folder)
         assert main(["train", "--resume", "mine"]) == 2
         assert capsys.readouterr() == ("", IN_USE % os.getpid())
-        assert main(["reproduce", "tiny"]) == 2
-        assert capsys.readouterr().err == (IN_USE % os.getpid()).replace("mine", "tiny-bp-0")
-        monkeypatch.setattr("wtref.runs.reproduce.run_names", list)  # as before the other process began
-        assert main(["reproduce", "tiny"]) == 2
-        assert capsys.readouterr().err == (IN_USE % os.getpid()).replace("mine", "tiny-bp-0")
+        assert main(["reproduce", "tiny", "--jobs", "1"]) == 2
+        assert capsys.readouterr().err == LEFT.format("tiny")
+        monkeypatch.setattr("wtref.runs.compare._begun", lambda name: False)  # as found just before the other process began
+        assert main(["reproduce", "tiny", "--jobs", "1"]) == 2
+        assert capsys.readouterr().err == LEFT.format("tiny")
         assert (contents(), contents(tiny.folder)) == before
 
 
@@ -84,25 +88,26 @@ def test_two_processes_do_not_write_one_report_at_the_same_time(monkeypatch, cap
     folder = Path("runs/reproduce-tiny")
     folder.mkdir(parents=True)
     with locks.held(folder / "lock", "it"):
-        assert main(["reproduce", "tiny"]) == 2
+        assert main(["reproduce", "tiny", "--jobs", "1"]) == 2
     out, err = capsys.readouterr()
-    assert "test error %" in out and not list(folder.iterdir())
+    assert "test accuracy %" in out and not list(folder.iterdir())
     assert err == (IN_USE % os.getpid()).replace("run 'mine'", "the report runs/reproduce-tiny")
-    assert main(["reproduce", "tiny"]) == 0 and (folder / "report.html").exists() and not (folder / "lock").exists()
+    assert main(["reproduce", "tiny", "--jobs", "1"]) == 0 and (folder / "report.html").exists() and not (folder / "lock").exists()
 
 
 @pytest.mark.parametrize("command", ["train", "import", "reproduce"])
 def test_a_folder_that_another_process_has_just_made_is_not_removed(monkeypatch, capsys, command):
     monkeypatch.setitem(EXPERIMENTS, "mine", EXPERIMENT)
     name = "mine-bp-0" if command == "reproduce" else "mine"
-    flags = {"train": TINY, "import": ["import", "torch.pt", *NET, "--log-name", "mine"], "reproduce": ["reproduce", "mine"]}
+    flags = {"train": TINY, "import": ["import", "torch.pt", *NET, "--log-name", "mine"], "reproduce": ["reproduce", "mine", "--jobs", "1"]}
     assert main([*TINY[:-1], "other"]) == 0 and main(["export", "other"]) == 0
     Path("runs/other/torch.pt").rename("torch.pt")
     Run(name).folder.mkdir()
     capsys.readouterr()
     with Run(name).held():
         assert main(flags[command]) == 2
-        assert capsys.readouterr().err == (IN_USE % os.getpid()).replace("mine", name)
+        said = LEFT.format("mine") if command == "reproduce" else IN_USE % os.getpid()
+        assert capsys.readouterr().err == said
         assert os.listdir(Run(name).folder) == ["lock"]
     assert main(flags[command]) == 0, "an empty folder that is not locked is treated as none"
 

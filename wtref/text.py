@@ -15,7 +15,12 @@ def _escaped(character):
     return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
 
 
-def columns(rows):
-    """Rows of texts as lines, each column as wide as its widest text."""
+def columns(rows, justify=str.ljust):
+    """Rows of texts as lines, each column as wide as its widest text; justify: str.ljust or str.rjust."""
     widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join("  ".join(map(justify, row, widths)).rstrip() for row in rows)
+
+
+def counted(number, noun):
+    """The number and the noun: "1 epoch", "2,000 epochs"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

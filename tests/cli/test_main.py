@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,6 @@ from launching import MLP, RUN_PY
 from programs import finish, is_empty, start, wait_until
 from wtref import __version__, datasets
 from wtref.cli.main import main
-from wtref.cli.training import NOT_COMPARED
 from wtref.datasets import DATA_DIR, DATASETS
 from wtref.device import open_device
 from wtref.fast import ops as kernels
@@ -27,6 +26,7 @@ from wtref.noise import NOISES
 from wtref.relatives import RULES
 from wtref.runs import compare
 from wtref.runs.config import Config
+from wtref.runs.experiments import DIGITS
 from wtref.runs.run import Run
 from wtref.training import Training
 
@@ -359,24 +359,37 @@ def test_a_file_where_the_runs_should_be(refused, command):
 
 
 @pytest.fixture
-def main_job(monkeypatch):
-    """What compare.run was called with."""
+def compared(monkeypatch):
+    """What compare was called with."""
     calls = []
-    monkeypatch.setattr(compare, "run", lambda *call: calls.append(call))
+    monkeypatch.setattr("wtref.cli.training.compare", lambda *call: calls.append(call))
     return calls
 
 
-@pytest.mark.parametrize("argv", [[], ["compare"]])
-def test_no_arguments_mean_compare(main_job, argv):
+@pytest.mark.parametrize("argv", [[], ["reproduce", "digits"]])
+def test_no_arguments_mean_reproduce_digits(compared, argv):
     assert main(argv) == 0
-    config = Config(model="resnet20", epochs=8, weight_decay=0.03)
-    assert main_job == [(config, ["bp", "fa", "ss", "wm", "kp"], 5, None)]
+    ((experiment, name, folder, command, jobs, _),) = compared
+    assert (name, folder, command, jobs) == ("digits", Path("runs/reproduce-digits"), "python run.py reproduce digits", None)
+    configs = [Config(model="resnet20", epochs=8, weight_decay=0.03, rule=rule, seed=seed)
+               for seed in range(5) for rule in ("bp", "fa", "ss", "wm", "kp")]  # fmt: skip
+    assert list(experiment.configs(name).values()) == configs
 
 
-def test_compare_takes_any_flag_of_a_run(main_job):
+def test_compare_takes_any_flag_of_a_run(compared):
     main("compare --rules kp dfa --seeds 2 --jobs 3 --model mlp --hidden 7 8 --weight_decay 0".split())
+    ((experiment, name, folder, _, jobs, _),) = compared
+    assert (name, folder, jobs) == ("compare-digits-1", Path("runs/compare-digits-1"), 3)
     config = Config(model="mlp", epochs=8, hidden=(7, 8), weight_decay=0.0)
-    assert main_job == [(config, ["kp", "dfa"], 2, 3)]
+    assert experiment.configs(name) == {
+        f"compare-digits-1-{rule}-{seed}": replace(config, rule=rule, seed=seed) for rule in ("kp", "dfa") for seed in (0, 1)
+    }
+
+
+def test_compare_without_flags_is_the_main_job_in_a_folder_of_its_own(compared):
+    assert main([]) == main(["compare"]) == 0
+    first, second = (list(experiment.configs(name).values()) for experiment, name, *_ in compared)
+    assert first == second and compared[1][1] == "compare-digits-1"
 
 
 @pytest.mark.parametrize("argv", [
@@ -420,7 +433,7 @@ def test_layers_without_an_angle_are_counted_and_drawn_around(capsys):
     for line, record in zip(lines, Run("deep").metrics(), strict=True):
         silent = sum(map(math.isnan, record["delta_angles"].values()))
         assert 10 < silent < 90 and set(map(str, record["delta_angles"].values())) == {"0.0", "nan"}
-        assert f"matrix angle 0.0° delta angle 0.0° ({silent} of 100 layers have none)  " in line
+        assert f"matrix angle 0.0°  delta angle 0.0° ({silent} of 100 layers have none)  " in line
     assert main(["figures", "deep"]) == main(["runs"]) == main(["train", "--resume", "deep"]) == 0
 
 
@@ -434,8 +447,6 @@ def test_help_names_and_explains_every_field(capsys, command):
     assert main([command, "--help"]) == 0
     out = capsys.readouterr().out
     for spec in fields(Config):
-        if command == "compare" and spec.name in NOT_COMPARED:
-            continue
         flag = "--" + spec.name.replace("_", "-")
         if command == "compare" and spec.name in ("rule", "seed"):
             flag += "s"
@@ -469,7 +480,7 @@ def test_compare_s_runs_are_train_s_runs(capsys):
         for seed in (0, 1):
             name = f"{rule}{seed}"
             main([*MLP, "--rule", rule, "--seed", str(seed), "--epochs", "2", "--log-name", name,
-                  "--weight-decay", str(compare.DEFAULTS["weight_decay"])])  # fmt: skip
+                  "--weight-decay", str(DIGITS["weight_decay"])])  # fmt: skip
             wanted |= {(rule, seed, line["epoch"]): line["test_loss"] for line in Run(name).metrics()}
     assert found == pytest.approx(wanted, rel=1e-4)  # BLAS may split its sums otherwise over other threads
 
@@ -490,7 +501,7 @@ def test_divergence_in_compare_names_the_run(here):
     code, out, err = finish(start("compare", *MLP, "--lr", "1e9", "--rules", "kp", "--seeds", "1", cwd=here))
     assert code == 1
     assert re.fullmatch(DIVERGED, err)
-    assert "kp" in err and "seed 0" in err
+    assert err.endswith("(compare-digits-1-kp-0)\n")
 
 
 def test_divergence_later_on_keeps_the_epochs_before(monkeypatch, capsys):
@@ -571,16 +582,15 @@ def test_ctrl_c_while_training(here, capsys):
 def test_ctrl_c_while_comparing(here):
     """The terminal's Ctrl-C reaches the workers too."""
     process = start("compare", *MLP, "--rules", "bp", "fa", "--seeds", "5000", "--jobs", "2", cwd=here)
-    metrics = here / "runs" / "compare-digits-1" / "metrics.jsonl"
-    wait_until(metrics.exists)
+    first = Run("compare-digits-1-bp-0")
+    wait_until(first.folder.joinpath("metrics.jsonl").exists)
     os.killpg(process.pid, signal.SIGINT)
-    code, _, err = finish(process)
+    code, out, err = finish(process)
     assert code == 130
-    assert err.strip().count("\n") == 0
-    assert "interrupted" in err and "runs/compare-digits-1/metrics.jsonl" in err
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    assert lines and all(line["epoch"] == 1 for line in lines)
-    assert sorted(os.listdir(metrics.parent)) == ["compare.json", "metrics.jsonl", "table.txt"]
+    assert err.count("\n") == 1 and err.startswith("wtref: interrupted; ")
+    again = "compare --model mlp --hidden 8 --device cpu --epochs 1 --rules bp fa --seeds 5000 --jobs 2 --log-name compare-digits-1"
+    assert "runs finished; missing: " in err and err.endswith(f"; do what is left with: python run.py {again}\n")
+    assert first.finished() and "BP" in out and not Path("runs/compare-digits-1").exists()
     wait_until(lambda: is_empty(process.pid))
 
 
@@ -590,10 +600,10 @@ def test_ctrl_c_before_the_first_comparison_is_done_claims_no_metrics(monkeypatc
         yield
 
     monkeypatch.setattr(compare, "completed", interrupted)
-    assert main(["compare", *MLP, "--rules", "bp", "--seeds", "1"]) == 130
-    said = capsys.readouterr().err
-    assert "interrupted" in said
-    assert all(Path(path).exists() for path in re.findall(r"runs/\S+", said))
+    assert main(["compare", *MLP, "--rules", "bp", "--seeds", "2", "--jobs", "2"]) == 130
+    out, err = capsys.readouterr()
+    assert "interrupted; 0 of 2 runs finished; missing: bp seed 0, bp seed 1;" in err and "BP" not in out
+    assert not os.listdir("runs")
 
 
 @pytest.mark.parametrize("argv", [["train"], ["eval", "mine"], ["compare"]], ids=" ".join)

@@ -10,8 +10,9 @@ from helpers import CPU
 from pictures import picture
 from wtref.cli.main import main
 from wtref.datasets.memory import training_order
-from wtref.runs import compare, report, resuming
+from wtref.runs import report, resuming
 from wtref.runs.config import Config
+from wtref.runs.experiments import Experiment
 from wtref.runs.prepare import prepare
 from wtref.runs.run import Run
 
@@ -129,12 +130,14 @@ def test_the_delta_angles_of_an_empty_batch_are_not_numbers_and_left_out_of_mean
     first, second = (record["delta_angles"] for record in records)
     assert first.keys() == second.keys() and np.isnan(list(first.values())).all() and min(second.values()) > 0
     lines = [{"rule": "kp", "seed": 0, **record} for record in records]
-    cells = compare.table(lines[:1], ["kp"]).splitlines()[1].split()
-    assert cells[0] == "kp" and cells[-2] == "-"
-    matrix, worst, *delta = report.rows(lines[:1], {})[0][3:7]
-    assert delta == ["–", "–"] and float(worst) >= float(matrix)
+    matrix, worst, delta = table_row(lines[:1])[2:5]
+    assert delta == "–" and float(worst) >= float(matrix)
     whole = {**lines[0], "seed": 1, "delta_angles": records[1]["delta_angles"]}
-    assert report.rows([lines[0], whole], {})[0][5:7] == report.rows([whole], {})[0][5:7]
+    assert table_row([lines[0], whole])[4] == table_row([whole])[4]
+
+
+def table_row(lines):
+    return report.table(Experiment("", {}), [Config(rule="kp", seed=line["seed"]) for line in lines], lines)[1]
 
 
 @pytest.mark.slow
@@ -173,7 +176,7 @@ def test_train_and_eval_say_how_many_images_they_saw(capsys, dataset):
 def test_compare_says_what_its_data_hold_and_how_many_images_were_skipped(capsys):
     damage("train/ant/2.png", "val/bee/0.png")
     flags = flags_of({**BASE, "model": "mlp", "epochs": 1})
-    assert main(["compare", *flags, "--rules", "bp", "kp", "--seeds=1", "--jobs=1", "--device=cpu"]) == 0
+    assert main(["compare", *flags, "--rules", "bp", "kp", "--seeds=1", "--jobs=2", "--device=cpu"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[1] == "data: 10 training and 6 test images of 2 classes"
     skipped = "images that cannot be read and were skipped: 2, such as: set/train/ant/2.png is no image or a damaged one"

@@ -1,93 +1,250 @@
-"""The main job shows what the paper shows; its table and pictures say what the metrics say."""
+"""`compare` and `reproduce`: what is left is done, and the report holds what the runs' metrics say."""
 
+import itertools
 import json
-import math
-import subprocess
-import sys
+import os
+import re
+import shlex
+import signal
 from pathlib import Path
 from statistics import mean
 
 import pytest
 
-from wtref.runs import compare, figures
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def main_job(tmp_path_factory):
-    """(printed text, folder, last epoch's metrics lines) of `python run.py`, all defaults."""
-    folder = tmp_path_factory.mktemp("main")
-    done = subprocess.run([sys.executable, ROOT / "run.py"], cwd=folder, capture_output=True, text=True, check=True)
-    text = (folder / "runs" / "compare-digits-1" / "metrics.jsonl").read_text()
-    lines = [json.loads(line) for line in text.splitlines()]
-    return done.stdout, folder, [line for line in lines if line["epoch"] == max(x["epoch"] for x in lines)]
+from tiny_experiment import TINY
+from wtref.cli.main import main
+from wtref.distributed.group import ProcessGroup
+from wtref.runs.config import Config
+from wtref.runs.experiments import DIGITS, EXPERIMENTS
+from wtref.runs.run import Run
+from wtref.training import Training
 
 
-def accuracy(lines, rule):
-    return mean(100 - line["test_error"] for line in lines if line["rule"] == rule)
+TINY_ALONE = ["reproduce", "tiny", "--jobs", "1"]  # in this process
 
 
-def layer_angles(lines, rule, kind="matrix"):
-    """Each layer's angle, mean over seeds."""
-    mine = [line[f"{kind}_angles"] for line in lines if line["rule"] == rule]
-    return [mean(angles[name] for angles in mine) for name in mine[0]]
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(EXPERIMENTS, "tiny", TINY)
 
 
-def test_five_seeds_of_five_rules(main_job):
-    _, _, lines = main_job
-    assert {(line["rule"], line["seed"]) for line in lines} == {
-        (rule, seed) for rule in ("bp", "fa", "ss", "wm", "kp") for seed in range(5)
-    }
+def errors(seeds=(0, 1)):
+    return {(rule, seed): [x["test_error"] for x in Run(f"tiny-{rule}-{seed}").metrics()] for rule in TINY.rules for seed in seeds}
 
 
-def test_feedback_alignment_falls_behind_and_stays_unaligned(main_job):
-    _, _, lines = main_job
-    assert accuracy(lines, "fa") <= accuracy(lines, "bp") - 1
-    assert mean(layer_angles(lines, "fa")) > 70
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_recipe_is_a_run_that_can_be(name):
+    experiment = EXPERIMENTS[name]
+    for rule, own in experiment.rules.items():
+        Config(**{**experiment.recipe, **own, "rule": rule})
+    assert experiment.published.keys() <= experiment.rules.keys()
+    assert bool(experiment.source) == bool(experiment.published)
 
 
-def test_sign_symmetry_lies_between(main_job):
-    _, _, lines = main_job
-    assert mean(layer_angles(lines, "kp")) < mean(layer_angles(lines, "ss")) < mean(layer_angles(lines, "fa"))
-    assert mean(layer_angles(lines, "wm")) < mean(layer_angles(lines, "ss"))
+def test_table_and_report_say_what_the_runs_found(capsys):
+    assert main(["reproduce", "tiny", "--threads", "1"]) == 0
+    kp = 100 - mean(errors()["kp", seed][-1] for seed in (0, 1))
+    table = Path("runs/reproduce-tiny/table.txt").read_text()
+    assert re.search(rf"KP +{kp:.2f} ± \d+\.\d\d .* 2 +1\.25\(5\)$", table, re.MULTILINE)
+    assert re.search(r"BP .* 0\.0 .* –$", table, re.MULTILINE)
+    page = Path("runs/reproduce-tiny/report.html").read_text()
+    assert page.count('src="data:image/png;base64,') == 3 and not re.search(r'(src|href)="(?!data:)', page)
+    assert f"{kp:.2f} ±" in page and "reproduce tiny --threads 1" in page and "nobody" in page
+    assert "bp: {&quot;lr&quot;: 0.1}\nkp: {&quot;lr&quot;: 0.2}" in page
+    lines = [json.loads(line) for line in Path("runs/reproduce-tiny/metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 2 * 2 * TINY.recipe["epochs"]
+    assert Run("tiny-kp-1").config().lr == 0.2 and Run("tiny-bp-1").config().lr == Config.lr
 
 
-@pytest.mark.parametrize("rule, widest", [("wm", 12), ("kp", 10)])
-def test_mirrors_and_kolen_pollack_match_backprop_and_align(main_job, rule, widest):
-    _, _, lines = main_job
-    assert accuracy(lines, rule) >= accuracy(lines, "bp") - 1
-    assert max(layer_angles(lines, rule)) < widest
-    assert max(layer_angles(lines, rule, "delta")) < 25
+def test_an_interrupted_experiment_does_what_is_left(monkeypatch, capsys):
+    assert main(TINY_ALONE) == 0
+    wanted = errors()
+    monkeypatch.chdir(Path("runs"))  # a fresh place
+    step, left = Training.step, [30]
+
+    def cut_short(self, *args, **kwargs):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(Training, "step", cut_short)
+    assert main(TINY_ALONE) == 130
+    assert not Path("runs/reproduce-tiny").exists()
+    left[0] = 10**6
+    assert main(TINY_ALONE) == 0
+    assert errors() == wanted
+    assert 10**6 - left[0] <= 4 * 2 * 12 - 12, "the first run's first epoch at least was not done again"
+    monkeypatch.setattr(Training, "step", None)
+    assert main(TINY_ALONE) == 0, "nothing is left to do, and nothing is done"
 
 
-def test_printed_paths_exist(main_job):
-    text, folder, _ = main_job
-    paths = [line.split(": ")[1] for line in text.splitlines() if line.startswith(("metrics: ", "picture: "))]
-    assert len(paths) == 4 and all((folder / path).stat().st_size > 0 for path in paths)
+MOMENTS = {  # of the first of two runs, with 24 steps: what is called then, and how often before
+    "in its last step": (Training, "step", 24),
+    "as it is evaluated": (Training, "evaluate", 2),
+    "as it is saved": (Run, "save", 2),
+    "as it says that it is done": (ProcessGroup, "union", 1),
+}
 
 
-def line_of(rule, seed, error, angle):
-    angles = {"conv": angle, "output": 0.0}
-    return {"rule": rule, "seed": seed, "epoch": 1, "seconds": 2.0, "test_error": error,
-            "matrix_angles": {} if rule == "dfa" else angles, "delta_angles": {"stem": angle}}  # fmt: skip
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_signal_at_the_end_of_a_run_stops_the_experiment(monkeypatch, capsys, moment, number, code):
+    owner, name, call = MOMENTS[moment]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, at_call(getattr(owner, name), call, lambda: os.kill(os.getpid(), number)))
+        assert main([*TINY_ALONE, "--seeds", "1"]) == code
+    said = "wtref: interrupted; 1 of 2 runs finished; missing: kp seed 0; "
+    assert capsys.readouterr().err == f"{said}do what is left with: python run.py reproduce tiny --jobs 1 --seeds 1\n"
+    assert Run("tiny-bp-0").finished() and not Run("tiny-kp-0").folder.exists()
+    assert main([*TINY_ALONE, "--seeds", "1"]) == 0
+    assert "1 of 2 runs finished already" in capsys.readouterr().out and Run("tiny-kp-0").finished()
 
 
-def test_table_has_mean_and_standard_deviation_over_seeds():
-    lines = [line_of("kp", 0, 2.0, 10.0), line_of("kp", 1, 4.0, 30.0), line_of("dfa", 0, 5.0, 90.0)]
-    _, kp, dfa = compare.table(lines, ["kp", "dfa"]).splitlines()
-    assert kp.split() == ["kp", "97.00", "±", "1.41", "10.0", "20.0", "20.0", "2.0"]
-    assert dfa.split() == ["dfa", "95.00", "±", "0.00", "-", "-", "90.0", "2.0"]
+def at_call(original, call, what):
+    """The function, which does `what` first in the call-th of its calls."""
+    count = itertools.count(1)
+
+    def watched(*args, **kwargs):
+        if next(count) == call:
+            what()
+        return original(*args, **kwargs)
+
+    return watched
 
 
-def test_the_table_leaves_out_angles_that_could_not_be_measured():
-    lines = [line_of("kp", 0, 2.0, 10.0), line_of("kp", 1, 4.0, math.nan), line_of("fa", 0, 5.0, math.nan)]
-    lines[2]["matrix_angles"] = {"conv": math.nan, "output": math.nan}
-    _, kp, fa = compare.table(lines, ["kp", "fa"]).splitlines()
-    assert kp.split()[3:7] == ["1.41", "3.3", "10.0", "10.0"]  # matrix: of 10, 0 and 0
-    assert fa.split()[3:7] == ["0.00", "-", "-", "-"]
+class Killed(BaseException):
+    pass
 
 
-def test_labels_at_line_ends_keep_order_and_distance():
-    placed = figures._spread_out({"a": 0.2, "b": 0.21, "c": 0.97, "d": 0.99}, gap=0.1)
-    assert placed == pytest.approx({"a": 0.2, "b": 0.3, "c": 0.9, "d": 1.0})
+def killed():
+    raise Killed
+
+
+@pytest.mark.parametrize("name, epochs", [("write_metrics", 2), ("keep_best", 2), ("save", 1)])
+def test_a_run_is_as_far_as_its_checkpoint_says(monkeypatch, capsys, name, epochs):
+    """It is killed as its last epoch ends: before its checkpoint is saved, or between that and its record."""
+    assert main([*TINY_ALONE, "--seeds", "1"]) == 0
+    wanted = errors(seeds=[0])
+    monkeypatch.chdir(Path("runs"))  # a fresh place
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Run, name, at_call(getattr(Run, name), 2, killed))
+        main([*TINY_ALONE, "--seeds", "1"])
+    run = Run("tiny-bp-0")
+    assert len(run.metrics()) == 1 and run.progress()["epoch"] == epochs and not run.finished()
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    assert f" {epochs}/2 " in capsys.readouterr().out
+    assert main([*TINY_ALONE, "--seeds", "1"]) == 0
+    assert errors(seeds=[0]) == wanted and run.finished()
+
+
+def test_metrics_without_their_checkpoint_are_no_finished_run(capsys):
+    """As a run was left that was killed between the two when metrics were written first."""
+    assert main([*TINY_ALONE, "--seeds", "1"]) == 0
+    wanted, run = errors(seeds=[0]), Run("tiny-bp-0")
+    (run.folder / "previous.npz").replace(run.folder / "last.npz")
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    assert re.search(r"tiny-bp-0 .* 1/2 .* unfinished$", capsys.readouterr().out, re.MULTILINE)
+    assert main([*TINY_ALONE, "--seeds", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "tiny-bp-0: goes on after epoch 1\n" in out and "1 of 2 runs finished already" in out
+    assert errors(seeds=[0]) == wanted and run.finished()
+
+
+def test_fewer_epochs_are_runs_of_their_own():
+    assert main([*TINY_ALONE, "--epochs", "1", "--seeds", "1", "--rules", "kp"]) == 0
+    assert len(Run("tiny-1epochs-kp-0").metrics()) == 1
+    assert Path("runs/reproduce-tiny-1epochs/report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["unheard-of"], "unknown experiment 'unheard-of'; choose from: digits,"),
+        (["tiny", "--rules", "fa"], "unknown rule for tiny 'fa'; choose from: bp, kp"),
+        (["tiny", "--seeds", "0"], "--seeds must be at least 1, found 0"),
+        (["tiny", "--epochs", "0"], "--epochs must be at least 1, found 0"),
+        (["tiny", "--jobs", "0"], "--jobs must be at least 1, found 0"),
+    ],
+)
+def test_what_cannot_be_is_one_line(flags, said, capsys):
+    assert main(["reproduce", *flags]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"wtref: {said}") and len(err.splitlines()) == 1 and not Path("runs").exists()
+
+
+def test_runs_of_another_recipe_are_not_taken_for_one_s_own(monkeypatch, capsys):
+    assert main([*TINY_ALONE, "--seeds", "1", "--rules", "bp"]) == 0
+    monkeypatch.setitem(TINY.recipe, "lr", 0.05)
+    assert main([*TINY_ALONE, "--seeds", "1", "--rules", "bp"]) == 2
+    said = "wtref: runs/tiny-bp-0 holds a run of another recipe: --lr is 0.1, not 0.05; move it away\n"
+    assert capsys.readouterr().err == said
+
+
+COMPARE = [*"compare --model mlp --hidden 8 --device cpu --epochs 1 --rules bp fa --seeds 1 --jobs".split()]
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_comparison_of_one_s_own_is_continued_by_its_name(capsys, jobs):
+    assert main([*COMPARE, jobs]) == main([*COMPARE, jobs]) == 0
+    names = {f"compare-digits-{number}{end}" for number in (1, 2) for end in ("", "-bp-0", "-fa-0")}
+    assert set(os.listdir("runs")) == names
+    (Run("compare-digits-1-fa-0").folder / "last.npz").unlink()
+    (Run("compare-digits-1-fa-0").folder / "metrics.jsonl").unlink()
+    (Run("compare-digits-1-fa-0").folder / "best.npz").unlink()
+    trained, table = Run("compare-digits-1-bp-0").metrics(), Path("runs/compare-digits-1/table.txt").read_text()
+    capsys.readouterr()
+    assert main([*COMPARE, jobs, "--log-name", "compare-digits-1"]) == 0
+    out = capsys.readouterr().out
+    assert "1 of 2 runs finished already" in out and "[2/2] fa   seed 0: test accuracy " in out
+    assert Run("compare-digits-1-bp-0").metrics() == trained and set(os.listdir("runs")) == names
+    accuracies = [re.findall(r"^ *(BP|FA) +(\S+)", text, re.MULTILINE) for text in (table, out)]
+    assert accuracies[0] == accuracies[1] and len(accuracies[0]) == 2
+
+
+def test_an_interrupted_comparison_names_the_command_that_continues_it(monkeypatch, capsys):
+    def interrupted(self, *args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "step", interrupted)
+        assert main([*COMPARE, "1"]) == 130
+    err = capsys.readouterr().err
+    again = shlex.split(err.split("python run.py ")[1])
+    assert again == [*COMPARE, "1", "--log-name", "compare-digits-1"] and "0 of 2 runs finished; missing: bp seed 0, fa seed 0;" in err
+    assert main(again) == 0 and Run("compare-digits-1-fa-0").finished()
+
+
+def test_a_report_does_not_overwrite_a_run(capsys):
+    assert main("train --model mlp --hidden 8 --epochs 1 --device cpu --log-name mine".split()) == 0
+    before = sorted(os.listdir("runs/mine")), Run("mine").metrics()
+    capsys.readouterr()
+    assert main([*COMPARE, "1", "--log-name", "mine"]) == 2
+    assert capsys.readouterr().err == "wtref: runs/mine holds a run, so it can hold no report; choose another --log-name\n"
+    assert (sorted(os.listdir("runs/mine")), Run("mine").metrics()) == before and os.listdir("runs") == ["mine"]
+
+
+def test_the_flags_of_a_comparison_are_those_of_its_runs():
+    assert main([*COMPARE, "2", "--save-every", "7", "--seeds", "2"]) == 0
+    for rule, seed in itertools.product(("bp", "fa"), (0, 1)):
+        config = Run(f"compare-digits-1-{rule}-{seed}").config()
+        assert (config.rule, config.seed, config.save_every, config.weight_decay) == (rule, seed, 7, DIGITS["weight_decay"])
+
+
+def test_figures_are_redrawn_from_the_metrics_file(capsys):
+    assert main([*TINY_ALONE, "--seeds", "1"]) == 0
+    drawn = {name: Path(f"runs/reproduce-tiny/{name}.png").read_bytes() for name in ("test-error", "depth", "angles")}
+    assert main(["figures", "runs/reproduce-tiny/metrics.jsonl"]) == 0
+    assert {name: Path(f"runs/figures-1/{name}.png").read_bytes() for name in drawn} == drawn
+
+
+@pytest.mark.parametrize("text", ["", "{", "3\n", '{"rule": "bp"}\n', None])
+def test_what_is_no_metrics_file_is_one_line(text, capsys):
+    if text is not None:
+        Path("some.jsonl").write_text(text)
+    assert main(["figures", "some.jsonl"]) == 2
+    err = capsys.readouterr().err
+    assert "some.jsonl" in err and len(err.splitlines()) == 1 and not Path("runs").exists()

@@ -8,7 +8,6 @@ from wtref import datasets
 from wtref.cli.main import main
 from wtref.device import open_device
 from wtref.errors import InputError
-from wtref.runs import compare
 from wtref.runs.config import Config
 from wtref.runs.effects import EFFECTS, check_effects
 from wtref.runs.experiments import EXPERIMENTS
@@ -69,12 +68,6 @@ def test_no_run_is_resumed_or_imported_with_a_flag_without_effect(capsys):
         assert capsys.readouterr().err == f"wtref: without effect in this run: --workers ({FOLDERS}); leave it out\n"
 
 
-@pytest.mark.parametrize("flag", ["--save-every", "--tensorboard", "--bucket-mib", "--check-copies"])
-def test_compare_has_no_flag_that_it_does_not_heed(flag, capsys):
-    assert main(["compare", flag]) == 2
-    assert f"unrecognized arguments: {flag}" in capsys.readouterr().err
-
-
 HEEDED = (
     "train --jitter 0 --workers 2 --bad-images skip --dataset small-folder",
     "train --no-flip --rotate 0 --crop 0 --jitter 0.4 --image-size 8 --dataset folder",
@@ -96,10 +89,8 @@ def test_the_recipes_of_this_program_have_no_flags_without_effect():
     for preset in PRESETS.values():
         check_effects(Config(**preset), ("bp",), preset)
     for experiment in EXPERIMENTS.values():
-        for rule, own in experiment.rules.items():
-            recipe = {**experiment.recipe, **own}
-            check_effects(Config(**{**recipe, "rule": rule}), (rule,), recipe)
-    check_effects(Config(**compare.DEFAULTS), ("bp",), compare.DEFAULTS)
+        for config in experiment.configs("x").values():
+            check_effects(config, (config.rule,), {**experiment.recipe, **experiment.rules[config.rule]})
 
 
 def test_a_preset_s_values_need_no_effect(here):

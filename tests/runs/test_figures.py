@@ -116,3 +116,8 @@ def test_depth_shows_runs_of_unlike_lengths():
     lines = [line("long", epoch, 5.0, angle=20.0 + epoch) for epoch in (1, 2, 3)] + [line("short", 1, 5.0, angle=60.0)]
     matrix, _ = drawn(lines, figures._draw_depth)
     assert {tuple(curve.get_ydata()) for curve in matrix.lines} == {(23.0, 33.0), (60.0, 70.0)}
+
+
+def test_labels_at_line_ends_keep_order_and_distance():
+    placed = figures._spread_out({"a": 0.2, "b": 0.21, "c": 0.97, "d": 0.99}, gap=0.1)
+    assert placed == pytest.approx({"a": 0.2, "b": 0.3, "c": 0.9, "d": 1.0})

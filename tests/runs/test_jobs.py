@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 from concurrent.futures import Future
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 
@@ -13,9 +15,10 @@ from programs import finish, is_empty, start, wait_until
 from wtref.cli.main import main
 from wtref.errors import Diverged, InputError, Unsaved
 from wtref.runs import compare
+from wtref.runs.folders import run_names
+from wtref.runs.run import Run
 
 LONG = ["compare", *MLP, "--rules", "bp", "fa", "--seeds", "5000", "--jobs", "2", "--threads", "1"]
-METRICS = Path("runs/compare-digits-1/metrics.jsonl")
 
 needs_proc = pytest.mark.skipif(not Path(f"/proc/self/task/{os.getpid()}/children").exists(), reason="/proc names no children")
 
@@ -27,10 +30,10 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def comparing():
-    """A running compare with at least one finished run."""
+    """A running comparison with at least one finished run."""
     process = start(*LONG)
     try:
-        wait_until(METRICS.exists)
+        wait_until(saved)
         yield process
     finally:
         if process.poll() is None:
@@ -43,12 +46,10 @@ def workers(process):
     return [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
-def seeds(lines, rule):
-    return {line["seed"] for line in lines if line["rule"] == rule}
-
-
 def saved():
-    return [json.loads(line) for line in METRICS.read_text().splitlines()]
+    """{(rule, seed)} of the runs that are finished."""
+    runs = map(Run, run_names())
+    return {(run.config().rule, run.config().seed) for run in runs if run.finished()}
 
 
 @needs_proc
@@ -57,11 +58,11 @@ def test_a_worker_that_is_killed_ends_the_comparison_and_nothing_finished_is_los
     code, out, err = finish(comparing)
     assert code == 1
     assert err.startswith("wtref: a worker process ended before its run, as it does where memory runs out (fewer --jobs need less); ")
-    assert f"the finished runs are in {METRICS}; missing: " in err and err.count("\n") == 1
-    told = {tuple(line.split(":")[0].split()[-3::2]) for line in out.splitlines() if " % right" in line}
-    assert told and told == {(line["rule"], str(line["seed"])) for line in saved()}
-    first = next((rule, seed) for seed in range(5000) for rule in ("bp", "fa") if seed not in seeds(saved(), rule))
-    assert f"missing: {first[0]} seed {first[1]}, " in err and " more\n" in err
+    assert err.count("\n") == 1 and f"; {len(saved())} of 10000 runs finished; missing: " in err
+    told = {(rule, int(seed)) for rule, seed in re.findall(r"\] (\w+) +seed (\d+): test accuracy", out)}
+    assert told and told <= saved()
+    first = next((rule, seed) for seed in range(5000) for rule in ("bp", "fa") if (rule, seed) not in saved())
+    assert f"missing: {first[0]} seed {first[1]}, " in err and " more; do what is left with: python run.py compare" in err
     wait_until(lambda: is_empty(comparing.pid), seconds=10)
 
 
@@ -82,80 +83,84 @@ def test_a_signal_to_all_processes_is_one_line(comparing, number):
     os.killpg(comparing.pid, number)
     code, _, err = finish(comparing)
     assert code == 128 + number
-    assert err.startswith(f"wtref: interrupted; the finished runs are in {METRICS}; missing: ") and err.count("\n") == 1
+    assert re.match(r"wtref: interrupted; \d+ of 10000 runs finished; missing: ", err) and err.count("\n") == 1
+
+
+def rows(out):
+    """{rule: mean and standard deviation} of the printed table."""
+    return {cells[0].lower(): cells[1:4] for cells in map(str.split, out.splitlines()) if cells[2:3] == ["±"]}
 
 
 def test_a_run_that_diverges_does_not_stop_the_others(capsys):
     """At this learning rate, signs as feedback keep the weights finite."""
-    assert main(["compare", *MLP, "--rules", "bp", "ss", "--seeds", "1", "--lr", "100"]) == 1
+    assert main(["compare", *MLP, "--rules", "bp", "ss", "--seeds", "2", "--lr", "100"]) == 1
     out, err = capsys.readouterr()
-    assert err.startswith("wtref: the loss became ") and err.endswith("(bp, seed 0)\n") and err.count("\n") == 1
-    assert [line.split()[0] for line in out.splitlines() if "±" in line] == ["ss"]
-    assert {line["rule"] for line in saved()} == {"ss"} and "ss" in METRICS.with_name("table.txt").read_text()
+    assert all(line.startswith("wtref: the loss became ") for line in err.splitlines())
+    assert [line.split()[-1] for line in err.splitlines()] == ["(compare-digits-1-bp-0)", "(compare-digits-1-bp-1)"]
+    assert rows(out).keys() == {"ss"} and saved() == {("ss", 0), ("ss", 1)}
+    assert "2 of 4 runs finished; missing: bp seed 0, bp seed 1\n" in Path("runs/compare-digits-1/table.txt").read_text()
 
 
 @pytest.fixture
 def pretended(monkeypatch):
-    """compare's runs, whose order of finishing is the reverse of the order they were asked for in."""
+    """{(rule, seed): exception}: instead of these runs; all are done in this process, in reverse of the order asked for."""
     outcomes = {}
 
-    def completed(function, configs, jobs):
-        for config in reversed(configs):
+    def completed(function, items, jobs):
+        for item in reversed(items):
             future = Future()
-            outcome = outcomes.get((config.rule, config.seed), (record(config.seed), set()))
-            (future.set_exception if isinstance(outcome, Exception) else future.set_result)(outcome)
-            yield config, future
+            config = item[1]
+            if error := outcomes.get((config.rule, config.seed)):
+                future.set_exception(error)
+            else:
+                future.set_result(function(item))
+            yield item, future
 
     monkeypatch.setattr(compare, "completed", completed)
     return outcomes
 
 
-def record(seed):
-    return [{"epoch": 1, "seconds": 1.0, "test_error": float(seed), "matrix_angles": {}, "delta_angles": {"a": 1.0}}]
+TWO = ["compare", *MLP, "--rules", "fa", "bp", "--seeds", "2", "--jobs", "2"]
+
+
+def lines():
+    return [json.loads(line) for line in Path("runs/compare-digits-1/metrics.jsonl").read_text().splitlines()]
 
 
 def test_metrics_do_not_depend_on_the_order_of_finishing(pretended, capsys):
-    assert main(["compare", *MLP, "--rules", "fa", "bp", "fa", "--seeds", "2"]) == 0
-    assert [(line["rule"], line["seed"]) for line in saved()] == [("fa", 0), ("bp", 0), ("fa", 1), ("bp", 1)]
+    assert main([*TWO, "--rules", "fa", "bp", "fa"]) == 0
+    assert [(line["rule"], line["seed"]) for line in lines()] == [("fa", 0), ("bp", 0), ("fa", 1), ("bp", 1)]
 
 
 @pytest.mark.parametrize(
-    "error, said", [(Diverged("the loss became inf"), "inf (fa, seed 0)"), (MemoryError(), "out of memory; fewer --jobs")]
+    "error, said", [(Diverged("the loss became inf"), "inf (compare-digits-1-fa-0)"), (MemoryError("x"), "out of memory (x); fewer --jobs")]
 )
 def test_one_failure_among_good_runs(pretended, capsys, error, said):
     pretended["fa", 0] = error
-    assert main(["compare", *MLP, "--rules", "fa", "bp", "--seeds", "2"]) == 1
+    assert main(TWO) == 1
     out, err = capsys.readouterr()
-    assert said in err and err.count("\n") == 1 and "(fa, seed 0)" in err
-    rows = {line.split()[0]: line.split()[1:4] for line in out.splitlines() if "±" in line}
-    assert rows == {"fa": ["99.00", "±", "0.00"], "bp": ["99.50", "±", "0.71"]}
-    assert seeds(saved(), "fa") == {1} and seeds(saved(), "bp") == {0, 1}
+    assert said in err and err.count("\n") == 1 and "(compare-digits-1-fa-0)" in err
+    (fa,) = (100 - line["test_error"] for line in lines() if line["rule"] == "fa")
+    bp = [100 - line["test_error"] for line in lines() if line["rule"] == "bp"]
+    assert rows(out) == {"bp": [f"{mean(bp):.2f}", "±", f"{stdev(bp):.2f}"]}
+    assert re.search(rf"^ *FA +{fa:.2f} ", out, re.MULTILINE)
+    assert saved() == {("fa", 1), ("bp", 0), ("bp", 1)}
 
 
-def test_data_that_become_unreadable_end_the_comparison_and_the_finished_runs_are_named(pretended, capsys):
-    pretended["fa", 1] = InputError("x.png cannot be read")
-    assert main(["compare", *MLP, "--rules", "fa", "bp", "--seeds", "2"]) == 2
+@pytest.mark.parametrize(
+    "error, code", [(InputError("x.png cannot be read"), 2), (Unsaved("cannot write runs/x: No space left on device"), 1)]
+)
+def test_unreadable_data_and_a_full_disk_end_the_comparison_and_what_is_missing_is_named(pretended, capsys, error, code):
+    pretended["fa", 1] = error
+    assert main(TWO) == code
     out, err = capsys.readouterr()
-    missing = "fa seed 0, bp seed 0, fa seed 1"
-    assert err == f"wtref: x.png cannot be read; the finished runs are in {METRICS}; missing: {missing}\n"
-    assert [line.split()[0] for line in out.splitlines() if "±" in line] == ["bp"]
-    assert [(line["rule"], line["seed"]) for line in saved()] == [("bp", 1)]
+    again = f"do what is left with: python run.py {' '.join(TWO)} --log-name compare-digits-1\n"
+    assert err == f"wtref: {error}; 1 of 4 runs finished; missing: fa seed 0, bp seed 0, fa seed 1; {again}"
+    assert re.findall(r"^ *(FA|BP) ", out, re.MULTILINE) == ["BP"] and saved() == {("bp", 1)}
 
 
 def test_an_internal_error_in_a_worker_is_not_dressed_up(pretended):
     pretended["bp", 0] = IndexError("bug")
     with pytest.raises(IndexError, match="bug"):
-        main(["compare", *MLP, "--rules", "fa", "bp", "--seeds", "2"])
-    assert seeds(saved(), "bp") == {1}
-
-
-def test_a_full_disk_stops_no_run_and_the_table_is_shown(pretended, monkeypatch, capsys):
-    def full(path, records):
-        raise Unsaved(f"cannot write {path}: No space left on device")
-
-    monkeypatch.setattr(compare, "write_lines", full)
-    assert main(["compare", *MLP, "--rules", "fa", "bp", "--seeds", "1"]) == 1
-    out, err = capsys.readouterr()
-    assert [line.split()[0] for line in out.splitlines() if "±" in line] == ["fa", "bp"]
-    once = f"wtref: cannot write {METRICS}: No space left on device"
-    assert err.splitlines() == [f"{once}; the runs go on"] * 2 + [once]
+        main(TWO)
+    assert saved() == {("bp", 1), ("fa", 1)}

@@ -16,7 +16,7 @@ DESCRIPTION = """\
 Deep learning without weight transport (Akrout et al., NeurIPS 2019), in NumPy and CuPy: every
 backward pass is written out, none comes from automatic differentiation.
 
-With no arguments: compare, the main job.  With flags but no command: train."""
+With no arguments: reproduce digits, the main job.  With flags but no command: train."""
 
 
 @guarded()
@@ -24,7 +24,7 @@ def main(argv=None):
     """Run one command; returns the exit code: 0 done, 1 failed, 2 bad input, more than 128 interrupted."""
     argv = [_hyphens(token) for token in (sys.argv[1:] if argv is None else argv)]
     if not argv:
-        argv = ["compare"]
+        argv = ["reproduce", "digits"]
     elif argv[0].startswith("--") and argv[0] not in ("--help", "--version"):
         argv = ["train", *argv]
     group = SINGLE

@@ -2,40 +2,48 @@
 
 import argparse
 import shlex
+from dataclasses import replace
 
 from wtref.cli.arguments import WHERE, add_config, listed
-from wtref.errors import InputError
+from wtref.errors import InputError, choose
 from wtref.relatives import RULES
-from wtref.runs import compare, reproduce, session
+from wtref.runs import session
+from wtref.runs.compare import compare, free_prefix
 from wtref.runs.config import Config
 from wtref.runs.effects import check_effects
-from wtref.runs.experiments import EXPERIMENTS
-from wtref.runs.run import Run
+from wtref.runs.experiments import DIGITS, EXPERIMENTS, FIVE, Experiment
+from wtref.runs.folders import RUNS
+from wtref.runs.run import Run, check_name
 from wtref.runs.tensorboard import check_installed
-
-NOT_COMPARED = (  # without effect in `compare`, which saves no checkpoints and is for one process
-    "save_every", "tensorboard", "sync_bn", "bucket_mib", "bucket_dtype", "wait_limit", "check_copies",
-)  # fmt: skip
 
 
 def add_commands(command):
-    add_compare(command("compare", compare_rules))
-    add_reproduce(command("reproduce", reproduce_experiment, together=True))
+    add_compare(command("compare", compare_rules, together=True))
+    add_reproduce(command("reproduce", reproduce, together=True))
     add_train(command("train", train, together=True))
 
 
 def add_compare(parser):
-    parser.add_argument("--rules", nargs="+", default=["bp", "fa", "ss", "wm", "kp"], metavar="RULE", help=listed(RULES))
-    parser.add_argument("--seeds", type=int, default=5, help="how many seeds, from 0 up (default 5)")
-    parser.add_argument("--jobs", type=int, help="runs at a time (default: one per CPU core; 1 on a GPU)")
-    add_config(parser, without=("rule", "seed", *NOT_COMPARED), **compare.DEFAULTS)
+    parser.add_argument("--rules", nargs="+", default=FIVE, metavar="RULE", help=listed(RULES))
+    parser.add_argument("--seeds", type=int, default=EXPERIMENTS["digits"].seeds, help="how many seeds, from 0 up (default 5)")
+    parser.add_argument(
+        "--log-name", metavar="NAME", help="the report's folder in runs/ (default: a free name); one that exists is continued"
+    )
+    _add_jobs(parser)
+    add_config(parser, without=("rule", "seed"), **DIGITS)
 
 
 def compare_rules(args, given):
-    """The same network under several rules and seeds, as a table and pictures."""
-    config = Config(**{**compare.DEFAULTS, **given})
+    """Train one network under several rules and seeds, by a recipe of one's own; print a table and write a report."""
+    recipe = {**DIGITS, **given}
+    config = Config(**recipe)
     check_effects(config, args.rules, vars(args))
-    return compare.run(config, args.rules, args.seeds, args.jobs)
+    if args.log_name is not None:
+        check_name(args.log_name)
+    name = args.log_name or args.group.on_rank_0(lambda: free_prefix(f"compare-{config.dataset}"))
+    experiment = Experiment(f"{config.model} on {config.dataset}", recipe, {rule: {} for rule in args.rules}, args.seeds)
+    command = _command(args.words if args.log_name else [*args.words, "--log-name", name])
+    return compare(experiment, name, RUNS / name, command, args.jobs, args.group)
 
 
 def add_reproduce(parser):
@@ -43,15 +51,31 @@ def add_reproduce(parser):
     parser.add_argument("name", metavar="NAME", help=known)
     parser.add_argument("--rules", nargs="+", metavar="RULE", help="only these of the experiment's rules")
     parser.add_argument("--seeds", type=int, metavar="N", help="how many seeds, from 0 up (default: the experiment's)")
-    epochs = "passes over the training images (default: the experiment's)"
+    epochs = "passes over the training images (default: the experiment's); the runs have names of their own"
     parser.add_argument("--epochs", type=int, metavar="N", default=argparse.SUPPRESS, help=epochs)
+    _add_jobs(parser)
     add_config(parser, only=WHERE)
 
 
-def reproduce_experiment(args, given):
-    """One of the paper's comparisons: all its rules and seeds, then a report; given again, it does what is left."""
-    command = f"python run.py {' '.join(map(shlex.quote, args.words))}"
-    return reproduce.reproduce(args.name, args.rules, args.seeds, given.pop("epochs", None), command, given, args.group)
+def reproduce(args, given):
+    """Do what is left of an experiment: train all its rules and seeds, print a table and write a report."""
+    experiment = choose("experiment", args.name, EXPERIMENTS)
+    rules = {rule: choose(f"rule for {args.name}", rule, experiment.rules) for rule in args.rules or experiment.rules}
+    recipe = {**experiment.recipe, **given}
+    experiment = replace(experiment, recipe=recipe, rules=rules, seeds=args.seeds or experiment.seeds)
+    name = args.name + (f"-{given['epochs']}epochs" if "epochs" in given else "")
+    for config in experiment.configs(name).values():
+        check_effects(config, (config.rule,), given)
+    return compare(experiment, name, RUNS / f"reproduce-{name}", _command(args.words), args.jobs, args.group)
+
+
+def _add_jobs(parser):
+    jobs = "runs trained at a time, each in a process of its own (default: one per core; one on a GPU); 1: show every epoch"
+    parser.add_argument("--jobs", type=int, metavar="N", help=jobs)
+
+
+def _command(words):
+    return f"python run.py {' '.join(map(shlex.quote, words))}"
 
 
 def add_train(parser):

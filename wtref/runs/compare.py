@@ -1,173 +1,206 @@
-"""The main job: one network, one recipe, several rules and seeds; a table, and pictures."""
+"""Several rules and seeds under one recipe: an Experiment is trained, then its runs are compared in one report.
+
+Each rule and seed is an ordinary run in runs/NAME-RULE-SEED/.  Finished runs are left as they are and interrupted ones
+are continued, so the same command, given again, does what is left to do.
+"""
 
 import contextlib
-import math
+import io
 import sys
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, replace
-from statistics import mean, stdev
+from dataclasses import replace
+from functools import partial
 
-from wtref import datasets
-from wtref.angles import mean_angle, measured
-from wtref.errors import Diverged, InputError, Unsaved, check_choice
+from wtref import datasets, locks
+from wtref.distributed.group import SINGLE
+from wtref.errors import Diverged, InputError, Unsaved
 from wtref.fast.ops import cores
-from wtref.files import write_json, write_lines, write_text
+from wtref.files import make_folder
 from wtref.interrupts import exit_code
-from wtref.relatives import RULES
-from wtref.runs import figures
-from wtref.runs.folders import free_folder
+from wtref.runs import report, session
+from wtref.runs.folders import RUNS
 from wtref.runs.jobs import completed
 from wtref.runs.prepare import prepare
-from wtref.runs.session import say_skipped
-
-# Deep enough for FA to fail, and a lambda large enough for KP to align within these 360 steps;
-# chosen on a fifth of the training images (README, "What it shows", tells of the choice before).
-DEFAULTS = {"model": "resnet20", "epochs": 8, "weight_decay": 0.03}
-NAMED = 12  # missing runs that a message names
+from wtref.runs.run import Run
+from wtref.runs.tensorboard import check_installed
+from wtref.text import counted, printable
 
 
-def run(config, rules, seeds, jobs=None):
-    """Train config under each rule with seeds 0 .. seeds - 1, print and draw what came out.
+KINDS = {".jsonl": "metrics", ".txt": "table", ".png": "picture", ".html": "report"}
 
-    Everything goes to a new folder runs/compare-DATASET-N/: metrics.jsonl with a line per rule, seed and epoch,
-    table.txt, and the pictures.  Returns the exit code.
+
+def compare(experiment, name, folder, command, jobs=None, group=SINGLE):
+    """Train what is left of an Experiment, print its table and write its report; returns the exit code.
+
+    name: with which the names of its runs begin; folder: of the report; command: what continues it; jobs: runs trained
+    at a time, by default one per core, or one on a GPU; group: the processes that train each run together.
     """
-    for rule in rules:
-        check_choice("rule", rule, RULES)
-    configs = [replace(config, rule=rule, seed=seed) for seed in range(seeds) for rule in dict.fromkeys(rules)]
-    jobs = _jobs(config, jobs, len(configs))
-    feed = prepare(configs[0]).feed  # a data set, device or shape that cannot be is found here, before any work
-    folder = free_folder(f"compare-{config.dataset}")
-    try:
-        write_json(folder / "compare.json", asdict(config))
-    except Unsaved:
-        folder.rmdir()
-        raise
-    print(f"{config.model} on {config.dataset}, {config.epochs} epochs: {', '.join(rules)} x {seeds} seeds")
-    print(datasets.in_words(feed), flush=True)
-    datasets.warn(feed)
-    lines, code = _run_all(configs, jobs, folder)
-    if not lines:
-        return code
-    text = table(lines, rules)
-    try:
-        write_lines(folder / "metrics.jsonl", lines)
-        write_text(folder / "table.txt", text + "\n")
-    finally:  # what cannot be kept can still be read
-        print(f"\n{text}\n")
-    print(f"metrics: {folder}/metrics.jsonl", flush=True)
-    if code < 128:  # after an interrupt nobody waits for pictures
-        for path in figures.draw_comparison([{**line, "curve": line["rule"]} for line in lines], folder):
-            print(f"picture: {path}")
+    configs = experiment.configs(name)
+    left = group.on_rank_0(lambda: _unfinished(configs, folder))
+    code, reason = 0, ""
+    if left:
+        jobs = _number_of_jobs(jobs, configs[left[0]], len(left), group)
+        _introduce(experiment, configs, left, jobs, group)
+    if len(left) < len(configs):
+        finished = f"{len(configs) - len(left)} of {counted(len(configs), 'run')} finished already and left as they are"
+        print(f"{finished}; remove their folders, runs/{name}-RULE-SEED, to train them anew", flush=True)
+    if left:
+        code, reason = _train_all(configs, left, jobs, group)
+    lines = group.on_rank_0(lambda: _finished_lines(configs))
+    about = experiment, list(configs.values()), lines
+    if reason:
+        _complain(f"{reason}; {report.missing_in_words(*about[1:])}; do what is left with: {printable(command)}")
+    if lines:
+        _report(folder, about, command, group, unfinished=bool(reason))
     return code
 
 
-def table(lines, rules):
-    """Rule, accuracy, angles and time at the last epoch: mean (and standard deviation) over seeds.
+def free_prefix(stem):
+    """STEM-1, STEM-2, ...: the first with which no name in runs/ begins."""
+    number = 1
+    while any(RUNS.glob(f"{stem}-{number}*")):
+        number += 1
+    return f"{stem}-{number}"
 
-    A rule of which no run was finished has no row.
+
+def _unfinished(configs, folder):
+    """The names of the runs that are still to be begun or continued.  Raises InputError where one is of another recipe."""
+    if folder.joinpath("config.json").exists():
+        raise InputError(f"{folder} holds a run, so it can hold no report; choose another --log-name")
+    begun = list(filter(_begun, configs))
+    for name in begun:
+        if different := session.contradictions(Run(name), vars(configs[name])):
+            raise InputError(f"{Run(name).folder} holds a run of another recipe: {different}; move it away")
+    finished = {name for name in begun if Run(name).finished()}
+    return [name for name in configs if name not in finished]
+
+
+def _begun(name):
+    return Run(name).folder.joinpath("config.json").exists()
+
+
+def _number_of_jobs(jobs, config, most, group):
+    if group.size == 1:
+        on_cpu = config.open_device().name == "cpu"
+        return min(jobs or (cores() if on_cpu else 1), most)
+    if jobs not in (None, 1):
+        raise InputError(f"--jobs {jobs} is for runs of one process each, found {group.size} processes; leave it out")
+    return 1
+
+
+def _introduce(experiment, configs, left, jobs, group):
+    """Raise InputError for data, a device or shapes that cannot be, before any work; then print what will be done."""
+    first = configs[left[0]]
+    if first.tensorboard:
+        check_installed()
+    feed = prepare(first, group=group).feed
+    group.on_rank_0(lambda: make_folder(RUNS))
+    rules = ", ".join(experiment.rules)
+    print(f"{experiment.about}, {counted(first.epochs, 'epoch')}: {rules} x {counted(experiment.seeds, 'seed')}, {jobs} at a time")
+    print(datasets.in_words(feed), flush=True)
+    datasets.warn(feed)
+
+
+def _train_all(configs, left, jobs, group):
+    """Train the runs called `left`; returns (exit code, why not all of them were tried, in words, or "").
+
+    A run that diverges or finds no memory does not stop the others; data that have become unreadable and a full disk
+    do, as all runs share them.
     """
-    rows = ["rule   test accuracy %   matrix angle °   worst layer °   delta angle °   seconds"]
-    for rule in dict.fromkeys(rules):
-        mine = [line for line in lines if line["rule"] == rule]
-        if not mine:
-            continue
-        end = max(line["epoch"] for line in mine)
-        last = [line for line in mine if line["epoch"] == end]
-        accuracy = [100 - line["test_error"] for line in last]
-        spread = stdev(accuracy) if len(accuracy) > 1 else 0.0
-        matrix = mean_angle(angle for line in last for angle in line["matrix_angles"].values())
-        by_layer = [mean_angle(line["matrix_angles"][name] for line in last) for name in last[0]["matrix_angles"]]
-        delta = mean_angle(angle for line in last for angle in line["delta_angles"].values())
-        seconds = sum(line["seconds"] for line in mine) / len(last)
-        angles = f"{_cell(matrix):>11} {_cell(max(measured(by_layer), default=math.nan)):>15} {_cell(delta):>15}"
-        rows.append(f"{rule:<6} {mean(accuracy):6.2f} ± {spread:4.2f} {angles} {seconds:12.1f}")
-    return "\n".join(rows)
-
-
-def _cell(angle):
-    return "-" if math.isnan(angle) else f"{angle:.1f}"
-
-
-def _run_all(configs, jobs, folder):
-    """(the metrics lines of all finished runs, in the order of configs; exit code).
-
-    Each run is saved as soon as it is finished.  A run that diverges or finds no memory does not stop the others;
-    data that have become unreadable do, as all runs share them.
-    """
-    configs = [replace(config, threads=config.threads or max(cores() // jobs, 1)) for config in configs]
-    finished, skipped, code = {}, set(), 0
+    code, skipped = 0, set()
     try:
-        with contextlib.closing(completed(_train, configs, jobs)) as outcomes:
-            for config, outcome in outcomes:
+        with contextlib.closing(_outcomes(configs, left, jobs, group)) as outcomes:
+            for number, (name, outcome) in enumerate(outcomes, start=len(configs) - len(left) + 1):
                 try:
-                    finished[config], unread = outcome.result()
+                    stopped, unread = outcome()
                 except (Diverged, MemoryError) as error:
                     code = 1
-                    _complain(f"{_reason(error)} ({config.rule}, seed {config.seed})")
+                    _complain(f"{_reason(error)} ({name})")
                     continue
+                if stopped:
+                    return stopped, "interrupted"
                 skipped |= unread
-                _keep(folder, _lines(configs, finished))
-                print(f"{_progress(finished, configs)} {_summary(config, finished[config])}", flush=True)
-    except InputError as error:
-        code = 2
-        _complain(f"{error}; {_held(configs, finished, folder)}")
-    except KeyboardInterrupt as interrupt:
-        code = exit_code(interrupt)
-        _complain(f"interrupted; {_held(configs, finished, folder)}")
-    except BrokenProcessPool:
-        code = 1
-        ended = "a worker process ended before its run, as it does where memory runs out (fewer --jobs need less)"
-        _complain(f"{ended}; {_held(configs, finished, folder)}")
-    say_skipped(skipped)
-    return _lines(configs, finished), code
+                result = group.on_rank_0(lambda: _result(name))
+                print(f"[{number:>{len(str(len(configs)))}}/{len(configs)}] {result}", flush=True)
+    except (InputError, Unsaved, KeyboardInterrupt, BrokenProcessPool) as error:
+        if group.size > 1:  # not all processes may have come to this
+            raise
+        return _ending(error)
+    finally:
+        session.say_skipped(skipped)
+    return code, ""
 
 
-def _train(config):
-    """(the records of all epochs, a set of lines about images that were skipped)"""
-    training = prepare(config)
-    return [record for record in training.run() if record], set(training.feed.skipped)
+def _outcomes(configs, left, jobs, group):
+    """Yield (name of a run, function that returns or raises what came of it): in worker processes, or one by one here."""
+    if jobs == 1:
+        for name in left:
+            yield name, partial(_train, name, configs[name], group)
+        return
+    threads = max(cores() // jobs, 1)
+    items = [(name, replace(configs[name], threads=configs[name].threads or threads)) for name in left]
+    for (name, _), future in completed(_train_quietly, items, jobs):
+        yield name, future.result
 
 
-def _lines(configs, finished):
-    """The records of {config: records} as lines of metrics.jsonl; their order does not depend on what was done first."""
-    done = [config for config in configs if config in finished]
-    return [{"rule": config.rule, "seed": config.seed, **record} for config in done for record in finished[config]]
+def _train(name, config, group=SINGLE):
+    """Begin or continue one run; returns (exit code, lines about skipped images)."""
+    run = Run(name) if group.on_rank_0(lambda: _begun(name)) else None
+    with session.opened(config, run, name, group) as (training, opened_run):
+        print(f"{name}: {session.start_in_words(training)}" if run else name, flush=True)
+        return session.train_and_save(training, opened_run)
 
 
-def _keep(folder, lines):
-    """Save what is finished; where that fails, the runs go on, and it is tried again after the next one."""
-    try:
-        write_lines(folder / "metrics.jsonl", lines)
-    except Unsaved as error:
-        _complain(f"{error}; the runs go on")
+def _train_quietly(item):
+    """The same in a worker process, whose output would mix with that of others."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return _train(*item)
 
 
-def _held(configs, finished, folder):
-    """Which runs are saved and which are missing, in words."""
-    missing = [f"{config.rule} seed {config.seed}" for config in configs if config not in finished]
-    named = ", ".join(missing[:NAMED]) + (f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else "")
-    saved = folder / "metrics.jsonl"
-    return f"{f'the finished runs are in {saved}' if saved.exists() else 'no run was finished'}; missing: {named}"
+def _finished_lines(configs):
+    """The metrics lines of all finished runs, in the order of configs."""
+    return [line for name in configs if _begun(name) and Run(name).finished() for line in Run(name).lines()]
 
 
-def _progress(finished, configs):
-    return f"[{len(finished):>{len(str(len(configs)))}}/{len(configs)}]"
-
-
-def _summary(config, records):
-    accuracy, seconds = 100 - records[-1]["test_error"], sum(record["seconds"] for record in records)
-    return f"{config.rule:<4} seed {config.seed}: {accuracy:.2f} % right, {seconds:.1f} s"
+def _result(name):
+    *_, last = lines = Run(name).lines()
+    seconds = sum(line["seconds"] for line in lines)
+    return f"{last['rule']:<4} seed {last['seed']}: test accuracy {100 - last['test_error']:.2f} %, {seconds:.1f} s"
 
 
 def _reason(error):
-    return "out of memory; fewer --jobs or a smaller --batch-size need less" if isinstance(error, MemoryError) else str(error)
+    return f"out of memory ({error}); fewer --jobs or a smaller --batch-size need less" if isinstance(error, MemoryError) else str(error)
+
+
+def _ending(error):
+    """(exit code, reason in words) of what ends a comparison early."""
+    if isinstance(error, KeyboardInterrupt):
+        return exit_code(error), "interrupted"
+    if isinstance(error, BrokenProcessPool):
+        return 1, "a worker process ended before its run, as it does where memory runs out (fewer --jobs need less)"
+    return (2 if isinstance(error, InputError) else 1), str(error)
 
 
 def _complain(text):
     print(f"wtref: {text}", file=sys.stderr, flush=True)
 
 
-def _jobs(config, jobs, most):
-    on_cpu = config.open_device().name == "cpu"
-    return min(jobs or (cores() if on_cpu else 1), most)
+def _report(folder, about, command, group, unfinished):
+    """Print the table; write the report unless some runs are still to be trained.
+
+    Another process may be writing the report of other rules there.
+    """
+
+    def write():
+        make_folder(folder)
+        with locks.held(folder / "lock", f"the report {folder}"):
+            return report.write(folder, *about, command)
+
+    paths = []
+    try:
+        if not unfinished:
+            paths = group.on_rank_0(write)
+    finally:  # the table is shown even where the report cannot be saved
+        print(f"\n{report.text(*about)}")
+    for path in paths:
+        print(f"{KINDS[path.suffix]}: {path}")

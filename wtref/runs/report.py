@@ -1,9 +1,9 @@
 """The report of an experiment: a table, figures, and both in one HTML file that needs nothing else.
 
-    table.txt       rules, errors and angles beside the published numbers
-    metrics.jsonl   a line per rule, seed and epoch, from which all can be redrawn
-    *.png           the figures (figures.py)
-    report.html     all of it, figures inlined
+metrics.jsonl   a line per rule, seed and epoch, from which all can be redrawn
+table.txt       rules, accuracies and angles, beside published accuracies if there are any
+*.png           the figures (figures.py)
+report.html     all of it, figures inlined
 """
 
 import base64
@@ -15,9 +15,10 @@ from statistics import mean, stdev
 from wtref.angles import mean_angle, measured
 from wtref.files import make_folder, write_lines, write_text
 from wtref.runs import figures
-from wtref.text import printable
+from wtref.text import columns, counted, printable
 
-COLUMNS = ("rule", "test error %", "runs", "matrix angle °", "worst layer °", "delta angle °", "worst layer °", "published %")
+COLUMNS = ("rule", "test accuracy %", "matrix angle °", "worst layer °", "delta angle °", "seconds", "runs")
+NAMED = 12  # missing runs that a message names
 CAPTIONS = {
     "test-error.png": "Test error per epoch: the mean over seeds, in a band from the best seed to the worst.",
     "depth.png": "Alignment against depth at the last epoch: a point per layer, the first layer on the left; numbers: the last layer's.",
@@ -33,51 +34,67 @@ img { max-width: 100%; background: #fff; border-radius: 6px } pre { overflow-x: 
 
 
 def write(folder, experiment, configs, lines, command):
-    """Write everything from the metrics lines of runs of these Configs into `folder`, new or not.
+    """Write everything from the metrics lines of finished runs into `folder`, new or not; returns the paths.
 
-    command: what repeats the experiment.  Raises Unsaved.
+    configs: of all runs, finished or not; command: what repeats the experiment.  Raises Unsaved.
     """
     make_folder(folder)
-    write_lines(folder / "metrics.jsonl", lines)
-    write_text(folder / "table.txt", text(experiment, configs, lines))
-    curves = [{**line, "curve": line["rule"]} for line in lines]
-    pictures = figures.draw_comparison(curves, folder)
-    write_text(folder / "report.html", _page(experiment, configs, lines, pictures, command))
+    metrics, table, page = (folder / name for name in ("metrics.jsonl", "table.txt", "report.html"))
+    write_lines(metrics, lines)
+    write_text(table, text(experiment, configs, lines))
+    pictures = figures.draw_comparison([{**line, "curve": line["rule"]} for line in lines], folder)
+    write_text(page, _page(experiment, configs, lines, pictures, command))
+    return [metrics, table, *pictures, page]
 
 
 def text(experiment, configs, lines):
     """The table and what it is of, as text."""
-    table = [COLUMNS, *rows(lines, experiment.published)]
-    widths = [max(map(len, column)) for column in zip(*table)]
-    aligned = "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in table)
-    return f"{aligned}\n\n{_foot(experiment, configs)}"
+    return f"{columns(table(experiment, configs, lines), str.rjust)}\n\n{_foot(experiment, configs, lines)}"
 
 
-def _foot(experiment, configs):
-    foot = f"{experiment.about}; {configs[0].epochs} epochs; angles at the last one\n"
-    return foot + (f"published: {experiment.source}\n" if experiment.published else "")
+def _foot(experiment, configs, lines):
+    foot = f"{experiment.about}; after {counted(configs[0].epochs, 'epoch')}; mean ± standard deviation over seeds\n"
+    if experiment.published:
+        foot += f"published: {experiment.source}\n"
+    missing = missing_in_words(configs, lines)
+    return foot + (f"{missing}\n" if missing else "")
 
 
-def rows(lines, published):
-    """The table's rows under COLUMNS, as texts, one for each rule in the lines' order."""
-    return [_row(rule, [line for line in lines if line["rule"] == rule], published) for rule in _rules(lines)]
+def missing_in_words(configs, lines):
+    """Which of the runs have no metrics lines, "" where none is missing."""
+    finished = {(line["rule"], line["seed"]) for line in lines}
+    missing = [f"{config.rule} seed {config.seed}" for config in configs if (config.rule, config.seed) not in finished]
+    if not missing:
+        return ""
+    more = f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
+    return f"{len(configs) - len(missing)} of {len(configs)} runs finished; missing: {', '.join(missing[:NAMED])}{more}"
 
 
-def _rules(lines):
-    return list(dict.fromkeys(line["rule"] for line in lines))
+def table(experiment, configs, lines):
+    """The heading and the row of each rule that has a finished run, as tuples of texts."""
+    published = experiment.published
+    rows = [COLUMNS + ("published %",) * bool(published)]
+    for rule in dict.fromkeys(config.rule for config in configs):
+        mine = [line for line in lines if line["rule"] == rule]
+        if mine:
+            rows.append(_row(rule, mine) + (published.get(rule, "–"),) * bool(published))
+    return rows
 
 
-def _row(rule, mine, published):
+def _row(rule, mine):
     end = max(line["epoch"] for line in mine)
     last = [line for line in mine if line["epoch"] == end]
-    errors = [line["test_error"] for line in last]
-    spread = f" ± {stdev(errors):.2f}" if len(errors) > 1 else ""
-    angles = [text for kind in ("matrix", "delta") for text in _angles([line[f"{kind}_angles"] for line in last])]
-    return (figures.label(rule), f"{mean(errors):.2f}{spread}", str(len(errors)), *angles, published.get(rule, "–"))
+    accuracies = [100 - line["test_error"] for line in last]
+    spread = f" ± {stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
+    matrix, worst = _angles(line["matrix_angles"] for line in last)
+    delta, _ = _angles(line["delta_angles"] for line in last)
+    seconds = sum(line["seconds"] for line in mine) / len(last)
+    return figures.label(rule), f"{mean(accuracies):.2f}{spread}", matrix, worst, delta, f"{seconds:.1f}", str(len(last))
 
 
 def _angles(by_seed):
-    """(mean over layers, worst layer) of the layers' means over seeds."""
+    """(mean over layers, widest layer) of the layers' means over seeds, without those that could not be measured."""
+    by_seed = list(by_seed)
     layers = measured(mean_angle(angles[name] for angles in by_seed) for name in by_seed[0])
     return (f"{mean(layers):.1f}", f"{max(layers):.1f}") if layers else ("–", "–")
 
@@ -102,8 +119,9 @@ def _configuration(configs):
 
 
 def _page(experiment, configs, lines, pictures, command):
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in COLUMNS)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows(lines, experiment.published))
+    head, *rows = table(experiment, configs, lines)
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
     shown = "\n".join(
         f'<figure><img alt="{escape(CAPTIONS[path.name])}" src="data:image/png;base64,'
         f'{base64.b64encode(path.read_bytes()).decode()}"><figcaption>{escape(CAPTIONS[path.name])}</figcaption></figure>'
@@ -115,7 +133,7 @@ def _page(experiment, configs, lines, pictures, command):
 <h1>{escape(experiment.about)}</h1>
 <table><tr>{head}</tr>
 {body}</table>
-<p>{escape(_foot(experiment, configs)).replace(chr(10), "<br>")}</p>
+<p>{escape(_foot(experiment, configs, lines)).replace(chr(10), "<br>")}</p>
 {shown}
 <h2>To repeat it</h2>
 <pre>{escape(printable(command))}</pre>

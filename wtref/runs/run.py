@@ -51,8 +51,7 @@ class Run:
         """
         if name is None:
             return cls(free_folder(f"{config.model}-{config.rule}-{config.dataset}").name)
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise InputError(f"log name {name!r} is not a plain file name; use letters, digits, '.', '_' and '-'")
+        check_name(name)
         make_folder(RUNS / name)
         return cls(name)
 
@@ -215,3 +214,9 @@ class Run:
     def _leftovers(self):
         """The temporary files of the run's own files; those of figures and exports are left alone."""
         return [path for path in self.folder.glob(".*.tmp") if path.name.split(".")[1] in OWN_FILES]
+
+
+def check_name(name):
+    """Raise InputError unless this is a plain file name."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise InputError(f"log name {name!r} is not a plain file name; use letters, digits, '.', '_' and '-'")

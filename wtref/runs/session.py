@@ -1,4 +1,4 @@
-"""A run from its Config to its last checkpoint: what `train` and `reproduce` have in common."""
+"""A run from its Config to its last checkpoint: what `train`, `compare` and `reproduce` have in common."""
 
 import contextlib
 import sys
@@ -15,12 +15,32 @@ from wtref.runs.prepare import prepare
 from wtref.runs.provenance import checksum, versions
 from wtref.runs.run import Run
 from wtref.runs.tensorboard import event_writer
+from wtref.text import counted
+
+CHANGEABLE = {spec.name for spec in fields(Config) if spec.metadata["changeable"]}
 
 
 def train(config, run=None, name=None, group=SINGLE):
-    """Train in the folder of `run`, or in a new one called `name`, all processes of the group; returns the exit code.
+    """Train in the folder of `run`, or in a new one called `name`, all processes of the group; returns the exit code."""
+    with opened(config, run, name, group) as (training, opened_run):
+        weights = sum(s.W.size for s in training.network.synapses)
+        where = ", ".join(filter(None, (training.device.name, config.dtype, training.device.kernels)))
+        print(f"{config.model}, {weights:,} weights, by {config.rule} on {config.dataset}; {where}")
+        print(datasets.in_words(training.feed))
+        datasets.warn(training.feed)
+        lines = f"run: {opened_run.folder}", group.processes(), run and start_in_words(training)
+        print(*filter(None, lines), sep="\n", flush=True)
+        code, skipped = train_and_save(training, opened_run)
+        say_skipped(skipped)
+        return code
 
-    Rank 0 alone reads and writes the folder, and holds its lock.
+
+@contextlib.contextmanager
+def opened(config, run=None, name=None, group=SINGLE):
+    """(the Training that a Config asks for, at the newest checkpoint of its run if there is one; the Run).
+
+    run: one that exists; None: a new one is made, called `name`.  Rank 0 alone reads and writes the folder, and holds
+    its lock within the context.
     """
     resumed = run is not None
     group.set_timeout(config.wait_limit)
@@ -37,14 +57,7 @@ def train(config, run=None, name=None, group=SINGLE):
             _restore(training, run)
         else:
             run = group.on_rank_0(lambda: _begin(training, name, held))
-        weights = sum(s.W.size for s in training.network.synapses)
-        where = ", ".join(filter(None, (training.device.name, config.dtype, training.device.kernels)))
-        print(f"{config.model}, {weights:,} weights, by {config.rule} on {config.dataset}; {where}")
-        print(datasets.in_words(training.feed))
-        datasets.warn(training.feed)
-        lines = f"run: {run.folder}", group.processes(), resumed and _place(training)
-        print(*filter(None, lines), sep="\n", flush=True)
-        return _train_and_save(training, run)
+        yield training, run
 
 
 def _begin(training, name, held):
@@ -63,11 +76,13 @@ def _restore(training, run):
         resuming.restore(training, *state)
 
 
-def _place(training):
-    """In words: where a resumed run goes on."""
+def start_in_words(training):
+    """Where a resumed run goes on; nothing where it is finished, which train_and_save says."""
     epoch, step, steps = training.epoch, training.position, training.feed.steps
     if epoch == step == 0:
         return "no checkpoint was saved before: the run starts at epoch 1"
+    if epoch == training.config.epochs:
+        return ""
     return f"goes on after epoch {epoch}" + (f", step {step} of {steps}" if step else "")
 
 
@@ -83,25 +98,29 @@ def _common_facts(config, training, about):
 
 def resumed_config(run, given):
     """The run's own Config, with what `given` says of where and how; refuses flags that contradict the rest."""
+    if different := contradictions(run, given):
+        raise InputError(f"--resume {run.name} contradicts the run: {different}; leave those flags out")
+    return replace(run.config(), **{name: value for name, value in given.items() if name in CHANGEABLE})
+
+
+def contradictions(run, given):
+    """In words: the fields of Config in the dict `given` that make the run another one than it is, "" if none do."""
     config = run.config()
-    changeable = {spec.name for spec in fields(Config) if spec.metadata["changeable"]}
-    different = [
+    return "; ".join(
         f"--{name.replace('_', '-')} is {getattr(config, name)}, not {value}"
         for name, value in given.items()
-        if name not in changeable and getattr(config, name) != value
-    ]
-    if different:
-        raise InputError(f"--resume {run.name} contradicts the run: {'; '.join(different)}; leave those flags out")
-    return replace(config, **{name: value for name, value in given.items() if name in changeable})
+        if name not in CHANGEABLE and getattr(config, name) != value
+    )
 
 
-def _train_and_save(training, run):
-    """Train to the end, or until a signal asks one of the processes to stop; returns the exit code.
+def train_and_save(training, run):
+    """Train to the end, or until a signal asks one of the processes to stop; returns (exit code, skipped images).
 
-    An epoch is saved before it is told of.  After a signal the code is as a shell reports it: 130 after Ctrl-C, 143
-    after SIGTERM; if it came during the last steps, the run is done all the same.
+    An epoch is saved before its line is printed.  After a signal the code is as a shell reports it: 130 after Ctrl-C,
+    143 after SIGTERM; if the signal came during the last steps, the run is finished all the same.
     """
     config, group = training.config, training.group
+    done = "already finished" if training.epoch == config.epochs else "done"
     with stop_requests() as stop, event_writer(run, config.tensorboard and group.rank == 0) as write_events:
         group.watch_stop(stop)
         for record in _explained(training.run(), run):
@@ -114,11 +133,11 @@ def _train_and_save(training, run):
                 signal = group.max(stop.signal or 0)
                 if signal and training.epoch < config.epochs:
                     print(_farewell(training, run), file=sys.stderr)
-                    return 128 + signal
-        print(f"done: {config.epochs} epochs, checkpoints and metrics in {run.folder}")
-        say_skipped(group.union(set(training.feed.skipped)))
+                    return 128 + signal, set()
+        print(f"{done}: {counted(config.epochs, 'epoch')}, checkpoints and metrics in {run.folder}")
+        skipped = group.union(set(training.feed.skipped))
     signal = group.max(stop.signal or 0)
-    return 128 + signal if signal else 0
+    return (128 + signal if signal else 0), skipped
 
 
 def say_skipped(skipped):
@@ -136,7 +155,7 @@ def _explained(steps, run):
     except MemoryError as error:
         batch = run.config().batch_size
         reason = " ".join(str(error).split()) or "no more to be had"
-        raise InputError(f"out of memory at batch size {batch} ({reason}); lower --batch-size; {run.saved()}") from None
+        raise MemoryError(f"at batch size {batch}: {reason}; {run.saved()}") from None
 
 
 def _farewell(training, run):
@@ -146,15 +165,23 @@ def _farewell(training, run):
 
 
 def _epoch_line(record, epochs):
-    angles = " ".join(filter(None, (_angle_of_layers(kind, record[f"{kind}_angles"].values()) for kind in ("matrix", "delta"))))
-    return (
-        f"epoch {record['epoch']}/{epochs}  loss {record['train_loss']:.4f}  train error {record['train_error']:.2f} %  "
-        f"test error {record['test_error']:.2f} %  {angles}  {record['images_per_second']:,.0f} images/s"
+    """What is printed of an epoch's record (Training.record)."""
+    parts = (
+        f"epoch {record['epoch']}/{epochs}",
+        f"loss {record['train_loss']:.4f}",
+        f"train error {record['train_error']:.2f} %",
+        f"test error {record['test_error']:.2f} %",
+        *(_angle_of_layers(kind, record[f"{kind}_angles"].values()) for kind in ("matrix", "delta")),
+        f"{record['images_per_second']:,.0f} images/s",
     )
+    return "  ".join(filter(None, parts))
 
 
 def _angle_of_layers(kind, angles):
-    """In words: the mean of the angles, and how many layers have none."""
-    without = len(angles) - len(measured(angles))
+    """In words: the mean of the angles, and how many layers have none; "" where there are none at all."""
+    found = measured(angles)
+    if not found:
+        return ""
+    without = len(angles) - len(found)
     note = f" ({without} of {len(angles)} layers have none)" if without else ""
-    return f"{kind} angle {mean_angle(angles):.1f}°{note}" if angles else ""
+    return f"{kind} angle {mean_angle(found):.1f}°{note}"
