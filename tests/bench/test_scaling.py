@@ -35,7 +35,8 @@ def test_prediction_falls_with_devices_and_rises_with_the_network():
 
 @needs_mpi
 @pytest.mark.slow
-def test_scaling_is_timed_in_processes_of_its_own_and_predicted(here):
+def test_scaling_is_timed_in_processes_of_its_own_and_predicted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     flags = "bench scaling --models mlp --rules kp --batches 64 --threads 2 --repeats 1 --json found.json".split()
     done = run([sys.executable, RUN_PY, *flags])
     assert done.returncode == 0, done.stderr

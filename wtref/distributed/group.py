@@ -38,35 +38,21 @@ class ProcessGroup:
     rank, size : int             this process's number, from 0, and how many there are
     local_rank : int             this process's number among those of its machine, which chooses its device
     threads : int or None        for each process, where several share the cores of a machine
+    images : int                 the number of images of the present batch in all processes
     """
 
     rank, size = 0, 1
     local_rank = 0
     threads = None
+    images = 0
 
     def shard(self, n):
         """The slice of n items in a row that belongs to this process; it may be empty."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def begin_batch(self, images):
-        """Begin a batch of which this process has so many images; returns their number in all processes."""
-        return images
-
-    def global_rows(self, y):
-        """The number of values of a channel in the whole batch, of which y (N, ..., C) is a shard."""
-        return y.size // y.shape[-1]
-
-    def norm_statistics(self, ops, y, *others):
-        """As in fast/plain.py, for the whole batch, of which y (N, ..., C) is a shard."""
-        return ops.norm_statistics(y, *others)
-
-    def norm_gradients(self, ops, delta, *others):
-        """As in fast/plain.py, for the whole batch, of which delta (N, ..., C) is a shard."""
-        return ops.norm_gradients(delta, *others)
-
-    def gather_columns(self, columns, n):
-        """The matrix (m, n) whose columns the processes hold in shards."""
-        return columns
+        """Set the attribute `images` for a batch of which this process has so many."""
+        self.images = int(self.total(images)[0])
 
     def all_reduce(self, x):
         """Replace x, an array on the device, by its sum over all processes; returns x."""

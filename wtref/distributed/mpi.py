@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import math
 import os
 import socket
 import sys
@@ -12,14 +11,12 @@ import traceback
 import numpy as np
 from mpi4py import MPI
 
-from wtref.device import array_module
 from wtref.distributed.buckets import Buckets
 from wtref.distributed.group import ProcessGroup
 from wtref.distributed.messages import Messenger
 from wtref.distributed.startup import unlink_shared_memory
 from wtref.distributed.watchdog import monitored
 from wtref.errors import Diverged, Drifted, InputError, Unanswered
-from wtref.fast import plain
 from wtref.fast.ops import cores
 from wtref.text import printable
 
@@ -39,7 +36,7 @@ class MpiGroup(ProcessGroup):
         self.transport = self.host_transport = MpiTransport(comm, self.messenger)
         self.buckets = None  # Buckets within all_reducing
         self.bucket_bytes, self.compression = 1 << 22, None
-        self.images, self.waited, self.verified = 0, 0.0, False
+        self.waited, self.verified = 0.0, False
         node = comm.Split_type(MPI.COMM_TYPE_SHARED)
         unlink_shared_memory()  # all processes of this node have mapped it
         self.local_rank = node.rank  # on this node, from 0
@@ -56,40 +53,6 @@ class MpiGroup(ProcessGroup):
             library = " ".join(MPI.Get_library_version().splitlines()[0].strip("\0").split())
             raise InputError(f"started as {announced} processes, which find one each: mpi4py uses {library}; start them with its mpiexec")
         return cls(MPI.COMM_WORLD)
-
-    def begin_batch(self, images):
-        self.images = int(self.total(images)[0])
-        return self.images
-
-    def global_rows(self, y):
-        return self.images * math.prod(y.shape[1:-1])
-
-    def norm_statistics(self, ops, y, *others):
-        def moments(y):
-            return self._moments(ops, y)
-
-        return plain.norm_statistics(y, *others, moments=moments, count=self.global_rows(y))
-
-    def norm_gradients(self, ops, delta, *others):
-        def sums(*arrays):
-            return self.all_reduce(ops.norm_sums(*arrays))
-
-        return plain.norm_gradients(delta, *others, norm_sums=sums, count=self.global_rows(delta))
-
-    def gather_columns(self, columns, n):
-        whole = array_module(columns).zeros((n, len(columns)), dtype=columns.dtype)
-        whole[self.shard(n)] = columns.T
-        return self.all_reduce(whole).T
-
-    def _moments(self, ops, y):
-        """Mean and variance of all processes' y, from one all-reduce of an array in which each process fills its own part."""
-        parts = array_module(y).zeros((3, self.size, y.shape[-1]), dtype=np.float64)
-        rows = math.prod(y.shape[:-1])
-        if rows:
-            mean, variance = ops.moments(y)
-            parts[0, self.rank], parts[1, self.rank], parts[2, self.rank] = rows, mean, variance
-        mean, variance = plain.joint_moments(*self.all_reduce(parts))
-        return mean.astype(y.dtype), variance.astype(y.dtype)
 
     def all_reduce(self, x):
         with self._timed_wait():

@@ -6,10 +6,14 @@ mirrors its shard of the rows of W.
 """
 
 import copy
+import math
+
+import numpy as np
 
 from wtref import layers
 from wtref.device import array_module
 from wtref.fast import layers as fast
+from wtref.fast import plain as plain_ops
 from wtref.rules import WeightMirror
 from wtref.training import train_step
 
@@ -95,7 +99,7 @@ class SyncBatchNorm(layers.BatchNorm):
         self.plain, self.group = plain, group
 
     def values(self, y):
-        return self.group.global_rows(y)
+        return _values(self.group, y)
 
     def total(self, x):
         return self.group.all_reduce(super().total(x))
@@ -114,14 +118,34 @@ class FastSyncBatchNorm(fast.BatchNorm):
         self.group = group
 
     def values(self, y):
-        return self.group.global_rows(y)
+        return _values(self.group, y)
 
     def statistics(self, y):
         plain, running = self.plain, (self.plain.running_mean, self.plain.running_var)
-        return self.group.norm_statistics(self.ops, y, plain.gamma, *running, plain.momentum, plain.epsilon, self.known())
+        how = {"moments": self.moments, "count": self.values(y)}
+        return plain_ops.norm_statistics(y, plain.gamma, *running, plain.momentum, plain.epsilon, **how)
+
+    def moments(self, y):
+        """Mean and variance (C,) of all processes' y, from one all-reduce of an array in which each process fills its own part."""
+        group, rows = self.group, math.prod(y.shape[:-1])
+        parts = array_module(y).zeros((3, group.size, y.shape[-1]), dtype=np.float64)
+        if rows:
+            mean, variance = self.ops.moments(y)
+            parts[0, group.rank], parts[1, group.rank], parts[2, group.rank] = rows, mean, variance
+        mean, variance = plain_ops.joint_moments(*group.all_reduce(parts))
+        return mean.astype(y.dtype), variance.astype(y.dtype)
 
     def gradients(self, delta, beta):
-        return self.group.norm_gradients(self.ops, delta, self.y, self.mean, self.inverse_std, self.scale, beta)
+        def norm_sums(*arrays):
+            return self.group.all_reduce(self.ops.norm_sums(*arrays))
+
+        how = {"norm_sums": norm_sums, "count": self.values(delta)}
+        return plain_ops.norm_gradients(delta, self.y, self.mean, self.inverse_std, self.scale, beta, **how)
+
+
+def _values(group, y):
+    """The number of values of a channel in the whole batch, of which y (N, ..., C) is a shard."""
+    return group.images * math.prod(y.shape[1:-1])
 
 
 def distributed_step(group):
@@ -158,6 +182,8 @@ def shard_mirroring(rule, group):
         mirror(part)
 
     def add_gathered(s, delta_B, lambda_B):
-        add_bounded(s, group.gather_columns(delta_B, s.n_out), lambda_B)
+        whole = array_module(delta_B).zeros((s.n_out, len(delta_B)), dtype=delta_B.dtype)
+        whole[group.shard(s.n_out)] = delta_B.T
+        add_bounded(s, group.all_reduce(whole).T, lambda_B)
 
     rule.mirror, rule.add_bounded = mirror_shard, add_gathered
