@@ -1,4 +1,4 @@
-"""The ways a run can end that are not a bug in the program."""
+"""The errors that can end a run without being bugs in the program."""
 
 from wtref.text import printable
 
@@ -6,8 +6,8 @@ from wtref.text import printable
 class InputError(ValueError):
     """The user asked for something impossible.
 
-    The message is one line: what was wrong, what was found, what would be right.
-    The command line prints it to stderr and exits with code 2.
+    The message is one line that states what was wrong, what was found, and what would be right.  The command line prints
+    it to stderr and exits with code 2.
     """
 
     def __init__(self, message):
@@ -23,20 +23,20 @@ class Drifted(ArithmeticError):
 
 
 class Unanswered(Exception):
-    """Other processes of a run do not answer; the message names them."""
+    """Other processes of a run do not respond; the message names them."""
 
 
 class Unsaved(Exception):
-    """A file could not be written; the message says which and why, and of a checkpoint what is still whole."""
+    """A file could not be written; the message states which and why, and for a run how far its newest checkpoint goes."""
 
 
 def choose(kind, name, choices):
-    """choices[name], or an InputError that lists what there is to choose from."""
+    """choices[name].  Raises InputError, which lists the choices, for any other name; kind: what is chosen, for the message."""
     check_choice(kind, name, choices)
     return choices[name]
 
 
 def check_choice(kind, name, choices):
-    """Raise an InputError that lists the choices unless name is one of them."""
+    """Raise InputError, which lists the choices, unless name is one of them."""
     if name not in choices:
         raise InputError(f"unknown {kind} {name!r}; choose from: {', '.join(choices)}")

@@ -2,10 +2,10 @@
 
 
 def printable(text):
-    """The text on one line, its unprintable characters escaped as in repr().
+    """The text on one line, with unprintable characters escaped as in repr().
 
-    These are control characters, which could move the cursor or end the line, marks of the writing direction,
-    lone surrogates, which stand for bytes of a file's name and cannot be encoded, and spaces other than " ".
+    Unprintable are control characters, which could move the cursor or end the line, marks of the writing direction, lone
+    surrogates, which stand for undecodable bytes of a file name and cannot be encoded, and spaces other than " ".
     """
     text = str(text)
     return text if text.isprintable() else "".join(map(_escaped, text))

@@ -1,4 +1,4 @@
-"""What values may be, of flags and in stored files: their types, and the ranges of numbers."""
+"""Checks of the values of flags and of entries in files: their types, and the ranges of numbers."""
 
 import math
 import reprlib
@@ -11,7 +11,7 @@ WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "text
 
 
 class Range(NamedTuple):
-    """The numbers from low to high; above: low itself is excluded; below: high is."""
+    """The numbers from low to high; above: low itself is excluded; below: high itself is excluded."""
 
     low: float
     high: float
@@ -19,7 +19,7 @@ class Range(NamedTuple):
     below: bool = False
 
     def misfit(self, number):
-        """What a number outside must be, in words; None for one inside.  A NaN is outside of every range."""
+        """A phrase that states what a number outside the range must be; None for a number inside.  NaN is outside every range."""
         if not -math.inf < number < math.inf:
             return "a finite number"
         if number < self.low or self.above and number == self.low:
@@ -29,7 +29,7 @@ class Range(NamedTuple):
         return None
 
 
-LIMITS = {  # of each number on the command line, by the flag's name
+LIMITS = {  # the range of each number on the command line, by the name of its flag
     "epochs": Range(1, 1_000_000),
     "batch_size": Range(1, 10_000_000),
     "lr": Range(0, 1e300, above=True),
@@ -45,11 +45,11 @@ LIMITS = {  # of each number on the command line, by the flag's name
     "workers": Range(1, 1_000),
     "save_every": Range(1, 2**31 - 1),
     "seed": Range(0, 2**64 - 1),
-    "threads": Range(1, 1024),  # each keeps memory of its own; a number that the system refuses would end the process
+    "threads": Range(1, 1024),  # each thread has memory of its own, and a number that the system refuses would end the process
     "bucket_mib": Range(0, 1_000_000, above=True),
     "wait_limit": Range(0, 1_000_000, above=True),
     "check_copies": Range(0, 2**31 - 1),
-    "mirror_window": Range(0, 10_000, above=True),  # B learns from so many rows before training begins
+    "mirror_window": Range(0, 10_000, above=True),  # rows per input cell from which B learns before training begins
     "mirror_rows": Range(1, 2**30),
     "mirror_every": Range(1, 2**31 - 1),
     "seeds": Range(1, 10_000),
@@ -63,7 +63,7 @@ LIMITS = {  # of each number on the command line, by the flag's name
 
 
 def check_limits(values):
-    """Raise InputError, naming the flag, if a number is outside of its limits.  values: {flag's name: value}."""
+    """Raise InputError, which names the flag, if a number is out of range.  values: {name of the flag: value}."""
     for name in [name for name in values if name in LIMITS]:
         for number in _numbers(values[name]):
             misfit = LIMITS[name].misfit(number)
@@ -72,23 +72,23 @@ def check_limits(values):
 
 
 def _numbers(value):
-    """The numbers of a flag's value: one, several, or, where it is None, none."""
+    """The numbers in the value of a flag, as a tuple or list; empty for None."""
     if value is None:
         return ()
     return value if isinstance(value, (tuple, list)) else (value,)
 
 
 def check_type(name, value, kind):
-    """Raise InputError, naming the flag, unless value is of the type `kind`, such as int, float | None or tuple[int, ...].
+    """Raise InputError, which names the flag, unless value is of the type `kind`, such as int, float | None or tuple[int, ...].
 
-    An integer is a number too; true and false are neither.
+    Integers are accepted as floats; True and False are accepted as neither.
     """
     if not fits(value, kind):
         refuse(name, in_words(kind), value)
 
 
 def check_entries(found, kinds):
-    """Raise ValueError unless `found` is a dict with entries of the types `kinds`, {name: type}; it may hold others too."""
+    """Raise ValueError unless `found` is a dict with entries of the types `kinds`, {name: type}; other entries are allowed."""
     if not isinstance(found, dict):
         raise ValueError(f"it must hold {', '.join(kinds)}, found {reprlib.repr(found)}")
     for name, kind in kinds.items():
@@ -99,7 +99,7 @@ def check_entries(found, kinds):
 
 
 def fits(value, kind):
-    """Is value of the type `kind`?"""
+    """True if value is of the type `kind`; see check_type."""
     parts = get_args(kind)
     if get_origin(kind) is dict:
         return isinstance(value, dict) and all(fits(part, parts[1]) for part in value.values())
@@ -108,16 +108,16 @@ def fits(value, kind):
     if parts:
         return any(fits(value, each) for each in parts)
     if kind is str:
-        return isinstance(value, str) and "\0" not in value  # which no name of a file can hold
+        return isinstance(value, str) and "\0" not in value  # no file name can contain it
     if isinstance(value, bool):
         return kind is bool
     if kind is float and isinstance(value, int):
-        return abs(value) < 2**1000  # which a float can hold
+        return abs(value) < 2**1000  # else it does not fit into a float
     return isinstance(value, kind)
 
 
 def in_words(kind):
-    """The type `kind` for messages."""
+    """The type `kind` in words, for messages."""
     parts = get_args(kind)
     if get_origin(kind) is dict:
         return f"names, each with {WORDS[parts[1]]}"
@@ -127,5 +127,5 @@ def in_words(kind):
 
 
 def refuse(name, right, found):
-    """Raise InputError about a flag's value."""
+    """Raise InputError about the value of a flag: `right` states what it must be."""
     raise InputError(f"--{name.replace('_', '-')} must be {right}, found {reprlib.repr(found)}")

@@ -1,4 +1,4 @@
-"""The data sets, by name, and the feeds that give the training loop its batches."""
+"""The data sets by name, and the feeds that supply the training loop with batches."""
 
 import sys
 from dataclasses import replace
@@ -32,21 +32,21 @@ DATASETS = (*IN_MEMORY, "folder")  # folder: an image folder, streamed from disk
 
 
 def load(name, data_dir=None):
-    """The Dataset called `name`, looked for in data_dir; None: the repository's data folder.
+    """Load the Dataset called `name` from the folder data_dir, by default the repository's data/.
 
     Raises
     ------
     InputError
-        For an unknown name, or if its files are missing or damaged.
+        If the name is unknown, or the files are missing or damaged.
     """
     data = choose("dataset", name, IN_MEMORY)(_folder(name, data_dir))
     return replace(data, class_names=CLASS_NAMES[name]) if name in CLASS_NAMES else data
 
 
 def open_feed(config, device, group=SINGLE):
-    """The batches that a Config asks for, for a process of the group: a MemoryFeed, or a FolderFeed for the data set "folder".
+    """Open the data set of a Config: a FolderFeed for the data set "folder", a MemoryFeed for all others.
 
-    Raises InputError if the data are missing or damaged.
+    group: the processes that share each batch.  Raises InputError if the data are missing or damaged.
     """
     check_choice("dataset", config.dataset, DATASETS)
     if config.dataset == "folder":
@@ -63,13 +63,13 @@ def open_feed(config, device, group=SINGLE):
 
 
 def in_words(feed):
-    """Lines that say how much a feed holds, and what of an image folder it left out."""
+    """A text that states how many images a feed has, and which files of an image folder were left out."""
     images = f"{feed.train_count:,} training and {feed.test_count:,} test images"
     return "\n".join((f"data: {images} of {feed.classes:,} classes", *map(printable, feed.left_out)))
 
 
 def warn(feed):
-    """Say on stderr what makes errors on a feed's data mean less than they seem to."""
+    """Print the warnings about a feed's data to stderr."""
     for line in feed.doubts:
         print(f"wtref: {printable(line)}", file=sys.stderr)
 

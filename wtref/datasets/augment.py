@@ -38,18 +38,18 @@ class Augmentation:
         if not 0 <= self.rotate <= 180:
             raise InputError(f"--rotate must be from 0 to 180 degrees, found {self.rotate}")
 
-    def __call__(self, images, rng, n=None, share=slice(None)):
+    def __call__(self, images, rng, n=None, shard=slice(None)):
         """Augment images (N, H, W, C); returns an array of the same shape, dtype and device.  rng: a NumPy generator.
 
-        n, share: the images are the slice `share` of a batch of n, and each is changed as it would be in the whole batch.
+        n, shard: the images are the slice `shard` of a batch of n, and each is changed as it would be in the whole batch.
         """
         n = len(images) if n is None else n
         if self.crop:
-            images = crop(images, self.crop, rng.integers(2 * self.crop + 1, size=(n, 2))[share])
+            images = crop(images, self.crop, rng.integers(2 * self.crop + 1, size=(n, 2))[shard])
         if self.flip:
-            images = flip(images, rng.random(n)[share] < 0.5)
+            images = flip(images, rng.random(n)[shard] < 0.5)
         if self.rotate:
-            images = rotate(images, rng.uniform(-self.rotate, self.rotate, size=n)[share])
+            images = rotate(images, rng.uniform(-self.rotate, self.rotate, size=n)[shard])
         return images
 
 

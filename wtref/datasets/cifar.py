@@ -1,14 +1,13 @@
 """CIFAR-10 and CIFAR-100 in both published forms, binary and python (Krizhevsky, 2009).
 
-Each form is one folder, published as a .tar.gz.  Archives and extracted folders are looked for under their
-published names in DATA_DIR/cifar10/ (DATA_DIR/cifar100/) and then in DATA_DIR; archives before folders, as a
-checksum guards them, and binary before python.  Either place may also hold the extracted files themselves.
-The first one found counts: if it is damaged, the next is not tried.  Archives are read member by member,
-nothing is extracted.
+Each form is one folder, published as a .tar.gz.  Archives and extracted folders are looked for under their published
+names in DATA_DIR/cifar10/ (DATA_DIR/cifar100/) and then in DATA_DIR: archives before folders, because archives have a
+checksum, and binary before python.  The extracted files may also lie directly in either place.  The first form found is
+read; if it is damaged, the next is not tried.  Archives are read in memory, member by member.
 
-The binary form is one record per image: its label (CIFAR-100: coarse, then fine) and 3 x 1024 bytes, the
-red, the green and the blue plane (https://www.cs.toronto.edu/~kriz/cifar.html).  The python form is a pickle
-of the same pixels, as published or saved again by Python 3 (unpickling.py).
+The binary form has one record per image: its label (CIFAR-100: coarse, then fine) and 3 x 1024 bytes, the red, the green
+and the blue plane (https://www.cs.toronto.edu/~kriz/cifar.html).  The python form is a pickle of the same pixels, as
+published or as saved again by Python 3 (unpickling.py).
 """
 
 import itertools
@@ -24,30 +23,30 @@ from wtref.datasets.base import Dataset, check_classes, check_labels
 from wtref.datasets.unpickling import Unpickler, as_array, as_integers
 from wtref.errors import InputError
 
-COUNTS = {"cifar10": (10_000, 10_000), "cifar100": (50_000, 10_000)}  # images: each training file, test file
+COUNTS = {"cifar10": (10_000, 10_000), "cifar100": (50_000, 10_000)}  # images in each training file, and in the test file
 CLASSES = {"cifar10": 10, "cifar100": 100}
 SIDE, PIXELS = 32, 3 * 32 * 32
-# Bytes that an image may take in a file, by form: in protocol 2, Python 3 writes each byte as a character in UTF-8.
+# The most bytes of an image in a file of each form; in protocol 2, Python 3 writes each byte as a character in UTF-8.
 RECORD, PICKLED = PIXELS + 2, 2 * PIXELS + 256
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a set is published.
+    """A form in which a data set is published.
 
-    read(bytearray, where, count, classes) gives a file's colour planes (count, 3072) and labels (count,).
+    read(bytearray, where, count, classes) returns the colour planes (count, 3072) and labels (count,) of a file.
     """
 
     archive: str
     folder: str
     train: tuple[str, ...]
     test: str
-    room: int  # bytes that an image may take in a file
+    room: int  # the most bytes of an image in a file
     read: Callable
 
 
 def load_cifar10(data_dir):
-    """Photographs: 50,000 training and 10,000 test images (32, 32, 3) of bytes, ten classes.
+    """CIFAR-10, photographs: 50,000 training and 10,000 test images (32, 32, 3), uint8, of ten classes.
 
     Raises InputError for missing or damaged files.
     """
@@ -55,12 +54,12 @@ def load_cifar10(data_dir):
 
 
 def load_cifar100(data_dir):
-    """The same with a hundred (fine) classes."""
+    """CIFAR-100: the same with a hundred (fine) classes."""
     return _load("cifar100", data_dir)
 
 
 def find_cifar(name, data_dir):
-    """(Form, path of its archive or of the folder of its files) of the first that is there.  Raises Missing."""
+    """(Form, path of its archive or of the folder of its files) of the first form found.  Raises Missing."""
     data_dir, forms = Path(data_dir), FORMS[name]
     for folder in (data_dir / name, data_dir):
         for form in forms:
@@ -91,14 +90,14 @@ def _load(name, data_dir):
         planes, found = form.read(data, where, counts[file], classes)
         check_labels(where, found, classes)
         images[part], labels[part] = planes.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1), found
-        del data, planes, found  # before memory is taken for the next file
+        del data, planes, found  # before memory is allocated for the next file
     split = ends[form.train[-1]]
     check_classes(name, labels[:split], classes)
     return Dataset(name, classes, images[:split], labels[:split], images[split:], labels[split:])
 
 
 def _folder_files(path, _, limits):
-    """Yield (file, its bytes) of an extracted folder."""
+    """Yield (file, its bytes) for each file of an extracted folder, as archives.tar_files does."""
     absent = [file for file in limits if not os.path.isfile(path / file)]
     if absent:
         raise InputError(f"{path}: lacks {', '.join(absent)}; complete or remove it")
@@ -122,7 +121,7 @@ def _read_binary(data, where, count, classes):
 def _read_python(data, where, count, classes):
     key = b"labels" if classes == 10 else b"fine_labels"
     found = Unpickler(data, where, steps=10 * count + 1000).load()
-    if type(found) is dict:  # Python 3 may have read the keys as text
+    if type(found) is dict:  # Python 3 may have saved the keys as text
         found = {name.encode() if type(name) is str else name: value for name, value in found.items()}
     if type(found) is not dict or not {key, b"data"} <= found.keys():
         raise InputError(f"{where}: its pickle holds no dictionary of 'data' and {key.decode()!r}")

@@ -1,7 +1,7 @@
-"""Downloads: what the sets' authors publish, how to get it whole, and whether what is there is intact.
+"""Downloads of the published data sets, verified by size and checksum.
 
-A download goes to FILE.part, where the next attempt goes on if this one ends early, and is moved to FILE
-only when its size and checksum are the published ones.
+A download is written to FILE.part, where the next attempt continues if this one ends early, and moved to FILE only when
+its size and checksum are those of the published file.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from wtref.errors import InputError, choose
 
 @dataclass(frozen=True)
 class File:
-    """A file as published: its size in bytes, its MD5."""
+    """A published file: its name, its size in bytes and its MD5 checksum."""
 
     name: str
     size: int
@@ -28,7 +28,7 @@ class File:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a set's files come from, the official home first, and the folder of data_dir they go to."""
+    """The files of a data set, the folder in data_dir where they belong, and the addresses of its homes, the official first."""
 
     folder: str
     homes: tuple[str, ...]
@@ -48,7 +48,7 @@ def _cifar(classes, form, size, md5):
 CATALOGUE = {
     "mnist": Source(
         "mnist",
-        # The official home has long refused most visitors; PyTorch's copy has the same bytes.
+        # The official home refuses most requests; PyTorch's copy has the same bytes.
         ("http://yann.lecun.com/exdb/mnist/", "https://ossci-datasets.s3.amazonaws.com/mnist/"),
         _idx_files(
             (9_912_422, "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
@@ -75,20 +75,36 @@ CATALOGUE = {
 
 
 def show_progress(file, done, size):
-    """Say on stderr how far a file's download is: on a terminal in a line that counts up, else at its end."""
+    """Print the progress of a download to stderr: on a terminal in a line that is updated, otherwise once at the end."""
     start, end = ("\r", "\n" if done == size else "") if sys.stderr.isatty() else ("", "\n")
     if start or done == size:
         print(f"{start}{file}: {done / 1e6:.1f} of {size / 1e6:.1f} MB", end=end, file=sys.stderr, flush=True)
 
 
 def fetch(name, data_dir, base_url=None, progress=show_progress, timeout=TIMEOUT):
-    """Download a set's files to its folder in data_dir, but for those that are there and intact.
+    """Download the files of a data set that do not exist, or are damaged, in its folder in data_dir.
 
-    base_url: where to look instead of the official home.  progress(file's name, bytes so far, bytes in all)
-    is called as they come.  timeout: seconds that a server may be silent.  Returns the paths of all files.
+    Parameters
+    ----------
+    name : str
+        A name in CATALOGUE.
+    data_dir : path
+    base_url : str, optional
+        An address to use in place of the homes of the data set.
+    progress : function
+        Called as progress(file name, bytes received, bytes in all) during the download.
+    timeout : float
+        Seconds that a server may be silent.
 
-    Raises InputError for an unknown name and for a file that could not be had, in one line that says why and
-    what to do; calling again goes on where this ended.
+    Returns
+    -------
+    list of Path
+        The paths of all files of the data set.
+
+    Raises
+    ------
+    InputError
+        For an unknown name, and for a file that could not be downloaded.  The next call continues where this one ended.
     """
     source = choose("data set to fetch", name, CATALOGUE)
     folder = Path(data_dir) / source.folder
@@ -108,7 +124,7 @@ def fetch(name, data_dir, base_url=None, progress=show_progress, timeout=TIMEOUT
 
 
 def _fetch_file(file, folder, homes, progress, timeout):
-    """Try one home after the other; raises Failed with all their reasons."""
+    """Download one file from the first home that succeeds; raises Failed with the reasons of all homes."""
     part, reasons = folder / f"{file.name}.part", []
     with _locked(part) as out:
         for home in homes:
@@ -132,7 +148,7 @@ def _fetch_file(file, folder, homes, progress, timeout):
 
 @contextlib.contextmanager
 def _locked(part):
-    """Open a file for appending that no other process appends to, or moves away, meanwhile."""
+    """Open the part of a file for appending, under a lock against other processes."""
     if os.path.lexists(part) and not _is_own_file(os.lstat(part)):
         raise InputError(f"{part}: a link, folder or device, not the part of a file that a download left; remove it")
     with open(part, "ab", opener=_following_no_link) as out:
@@ -150,7 +166,7 @@ def _following_no_link(path, flags):
 
 
 def _download(url, out, file, progress, timeout):
-    """Append to `out` what it lacks of the file, or all of it if the server cannot go on in the middle."""
+    """Append the missing bytes of the file to `out`, or write all of it if the server cannot start in the middle."""
     if (have := _size(out)) == file.size:
         return
     have = have if have < file.size else 0
@@ -164,13 +180,13 @@ def _download(url, out, file, progress, timeout):
     out.flush()
     os.fsync(out.fileno())
     if done < file.size:
-        # A server that named no length takes this for the whole file, so it is another file.
+        # Without a Content-Length this was the server's whole file, so it is a different file.
         keep = response.headers["Content-Length"] is not None
         raise Failed(f"ended after {done:,} of {file.size:,} bytes", keep)
 
 
 def _offset(response, have, size):
-    """At which byte of the file the response starts; raises Failed unless it promises all the rest."""
+    """The byte of the file at which the response starts; raises Failed unless its headers promise all the rest."""
     start, length = 0, response.headers["Content-Length"]
     if response.status == 206:
         found, right = response.headers["Content-Range"], f"bytes {have}-{size - 1}/{size}"

@@ -1,9 +1,9 @@
-"""Image folders (listing.py says in what layout), decoded by Pillow in threads ahead of the training step.
+"""Image folders (listing.py describes their layout), decoded by Pillow in threads ahead of the training step.
 
-Sizes, modes and formats may be mixed; reading.py and augment.py make them alike.
+Sizes, modes and formats may be mixed; reading.py and views.py convert them to one.
 
-Threads, not processes: Pillow lets go of the interpreter's lock while it decodes and resizes.  Two threads
-and two processes decoded 500x375 JPEGs equally fast within 7 % on two cores; threads need no copies between.
+Threads are as fast as processes here, because Pillow releases the interpreter's lock while it decodes and resizes: on two
+cores, two threads and two processes decoded 500x375 JPEGs equally fast within 7 %.  And threads need no copies.
 """
 
 import contextlib
@@ -27,24 +27,24 @@ from wtref.distributed.group import SINGLE
 from wtref.errors import InputError, check_choice
 from wtref.fast.ops import cores
 
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, as everybody uses them
-AHEAD = 2  # batches that may wait, decoded, for the training step
-PIECE = 4  # images that a thread takes at a time, as handing over is work too
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, in pixel values
+AHEAD = 2  # the most decoded batches that wait for the training step
+PIECE = 4  # images per task of a thread; smaller tasks cost more overhead
 BAD_IMAGES = ("error", "skip")
 
 
 class FolderFeed:
-    """Batches straight from the files, for folders too large for memory; see memory.py for what a feed is.
+    """A feed (see memory.py) that reads its batches from the files, for folders that are too large for memory.
 
-    Training: RandomResizedCrop, with flip=True mirroring of half of the images, with jitter > 0 colour jitter, drawn
-    for each image from (seed, epoch, index) alone.  Evaluation: shorter side to 256/224 of image_size, centre crop.
+    Training images are random views (views.random_view), drawn for each image from (seed, epoch, index) alone; test
+    images are central views.
 
-    bad_images: "error" stops at an image that cannot be read; "skip" leaves it out of its batch, which is that much
-    smaller and may be empty, and notes it in `skipped`, a set of lines.
+    bad_images: with "error", an image that cannot be read raises InputError; with "skip", it is left out of its batch,
+    which becomes smaller or even empty, and is noted in `skipped`.
 
-    Attributes: shape (H, W, C), classes, class_names, train_count, test_count, steps (per epoch), left_out
-    and doubts (lines).
-    Raises InputError for a folder in another layout, and while iterating for images that cannot be read.
+    Attributes: shape (H, W, C), classes, class_names, train_count, test_count, steps (per epoch), doubts, skipped and
+    left_out (lines of text about the data, about unreadable images, and about other files).
+    Raises InputError for a folder in another layout, and during iteration for images that cannot be read.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class FolderFeed:
         self.normalise = Normalise(device, self.shape, MEAN, STD)
 
     def about(self):
-        """What the data are, as plain values; see memory.py.  The files' names and sizes stand for their bytes."""
+        """A description of the data in plain values; see memory.py.  The checksum is over the names and sizes of the files."""
         files = [
             ((files.split, self.class_names[label], os.path.basename(path)), _size(path))
             for files in (self.train, self.test) for path, label in zip(files.paths, files.labels)
@@ -74,22 +74,22 @@ class FolderFeed:
                 "train": self.train_count, "test": self.test_count, "sha256": sha256}  # fmt: skip
 
     def train_batches(self, epoch, first=0):
-        """Yield (images (n, H, W, C) varied and normalised, labels (n,)) from batch `first` on."""
+        """Yield (images (n, H, W, C), augmented and normalised, labels (n,)), from batch `first` of the epoch on."""
         order = training_order(self.seed, epoch, self.train_count, self.batch_size, first)
         load = functools.partial(self._varied, epoch)
-        share = self.group.shard
-        return self._batches(self.train, (batch[share(len(batch))] for _, batch in order), load)
+        shard = self.group.shard
+        return self._batches(self.train, (batch[shard(len(batch))] for _, batch in order), load)
 
     def fixed_batch(self):
-        """(images, labels) of one batch of training images, seen as in evaluation: the same at all times and in all processes."""
+        """(images, labels) of one batch of training images in central view, the same at all times and in all processes."""
         _, batch = next(training_order(self.seed, 0, self.train_count, self.batch_size))
         with contextlib.closing(self._batches(self.train, [batch], functools.partial(self._central, self.train))) as batches:
             return next(batches)
 
     def test_batches(self, batch_size=256):
-        """Yield (images (n, H, W, C) normalised, labels (n,)), each test image once, in one of the group's processes."""
-        share = self.group.shard(self.test_count)
-        batches = self._batches(self.test, _slices(share.start, share.stop, batch_size), functools.partial(self._central, self.test))
+        """Yield (images (n, H, W, C), normalised, labels (n,)); each test image occurs once, in one process of the group."""
+        shard = self.group.shard(self.test_count)
+        batches = self._batches(self.test, _slices(shard.start, shard.stop, batch_size), functools.partial(self._central, self.test))
         return ((images, labels) for images, labels in batches if len(labels))
 
     def _varied(self, epoch, index):
@@ -110,17 +110,17 @@ class FolderFeed:
 
 @dataclass(frozen=True)
 class FolderDataset(Dataset):
-    """An image folder in memory; skipped, left_out: lines about images that cannot be read, and about other files."""
+    """An image folder in memory; skipped and left_out: lines of text about unreadable images and about other files."""
 
     skipped: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
 
 
 def load_folder_into_memory(root, workers=None, bad_images="error"):
-    """A folder whose images share one size, decoded once: a Dataset of RGB bytes.
+    """Decode a folder whose images share one size into a FolderDataset of RGB images.
 
-    Raises InputError for another layout, for images of several sizes and, unless bad_images is "skip", for
-    damaged ones.
+    Raises InputError for another layout, for images of different sizes and, unless bad_images is "skip", for damaged
+    images.
     """
     check_choice("bad images", bad_images, BAD_IMAGES)
     names, train, test = list_folder(root)
@@ -141,7 +141,7 @@ def load_folder_into_memory(root, workers=None, bad_images="error"):
 
 
 def _load_all(files, size, workers, bad_images, skipped):
-    """Images (N, H, W, 3) and labels (N,) of a split, without those that are skipped."""
+    """The images (N, H, W, 3) and labels (N,) of a split, without skipped images."""
     shape, count = (size[1], size[0], 3), len(files.paths)
     images, kept = np.empty((count, *shape), np.uint8), np.ones(count, bool)
     load = functools.partial(_whole, files.paths, size)
@@ -173,7 +173,10 @@ def _whole(paths, size, index):
 
 
 def _judge(bad, count, bad_images, skipped):
-    """Which of a batch's images to keep, (count,) of bool.  bad: {place in the batch: BadImage}."""
+    """Which images of a batch to keep, (count,), bool; raises the first error if none may be skipped.
+
+    bad: {position in the batch: BadImage}; skipped: a set, to which the messages are added.
+    """
     if bad and bad_images == "error":
         raise bad[min(bad)]
     skipped.update(map(str, bad.values()))
@@ -185,8 +188,8 @@ def _judge(bad, count, bad_images, skipped):
 def decode_ahead(load, batches, shape, workers):
     """Load batches of images in threads, at most AHEAD batches ahead of the caller.
 
-    load(index) gives an array of bytes of the given shape, or raises BadImage; batches: index arrays (n,).
-    Yields (indices (n,), images (n, *shape), {place in the batch: BadImage}), in order.
+    load(index) returns a uint8 array of the given shape, or raises BadImage; batches: an iterable of index arrays (n,).
+    Yields (indices (n,), images (n, *shape), {position in the batch: BadImage}), in order.
     """
     waiting, pool = deque(), ThreadPoolExecutor(workers)
     try:
@@ -224,7 +227,7 @@ def _load_piece(load, indices, images, start):
 
 
 def _size(path):
-    """In bytes; None where there is nothing."""
+    """The size of a file in bytes; None if it does not exist."""
     with contextlib.suppress(OSError):
         return os.path.getsize(path)
 

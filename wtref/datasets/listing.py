@@ -1,9 +1,9 @@
-"""What an image folder holds: its classes, its images, and what was left out.
+"""The contents of an image folder: its classes, its images, and the files that are left out.
 
     ROOT/train/CLASS/*      ROOT/val/CLASS/* (or, without val/, ROOT/test/CLASS/*)
 
-Classes are the folders' names in sorted order; images are the files with an ending of a format that is read.
-Tiny ImageNet is taken as it is published: ROOT/train/CLASS/images/*, and ROOT/val/images/* whose classes are in
+Classes are the names of the folders in sorted order; images are the files with the ending of a format that is read.
+Tiny ImageNet is read in its published layout: ROOT/train/CLASS/images/*, and ROOT/val/images/*, whose classes are in
 ROOT/val/val_annotations.txt.
 """
 
@@ -19,14 +19,14 @@ from wtref.datasets.reading import pillow
 from wtref.errors import InputError
 from wtref.text import printable
 
-NESTED, ANNOTATIONS = "images", "val_annotations.txt"  # Tiny ImageNet's
+NESTED, ANNOTATIONS = "images", "val_annotations.txt"  # of Tiny ImageNet
 
 
 @dataclass(frozen=True)
 class Files:
     """The images of a split ("train", "val" or "test"): their paths, and their labels (N,).
 
-    left_out: lines about what else was found.
+    left_out: lines of text about the other files.
     """
 
     split: str
@@ -36,7 +36,7 @@ class Files:
 
 
 def list_folder(root):
-    """(class names, Files to train on, Files to test on) of an image folder, in sorted order."""
+    """(class names, training Files, test Files) of an image folder, in sorted order.  Raises InputError for another layout."""
     root = Path(root)
     held_out = "val" if (root / "val").is_dir() else "test"
     splits = [_Split(root / "train"), _Split(root / held_out)]
@@ -48,7 +48,7 @@ def list_folder(root):
 
 
 class _Split:
-    """One split's folder.
+    """The folder of one split.
 
     Attributes: classes, {class name: paths of its images}; left_out, {reason: paths}.
     """
@@ -64,7 +64,7 @@ class _Split:
             raise InputError(f"{folder} holds no class folders; images belong in {folder}/CLASS/")
 
     def files(self):
-        """As Files."""
+        """The split as Files."""
         counts = [len(paths) for paths in self.classes.values()]
         lines = [
             printable(f"left out in {self.folder}: {reason} ({len(paths):,}), such as {os.path.relpath(min(paths), self.folder)}")
@@ -74,7 +74,7 @@ class _Split:
         return Files(self.folder.name, list(itertools.chain(*self.classes.values())), labels, tuple(lines))
 
     def _entries(self, folder):
-        """(files, folders) right inside a folder, {name: path} each, sorted by name, without hidden ones."""
+        """(files, folders) directly in a folder, {name: path} each, sorted by name, without hidden ones."""
         files, folders = {}, {}
         try:
             with os.scandir(folder) as entries:
@@ -89,7 +89,7 @@ class _Split:
         return files, folders
 
     def _images(self, folder):
-        """The paths of a class's images."""
+        """The paths of the images of a class."""
         files, folders = self._entries(folder)
         images, others = _by_ending(files)
         if not images and NESTED in folders:
@@ -106,7 +106,7 @@ class _Split:
         return list(images.values())
 
     def _annotated(self, files, folders):
-        """{class name: paths} by Tiny ImageNet's annotations, or None where the images lie elsewhere."""
+        """{class name: paths} by Tiny ImageNet's annotations; None if there are no images in NESTED."""
         inner, deeper = self._entries(folders[NESTED]) if NESTED in folders else ({}, {})
         images, others = _by_ending(inner)
         if not images:
@@ -125,7 +125,7 @@ class _Split:
 
 
 def _read_annotations(path):
-    """[(file name, class name)], from lines of words apart by tabs, of which the first two count."""
+    """[[file name, class name]], the first two of the words, separated by tabs, in each line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -138,7 +138,7 @@ def _read_annotations(path):
 
 
 def _by_ending(files):
-    """(images, others) of files, {name: path}."""
+    """Divide files, {name: path}, into (images, others) by their endings."""
     images = {name: path for name, path in files.items() if _is_image(name)}
     return images, {name: path for name, path in files.items() if name not in images}
 
@@ -152,7 +152,7 @@ def _nested_images(folder):
 
 
 def _is_folder(entry):
-    """A link that leads nowhere, even in circles, counts as a file: reading it says what is wrong."""
+    """True for a folder.  A broken or circular link counts as a file, so that reading it raises the error."""
     try:
         return entry.is_dir()
     except OSError:

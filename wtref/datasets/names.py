@@ -1,4 +1,4 @@
-"""What the classes of the published data sets are called, in the order of their numbers."""
+"""The names of the classes of the published data sets, in the order of their labels."""
 
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 

@@ -1,9 +1,9 @@
-"""The one reader of image files, for training, evaluation and `predict`: any file gives an RGB image or a BadImage.
+"""The reader of image files for training, evaluation and `predict`: every file gives an RGB image or raises BadImage.
 
-Files are taken for hostile.  Only regular files are read, only the formats named here are opened, and sizes are
-checked before anything is decoded.  Every image becomes RGB with 8 bits a channel: of 16 bits the upper 8 are
-kept, transparency and EXIF orientation are ignored as by torchvision's ImageFolder, and of several frames the
-first is taken.  Pixels that bytes cannot hold, as floats and 32-bit integers, are refused.
+Files are not trusted.  Only regular files are read, only the formats named here are opened, and sizes are checked before
+anything is decoded.  Every image is converted to RGB with 8 bits per channel: of 16 bits the upper 8 are kept, transparency
+and EXIF orientation are ignored, as in torchvision's ImageFolder, and of several frames the first is used.  Images whose
+pixels are floats or 32-bit integers are refused.
 """
 
 import contextlib
@@ -19,35 +19,35 @@ from PIL import Image, UnidentifiedImageError
 
 from wtref.errors import InputError
 
-# Pillow's names.  Left out are formats that start other programs (EPS), hold files in yet other formats (ICO, ICNS)
-# or are of no use in a data set.
+# Pillow's names.  Excluded are formats that start other programs (EPS), contain files in other formats (ICO, ICNS),
+# or have no use in a data set.
 FORMATS = (
     "JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "PPM", "WEBP", "AVIF", "JPEG2000", "QOI", "PCX", "SGI", "TGA"
 )  # fmt: skip
-MAX_SIDE = 65_535  # pixels, as in JPEG: Pillow needs memory for each row, however short
-MAX_BYTES = 1 << 29  # of a file, about what Image.MAX_IMAGE_PIXELS take at 6 bytes each
+MAX_SIDE = 65_535  # pixels, as in JPEG; Pillow allocates memory for each row, however short
+MAX_BYTES = 1 << 29  # of a file: about Image.MAX_IMAGE_PIXELS at 6 bytes each
 BYTE_MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 DEEP_MODES = {"I;16", "I;16L", "I;16B", "I;16N"}
-WHITE_IS_ZERO, PHOTOMETRIC, BITS, SAMPLE_FORMAT = 0, 262, 258, 339  # TIFF's tags, and a value of the first
+WHITE_IS_ZERO, PHOTOMETRIC, BITS, SAMPLE_FORMAT = 0, 262, 258, 339  # a value of TIFF's tag PHOTOMETRIC, and three tags
 OF_THE_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENXIO}
 
 
 class BadImage(InputError):
-    """A file that is no image that can be read: missing, damaged, too large; the message names it."""
+    """An image file that is missing, damaged, too large or in no format that is read; the message names it."""
 
 
 def read_image(path):
-    """The image in a file, in mode RGB.  Raises BadImage, and InputError where the machine fails to read."""
+    """The Pillow image in a file, in mode RGB.  Raises BadImage, and InputError for errors of the file system."""
     return to_rgb(open_file(path), path)
 
 
 def open_file(path):
-    """The Pillow image in a file, its pixels not decoded yet.  Raises as read_image."""
+    """The Pillow image in a file, not decoded yet.  Raises the errors of read_image."""
     return open_image(read_file(path), path)
 
 
 def read_file(path):
-    """The bytes of a regular file.  Raises as read_image."""
+    """The bytes of a regular file.  Raises the errors of read_image."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
@@ -62,7 +62,7 @@ def read_file(path):
 
 
 def open_image(data, name):
-    """The Pillow image in `data`, its pixels not decoded yet.  Raises BadImage."""
+    """The Pillow image in the bytes `data`, not decoded yet; name: for messages.  Raises BadImage."""
     formats, _ = pillow()
     with _naming(name):
         image = Image.open(io.BytesIO(data), formats=formats)
@@ -79,28 +79,28 @@ def open_image(data, name):
 
 
 def _has_known_range(image):
-    """Do black and white have known values?  They do not in floats and signed numbers, nor in integers of 32 bits."""
+    """True if black and white have known values, which floats, signed numbers and 32-bit integers have not."""
     if image.format == "TIFF":
         tags = image.tag_v2
         unsigned, bits = set(tags.get(SAMPLE_FORMAT, (1,))) == {1}, tags.get(BITS, (1,))[0]
         if not unsigned or image.mode in DEEP_MODES and (bits != 16 or tags.get(PHOTOMETRIC) == WHITE_IS_ZERO):
-            return False  # Pillow takes signed bytes for unsigned ones, does not scale 12 bits and inverts no 16
+            return False  # Pillow reads signed bytes as unsigned, does not scale 12 bits and does not invert 16
     return image.mode in BYTE_MODES or _is_deep(image)
 
 
 def _is_deep(image):
-    """Grey of 16 bits; in mode I too, where PPM and older Pillows' PNG hold them."""
+    """True for grey of 16 bits, which has mode I in PPM and, with older versions of Pillow, in PNG."""
     return image.mode in DEEP_MODES or image.mode == "I" and image.format in ("PNG", "PPM")
 
 
 def to_rgb(image, name):
-    """Decode an opened image, to mode RGB.  Raises BadImage."""
+    """Decode an opened image and convert it to mode RGB; name: for messages.  Raises BadImage."""
     with _naming(name):
         image.load()
         if _is_deep(image):
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # Pillow does so with 16-bit colours
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # as Pillow itself converts 16-bit colours
         elif image.mode == "P":
-            image = image.convert("RGBA")  # without this Pillow warns of palettes with transparency
+            image = image.convert("RGBA")  # otherwise Pillow warns about palettes with transparency
         elif image.mode == "La":
             image = image.convert("LA")
         return image.convert("RGB")
@@ -108,7 +108,7 @@ def to_rgb(image, name):
 
 @contextlib.contextmanager
 def _naming(name):
-    """Turn whatever goes wrong inside Pillow into a BadImage: damaged data makes it raise nearly anything."""
+    """A context that turns every error into a BadImage: Pillow raises errors of many types for damaged data."""
     try:
         yield
     except Exception as error:
@@ -120,9 +120,9 @@ def _naming(name):
 
 @functools.cache
 def pillow():
-    """(formats, file endings) that are read: those of FORMATS that this Pillow has.
+    """(formats, file endings) that are read: those of FORMATS that the installed Pillow supports.
 
-    All of Pillow is loaded here, before threads could meet it half loaded.
+    This loads all of Pillow's plugins, before threads use it.
     """
     Image.init()
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # open_image raises BadImage

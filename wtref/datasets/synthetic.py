@@ -1,4 +1,4 @@
-"""A made-up data set: one smooth random pattern per class, under noise.  For benchmarks and tests."""
+"""A synthetic data set for benchmarks and tests: one smooth random pattern per class, with noise."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ from wtref.datasets.base import Dataset
 
 
 def load_synthetic(data_dir, shape=(32, 32, 3), classes=10, train=2000, test=500, seed=0):
-    """Images (N, *shape) of bytes whose class can be learned, the same for the same seed.
+    """Make a Dataset of images (N, *shape), uint8, the same for the same seed.
 
-    Each class is a random 4x4 pattern, enlarged to the image; each image is its class's pattern
-    at random strength with noise on every pixel.
+    Each class is a random 4x4 pattern, enlarged to the size of the image.  Each image is the pattern of its class with
+    random strength, plus noise in every pixel.  data_dir is not used.
     """
     rng = np.random.default_rng(seed)
     height, width, channels = shape

@@ -1,4 +1,4 @@
-"""Pickles of arrays, lists and dictionaries, read without running anything in them."""
+"""Pickles of arrays, lists and dictionaries, read without executing anything in them."""
 
 import math
 from dataclasses import dataclass
@@ -7,19 +7,19 @@ import numpy as np
 
 from wtref.errors import InputError
 
-# The names that a pickle may ask for, in all versions of NumPy, and what a Made is called after them.
+# The names that a pickle may refer to, in all versions of NumPy, and the names of their records (Made).
 NAMES = {"numpy.ndarray": "array", "numpy.dtype": "dtype", "_codecs.encode": "encode"}
 for core in ("numpy.core", "numpy._core"):
     NAMES |= {f"{core}.multiarray._reconstruct": "reconstruct", f"{core}.multiarray.scalar": "scalar"}
     NAMES |= {f"{core}.numeric._frombuffer": "from buffer"}
 DTYPES = {"|u1", "|i1"} | {f"{order}{kind}{size}" for order in "<>" for kind in "iu" for size in "248"}
-SHORT = 4096  # bytes of a text; a longer one must stand for bytes, as others may take four times their size in memory
-LATIN = "\xff".encode()[0]  # the largest byte, in UTF-8, of a text that stands for bytes
+SHORT = 4096  # bytes; longer texts must stand for bytes, because other texts may take four times their size in memory
+LATIN = "\xff".encode()[0]  # the largest first byte of a character, in UTF-8, in a text that stands for bytes
 
 
 @dataclass
 class Made:
-    """What a pickle would have called, with what; nothing is called."""
+    """The record of a call that a pickle asks for: the function's name, its arguments, and the state set afterwards."""
 
     name: str
     arguments: object
@@ -27,7 +27,7 @@ class Made:
 
 
 def as_integers(found):
-    """An array (N,) of integers, from a pickled list of them or an array; None if it is neither."""
+    """An array (N,) of integers from an unpickled list or array of them; None if it is neither."""
     if type(found) is not list:
         return as_array(found)
     values = [value if type(value) is int else as_array(value) for value in found]
@@ -37,7 +37,7 @@ def as_integers(found):
 
 
 def as_array(made):
-    """The array of integers that a Made stands for, in the memory of the pickle; None if it stands for none."""
+    """The array of integers that a Made describes, a view of the pickle's bytes; None if it describes no such array."""
     match made:
         case Made("reconstruct", (Made("array"), *_), (_, shape, dtype, fortran, values)):
             order = "F" if fortran else "C"
@@ -68,20 +68,20 @@ def _as_text(text):
 
 
 class Unpickler:
-    """Reads pickles of protocols 2 to 5, as Python 2 and 3 write them; there is nothing it could run.
+    """A reader of pickles of protocols 2 to 5, as Python 2 and 3 write them, that calls no function they name.
 
-    It knows the opcodes that arrays, numbers, texts, lists and dictionaries are made of and no more (pickletools
-    describes them all).  Calls of NAMES become records, but for that of encode, which turns text into bytes; any other
-    name is refused.  Long strings stay where they are in `data`, and the number of steps, hence of objects, is limited.
+    It supports only the opcodes of arrays, numbers, texts, lists and dictionaries (described in pickletools).  Calls of
+    NAMES become records (Made), except that encode turns a text into bytes; any other name is refused.  Long strings
+    are views of `data`, and the number of steps, and so of objects, is limited.
     """
 
     def __init__(self, data, where, steps):
         self.data, self.where, self.steps = memoryview(data), where, steps
         self.at, self.stack, self.marks, self.memo = 0, [], [], {}
-        self.room = len(data)  # bytes that texts may be encoded to
+        self.room = len(data)  # the most bytes to which texts may be encoded from here on
 
     def load(self):
-        """The pickled object, with Made and memoryviews in it.  Raises InputError."""
+        """The pickled object, in which Made and memoryviews occur.  Raises InputError."""
         try:
             for _ in range(self.steps):
                 code = bytes(self.take(1))
@@ -122,7 +122,7 @@ class Unpickler:
         self.push(str(text, "utf-8"))
 
     def pop_marked(self):
-        """What was pushed since the last mark."""
+        """Pop all values pushed since the last mark."""
         start = self.marks.pop()
         values, self.stack[start:] = self.stack[start:], []
         return values
@@ -156,7 +156,7 @@ class Unpickler:
         self.push(self.encoded(*arguments) if made.name == "encode" else Made(made.name, arguments))
 
     def encoded(self, text, encoding):
-        """The bytes as which Python 3 writes a text in protocol 2."""
+        """The bytes that Python 3 writes as a text in protocol 2."""
         self.room -= len(text)
         if encoding != "latin1" or self.room < 0:
             self.refuse("encodes what is no string of bytes")
@@ -177,7 +177,7 @@ class Unpickler:
 
 OPCODES = {
     b"\x80": Unpickler.protocol,
-    b"\x95": lambda self: self.take(8),  # the size of a frame, of use to readers of streams
+    b"\x95": lambda self: self.take(8),  # the size of a frame, needed by readers of streams only
     b"N": lambda self: self.push(None),
     b"\x88": lambda self: self.push(True),
     b"\x89": lambda self: self.push(False),

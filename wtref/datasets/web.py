@@ -1,7 +1,7 @@
-"""Files over HTTP from servers that may be slow, broken or hostile.
+"""Downloads over HTTP from servers that may be slow, broken or hostile.
 
-Everything has a limit: a response's header must be there within a timeout, the bytes after it must come at a least
-rate, and redirections lead to HTTP alone, from https to https.
+Everything has a limit: the header of a response must arrive within a timeout, the bytes after it must arrive at a minimal
+rate, and redirections are followed only to HTTP, and from https only to https.
 """
 
 import http.client
@@ -13,13 +13,13 @@ import urllib.request
 
 from wtref import __version__
 
-TIMEOUT = 30.0  # seconds that a server may be silent, and that it may take for a header
-SLOWEST = 1024  # bytes per second that it must deliver in any such time
+TIMEOUT = 30.0  # seconds that a server may be silent, or may take to send a header
+SLOWEST = 1024  # bytes per second, the least average over a timeout
 PIECE = 1 << 16
 
 
 class Failed(Exception):
-    """A download that did not succeed; keep: whether the bytes so far are worth going on from."""
+    """A download that failed; keep: True if the next attempt may continue after the bytes received so far."""
 
     def __init__(self, reason, keep=True):
         super().__init__(reason)
@@ -27,7 +27,7 @@ class Failed(Exception):
 
 
 def request(url, have, timeout):
-    """The opened response to a request for what follows the first `have` bytes.  Raises Failed."""
+    """Open the response to a request for all bytes after the first `have`.  Raises Failed."""
     headers = {"User-Agent": f"wtref/{__version__}", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
@@ -45,7 +45,7 @@ def request(url, have, timeout):
 
 
 def pieces(response, size, timeout):
-    """Yield up to `size` bytes as they come; raises Failed for a server that is silent or too slow."""
+    """Yield up to `size` bytes in pieces as they arrive.  Raises Failed if the server is silent or too slow."""
     since, came = time.monotonic(), 0
     while size:
         try:
@@ -71,7 +71,7 @@ def _why(error):
 class _Stream(io.RawIOBase):
     """The bytes of a socket, which can be read until the time `end`.
 
-    The timeout of a socket would not do: it starts anew with each byte.
+    The timeout of a socket is no such limit, because it starts anew with each byte.
     """
 
     def __init__(self, stream, sock):
@@ -93,7 +93,7 @@ class _Stream(io.RawIOBase):
 
 
 class _Response(http.client.HTTPResponse):
-    """A response whose header must be there within the timeout of its socket."""
+    """A response whose header must arrive within the timeout of its socket."""
 
     def __init__(self, sock, *args, **kwargs):
         super().__init__(sock, *args, **kwargs)
@@ -101,7 +101,7 @@ class _Response(http.client.HTTPResponse):
         self.fp = io.BufferedReader(self.stream)
 
     def must_answer_within(self, seconds):
-        """Let whatever is read from now on fail after so many seconds."""
+        """Make all reads fail that end more than so many seconds from now."""
         self.stream.end = time.monotonic() + seconds
 
 
@@ -125,7 +125,7 @@ class _SecureHandler(urllib.request.HTTPSHandler):
 
 class _Redirections(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, request, response, code, message, headers, url):
-        response.close()  # its body is of no use and may have no end
+        response.close()  # its body is not needed and may be endless
         found = urllib.parse.urlsplit(url).scheme
         if found != "https" and (found != "http" or request.type == "https"):
             raise Failed(f"redirects to {url}; only an https address may follow an https one, or either an http one")

@@ -1,4 +1,4 @@
-"""Everything that defines a run, in one plain record; the command line's flags are its fields."""
+"""All settings of a run in one dataclass, whose fields are the flags of the command line."""
 
 from dataclasses import dataclass, field, fields
 
@@ -19,20 +19,20 @@ from wtref.values import check_limits, check_type, refuse
 
 
 def _option(default, help, choices=None, changeable=False):
-    """changeable: says where and how a run is done, not what; it may change when the run is resumed."""
+    """A field of Config; changeable: it concerns where and how the run is computed, and may differ when it is resumed."""
     return field(default=default, metadata={"help": help, "choices": choices, "changeable": changeable})
 
 
 @dataclass(frozen=True)
 class Config:
-    """One run.  Raises InputError for a value that cannot be; each field's help says what it is."""
+    """The settings of a run; the help of each field describes it.  Raises InputError for wrong types and impossible values."""
 
     model: str = _option("resnet8", "network", [*MODELS, *ALIASES])
     rule: str = _option("bp", "learning rule", RULES)
     dataset: str = _option("digits", "data set", DATASETS)
     data_dir: str | None = _option(None, "folder of the data sets; default: the repository's data/", changeable=True)
     epochs: int = _option(20, "passes over the training images")
-    batch_size: int = _option(32, "images per step; a last one alone joins the step before")
+    batch_size: int = _option(32, "images per step; a single last image joins the step before")
     lr: float = _option(0.1, "learning rate eta_W after warm-up")
     momentum: float = _option(0.9, "momentum of W, b and, under KP, B")
     nesterov: bool = _option(False, "Nesterov's form of momentum")
@@ -62,7 +62,7 @@ class Config:
     dtype: str = _option("float32", "of all numbers", ["float32", "float64"])
     graph: bool = _option(True, "on a GPU: replay the training step as a CUDA graph", changeable=True)
     precision: str = _option("float32", "on a GPU: of products' factors; bf16: and of activities and errors in memory", PRECISIONS)
-    sync_bn: bool = _option(True, "several processes: batch norm over the whole batch, not over each process's share")
+    sync_bn: bool = _option(True, "several processes: batch norm over the whole batch, not over each process's shard")
     bucket_mib: float = _option(4.0, "several processes: MiB of gradients that travel together", changeable=True)
     bucket_dtype: str = _option("float32", "several processes on GPUs: of gradients on their way", BUCKET_DTYPES)
     wait_limit: float = _option(10.0, "several processes: minutes that they wait for one that does not answer", changeable=True)
@@ -92,7 +92,7 @@ class Config:
             refuse(name, right, getattr(self, name))
 
     def open_device(self, name=None, group=SINGLE):
-        """The device.Device that the run asks for, or the one called `name`; for a process of the group."""
+        """Open the Device of the run, or the one called `name`, for a process of the group."""
         device = open_device(name or self.device, self.dtype, group.local_rank)
         threads = group.threads if self.threads is None else self.threads
         return equip(device, self.kernels, threads, self.precision)

@@ -1,4 +1,4 @@
-"""Classes of single image files, by a run's network: needs the run's folder, not its data set."""
+"""Classification of single image files by a run's network, which needs the run's folder but not its data set."""
 
 import numpy as np
 
@@ -9,24 +9,24 @@ from wtref.runs.trained import Trained
 
 
 class Predictor:
-    """A run's network, ready for image files, which it sees as evaluation would."""
+    """A run's trained network for image files, which are prepared as in evaluation."""
 
     def __init__(self, run, checkpoint="best", device="auto"):
-        """run: runs.Run; checkpoint: "best" or "last"."""
+        """run: a Run; checkpoint: "best" or "last"; device: a name."""
         trained = Trained(run, checkpoint, device)
         self.device, self.network, self.normalise = trained.device, trained.fast, trained.normalise
         self.shape, self.class_names, self.levels = trained.images.shape, trained.images.class_names, trained.images.levels
         self.streamed = trained.config.dataset == "folder"
 
     def top(self, path, count):
-        """[(class name, probability)], likeliest first.  Raises InputError if path is no image."""
+        """[(class name, probability)] of the `count` most probable classes, in descending order.  Raises BadImage."""
         logits = self.network.forward(self.network_input(path), train=False)[0]
         p = array_module(logits).exp(logits - logits.max())
         p = to_host(p / p.sum())
         return [(self.class_names[k], float(p[k])) for k in np.argsort(-p)[:count]]
 
     def network_input(self, path):
-        """The image in a file, (1, H, W, C), normalised: what evaluation feeds the network of that file."""
+        """The image in a file as the network's input, (1, H, W, C), normalised as in evaluation."""
         image = read_image(path)
         if self.streamed:
             pixels = central_view(image, self.shape[0])

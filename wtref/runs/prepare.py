@@ -1,4 +1,4 @@
-"""From a Config to a Training: the plain program, with what makes it fast and parallel put over it."""
+"""From a Config to a Training: the plain program, accelerated and distributed where that is possible."""
 
 import numpy as np
 
@@ -14,17 +14,28 @@ from wtref.training import Training, train_step
 
 
 def prepare(config, device=None, group=SINGLE, feed=None):
-    """The Training that a Config asks for, ready for its first step.
+    """The Training of a Config, ready for its first step.
 
-    Parameters: device, a device.Device, the Config's own by default; group, the processes that share each batch
-        (distributed.group.ProcessGroup); feed, where batches come from, the Config's data set by default.
-    Raises: InputError where data, device, network and rule do not fit together.
+    Parameters
+    ----------
+    config : Config
+    device : Device, optional
+        By default the device of the Config.
+    group : ProcessGroup
+        The processes that share each batch.
+    feed : MemoryFeed or FolderFeed, optional
+        The source of the batches, by default the data set of the Config.
+
+    Raises
+    ------
+    InputError
+        If data, device, network and rule do not fit together.
     """
     device = device or config.open_device(group=group)
     feed = feed or datasets.open_feed(config, device, group)
     network = models.build(config.model, feed.shape, feed.classes, config.model_options)
     network.initialise(device, randomness.generator(config.seed, randomness.WEIGHTS))
-    network.forward(device.array(np.zeros((1, *feed.shape))), train=False)  # a misfit shows here
+    network.forward(device.array(np.zeros((1, *feed.shape))), train=False)  # raises if images and network do not fit
     _check_batch(config, network, group)
     rule = RULES[config.rule](randomness.generator(config.seed, randomness.FEEDBACK), **config.rule_options)
     for s in network.with_feedback:
@@ -32,12 +43,12 @@ def prepare(config, device=None, group=SINGLE, feed=None):
     schedule = Schedule(config.schedule, config.lr, config.epochs * feed.steps, config.warmup, config.milestones)
     parts = network, rule, _sgd(config, schedule, network, device), LOSSES[config.loss], feed, schedule, config.epochs
     training = _faster(config, device, group, *parts)
-    training.config, training.group = config, group  # for whoever writes down what was trained, and where
+    training.config, training.group = config, group  # for session.py and the checkpoints
     return training
 
 
 def _faster(config, device, group, network, rule, *parts):
-    """The same Training from fused layers, on several processes and by a CUDA graph, where there are such."""
+    """The Training with fused layers, several processes and a CUDA graph, as far as they are available."""
     fast.accelerate_noise(rule, device)
     network = fast.accelerate(network, device)
     if group.size > 1:
@@ -57,9 +68,9 @@ def _sgd(config, schedule, network, device):
 
 
 def _check_batch(config, network, group):
-    """Raise InputError where batch norm would have a single value of a channel in every step.
+    """Raise InputError if some batch norm would see a single value of each channel in every step.
 
-    The network has just seen one image.
+    The network must have computed a forward pass of one image before.
     """
     processes = 1 if config.sync_bn else group.size
     single = [norm.name for norm in network.norms if norm.normalised.size == norm.channels]

@@ -1,4 +1,4 @@
-"""TensorBoard event files, by option, through the package tensorboardX."""
+"""Optional TensorBoard event files, written by the package tensorboardX."""
 
 import contextlib
 import time
@@ -7,7 +7,7 @@ from wtref.errors import InputError, Unsaved
 
 
 def check_installed():
-    """Raise InputError if the package is not there."""
+    """Raise InputError if tensorboardX is not installed."""
     try:
         import tensorboardX  # noqa: F401
     except ImportError:
@@ -16,12 +16,12 @@ def check_installed():
 
 @contextlib.contextmanager
 def event_writer(run, wanted):
-    """A function that writes an epoch's record as scalars into the run's folder, or raises Unsaved; does nothing
-    unless wanted."""
+    """A context with a function that writes an epoch's record as scalars into the run's folder; without `wanted`, it does
+    nothing.  Raises Unsaved."""
     if not wanted:
         yield lambda record: None
         return
-    from tensorboardX.event_file_writer import EventsWriter  # SummaryWriter writes in a thread, where errors are lost
+    from tensorboardX.event_file_writer import EventsWriter  # SummaryWriter writes in a thread and loses errors
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.proto.summary_pb2 import Summary
 
@@ -42,7 +42,7 @@ def event_writer(run, wanted):
 
 
 def _scalars(record):
-    """(tag, number) of every number in the record."""
+    """Yield (tag, number) for each number in the record."""
     for name, value in record.items():
         if isinstance(value, dict):
             yield from ((f"{name}/{part}", number) for part, number in value.items())
