@@ -36,7 +36,9 @@ def checked(model, rule, steps=STEPS, dtype="float64", kernels="auto", **options
 
 @pytest.mark.parametrize("rule", CHECKED)
 @pytest.mark.parametrize("norm", ["none", "before", "after"])
-@pytest.mark.parametrize("model", ["mlp", "lenet", "resnet8", "resnet18", "resnet50"])
+@pytest.mark.parametrize(
+    "model", ["mlp", "lenet", "resnet8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "resnet50"))]
+)
 def test_every_rule_agrees_with_pytorch(model, norm, rule):
     row = checked(model, rule, norm=norm, width=4)
     assert row.passed, row
@@ -49,6 +51,7 @@ def test_the_plain_layers_agree_with_pytorch(model, rule):
     assert row.passed, row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", CHECKED)
 @pytest.mark.parametrize("model, norm", [("resnet18", "after"), ("resnet50", "before")])
 def test_the_imagenet_stem_agrees_with_pytorch(model, norm, rule):
@@ -63,6 +66,7 @@ def test_the_other_activations_agree_with_pytorch(model, activation):
     assert row.passed, row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", CHECKED)
 def test_ten_steps_agree_with_pytorch(rule):
     row = checked("resnet8", rule, steps=10, width=8)

@@ -12,7 +12,7 @@ from wtref.noise import hadamard, power_of_two
 from wtref.studies import mirror
 
 
-@pytest.mark.parametrize("n_in, seeds", [(64, 4), (100, 1), (576, 1)])
+@pytest.mark.parametrize("n_in, seeds", [(64, 4), (100, 1), pytest.param(576, 1, marks=pytest.mark.slow)])
 def test_independent_noise_shows_w_as_fast_as_theory_says(n_in, seeds):
     lessons = [mirror.noise_lesson("independent", n_in, n_out=200, seed=seed) for seed in range(seeds)]
     assert lessons[0][0].count == 32 and lessons[0][-1].count == 32 * n_in

@@ -18,6 +18,7 @@ def test_the_defaults_hold_on_a_small_network(capsys):
     assert all(row.startswith("mlp ") and "not held" not in row for row in rows[1:-1])
 
 
+@pytest.mark.slow
 def test_a_mirror_that_sees_too_little_is_found_out(capsys):
     flags = ["--mirror-noise", "independent", "--mirror-window", "1", "--dataset", "digits"]
     assert main(["constants", "--models", "mlp", "--steps", "6", *flags]) == 1
