@@ -1,7 +1,7 @@
-"""A stand-in for cupy.RawModule on a machine without a GPU: CUDA sources, compiled by the C++ compiler.
+"""A stand-in for cupy.RawModule on a machine without a GPU: CUDA sources compiled by the C++ compiler.
 
-`cuda_double.h` gives the kernel language; here the kernels' signatures are read, so that a launch with an argument
-of another type than the kernel's, which CuPy would not notice, raises TypeError.
+`cuda_double.h` defines the kernel language.  This module reads the signatures of the kernels, so that a launch with an
+argument of the wrong type, which CuPy would not notice, raises TypeError.
 """
 
 import ctypes
@@ -24,17 +24,17 @@ KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\(\d+\)\s
 DYNAMIC = re.compile(r"extern __shared__ [^;]*?char (\w+)\[\];")
 SHARED = re.compile(r"__shared__ ([^;]+?) (\w+)\[(\w+)\];")
 TYPES = {"int": np.int32, "long long": np.int64, "float": np.float32, "double": np.float64, "bf16": BFLOAT16}
-USUAL_SHARED = 48 << 10  # bytes of dynamic shared memory that a kernel may have without asking for more
+USUAL_SHARED = 48 << 10  # bytes of dynamic shared memory that a kernel may use unless it sets a higher limit
 ORDERS = ("forward", "backward", "shuffled")
 
 
 def emulator_obstacle():
-    """Why kernels cannot be run here, or None."""
-    return None if shutil.which(_compiler()) else f"the CUDA double needs a C++ compiler, and {_compiler()} is not there"
+    """The reason why kernels cannot be run here; None if they can."""
+    return None if shutil.which(_compiler()) else f"the CUDA double needs a C++ compiler; {_compiler()} was not found"
 
 
 def emulated(precision="float32", order="forward"):
-    """The kernels of wtref on a GPU of four processors."""
+    """The ops of an emulated GPU with four multiprocessors."""
 
     def module(code, options):
         return EmulatedModule(code=code, options=options, order=order)
@@ -43,7 +43,7 @@ def emulated(precision="float32", order="forward"):
 
 
 class EmulatedModule:
-    """Kernels in CUDA source text; order: the order in which a block's threads take their turns."""
+    """The kernels of a CUDA source; order: the order in which the threads of a block run."""
 
     def __init__(self, code, options=(), order="forward"):
         self.code, self.options, self.order = code, tuple(options), ORDERS.index(order)
@@ -58,7 +58,7 @@ class EmulatedModule:
 
 
 class EmulatedKernel:
-    """cupy.RawKernel's face."""
+    """A kernel with the interface of cupy.RawKernel."""
 
     def __init__(self, name, launch, parameters, order):
         self.name, self.launch, self.parameters, self.order = name, launch, parameters, order
@@ -76,7 +76,7 @@ class EmulatedKernel:
 
 
 def _converted(name, parameters, arguments):
-    """Each argument as its kernel's parameter lies in memory."""
+    """The arguments as NumPy scalars of the types of the kernel's parameters."""
     if len(arguments) != len(parameters):
         raise TypeError(f"{name} takes {len(parameters)} arguments, found {len(arguments)}")
     return [_value(f"{name}, argument {i}", *pair) for i, pair in enumerate(zip(parameters, arguments))]
@@ -88,12 +88,12 @@ def _value(where, parameter, argument):
     if pointer and argument is NULL:
         return np.array(0, np.uintp)
     if found != (pointer, dtype):
-        raise TypeError(f"{where}: the kernel's is {'*' * pointer}{dtype.__name__}, found {argument!r}")
+        raise TypeError(f"{where} must be {'*' * pointer}{dtype.__name__}, found {argument!r}")
     return np.array(argument._hidden.ctypes.data, np.uintp) if pointer else np.array(argument, dtype)
 
 
 def _found(argument):
-    """(is it an address, of what type), as CuPy passes it; of None it makes an address that is not null."""
+    """(whether CuPy passes the argument as an address, its type); CuPy passes None as an address that is not null."""
     if isinstance(argument, DoubleArray):
         return True, argument.dtype.type
     if isinstance(argument, np.generic):
@@ -103,7 +103,7 @@ def _found(argument):
 
 @functools.cache
 def _built(code, options):
-    """(library, {kernel: [(is it an address, type) of each parameter]})"""
+    """Compile the code: (library, {kernel: [(whether an address, type) of each parameter]})."""
     flags = [*options, "-w", "-x", "c++"]
     expanded = _run([_compiler(), *flags, "-DCUDA_DOUBLE", "-E", "-P", "-"], code)
     kernels = {name: [part.strip() for part in text.split(",")] for name, text in KERNEL.findall(expanded)}
@@ -125,7 +125,7 @@ def _built(code, options):
 
 
 def _launch(name, parameters):
-    """The C function that starts a kernel, its arguments given by address."""
+    """The source of a C function that launches a kernel, whose arguments it takes by address."""
     types = [parameter[: re.search(r"\w+$", parameter).start()] for parameter in parameters]
     values = ", ".join(f"*({type} *) arguments[{i}]" for i, type in enumerate(types))
     return (

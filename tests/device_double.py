@@ -1,12 +1,11 @@
-"""A stand-in for CuPy on a machine without a GPU: arrays that cannot mix with NumPy's unnoticed.
+"""A stand-in for CuPy on a machine without a GPU, whose arrays raise TypeError where they are mixed with NumPy arrays.
 
-A `DoubleArray` keeps a NumPy array out of sight.  `xp.array(host)`, or `asarray`, is the only way in and `.get()` the
-only way out.  Everything else that would join host and device raises TypeError: operators, indexing,
-assignment, `np` functions on a DoubleArray, `xp` functions on a host array.  A result without
-dimensions stays on the device, as with CuPy; `float(x)`, `bool(x)` and the like, which CuPy grants
-after waiting for the GPU, are refused, so that every wait is written as `.get()`.
+A `DoubleArray` wraps a NumPy array.  `xp.array(host)` and `xp.asarray(host)` are the only ways to make one, and `.get()` is
+the only way to read it.  Everything else that would mix host and device raises TypeError: operators, indexing, assignment,
+`np` functions on a DoubleArray, and `xp` functions on a host array.  A zero-dimensional result is a DoubleArray, as with
+CuPy.  `float(x)`, `bool(x)` and the like, for which CuPy waits for the GPU, raise TypeError, so every wait is a `.get()`.
 
-Python numbers and NumPy's scalars may meet an array, as they may with CuPy.
+Python numbers and NumPy scalars may be combined with a DoubleArray, as with CuPy.
 """
 
 import operator
@@ -19,15 +18,15 @@ PLAIN = (bool, int, float, str, slice, type, type(None), type(Ellipsis), np.gene
 
 
 class DoubleArray:
-    """An array on the pretended device."""
+    """An array of the device double."""
 
-    __array_ufunc__ = None  # operators with an ndarray on the left come here and are refused
+    __array_ufunc__ = None  # so that an operator with an ndarray on the left raises TypeError
 
     def __init__(self, hidden):
         self._hidden = hidden
 
     def get(self):
-        """A copy on the host, as a NumPy array, of no dimensions too."""
+        """Return a copy as a NumPy array, which may be zero-dimensional."""
         return np.array(self._hidden)
 
     shape = property(lambda self: self._hidden.shape)
@@ -56,7 +55,7 @@ class DoubleArray:
         return f"DoubleArray(shape={self.shape}, dtype={self.dtype})"
 
     def _refuse(self, *arguments, **options):
-        raise TypeError("an array of the device double was to become host data; use to_host")
+        raise TypeError("an array of the device double cannot be used as host data; use to_host")
 
     __array__ = __array_function__ = __bool__ = __int__ = __float__ = __complex__ = __index__ = _refuse
     item = tolist = _refuse
@@ -64,14 +63,14 @@ class DoubleArray:
 
 
 def _unwrapped(x):
-    """What x hides; TypeError if host data hides in it."""
+    """Return the NumPy array in x, also inside tuples and lists.  Raises TypeError for host arrays."""
     if isinstance(x, DoubleArray):
         return x._hidden
     if isinstance(x, (tuple, list)):
         return type(x)(_unwrapped(part) for part in x)
     if isinstance(x, PLAIN):
         return x
-    raise TypeError(f"the device double was given a {type(x).__name__} of the host; use xp.array first")
+    raise TypeError(f"an argument of the device double must be on the device, found a {type(x).__name__}; use xp.array")
 
 
 def _wrapped(x):
@@ -79,7 +78,7 @@ def _wrapped(x):
 
 
 def _lifted(function):
-    """The same function on the device's arrays."""
+    """Return the same function for arrays of the device double."""
 
     def on_device(*arguments, out=None, **options):
         arguments = [_unwrapped(argument) for argument in arguments]
@@ -130,7 +129,7 @@ for _name in METHODS:
 
 
 def _array(host, dtype=None):
-    """A copy of host data, or of an array of the device, on the device."""
+    """Return a copy of a host array or a DoubleArray as a DoubleArray."""
     return DoubleArray(np.array(host._hidden if isinstance(host, DoubleArray) else host, dtype=dtype))
 
 
@@ -149,5 +148,5 @@ xp.__dict__.update(
     **{name: _lifted(getattr(np, name)) for name in FUNCTIONS},
     **{name: getattr(np, name) for name in "float32 float64 int32 int64 uint8 inf nan pi newaxis".split()},
 )
-DoubleArray.__module__ = xp.__name__  # by which array_module finds the module of an array
+DoubleArray.__module__ = xp.__name__  # array_module looks the module up by this name
 sys.modules[xp.__name__] = xp

@@ -1,4 +1,4 @@
-"""A stand-in for the module cupy, as far as devices are counted and opened."""
+"""A stand-in for the parts of the module cupy that count and open devices."""
 
 from types import SimpleNamespace
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def fake_cupy(devices, error=None):
-    """A stand-in for the module cupy on a machine with so many devices, or whose driver raises an error."""
+    """A stand-in for cupy on a machine with `devices` GPUs, or whose driver raises CUDARuntimeError(error)."""
 
     class CUDARuntimeError(RuntimeError):
         pass

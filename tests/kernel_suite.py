@@ -1,4 +1,4 @@
-"""What every fast version of the ops must equal: the plain one, in float64, on random shapes."""
+"""Tests that hold a fast version of the ops to the plain one, computed in float64, on random shapes."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ modest = settings(
 
 
 def compiled(threads=2):
-    """The compiled kernels; where there can be none, the module that asks for them is skipped."""
+    """Return the compiled kernels; skip the calling test module where they are not available."""
     try:
         return Compiled(threads)
     except NoCompiler as reason:
@@ -28,13 +28,13 @@ def compiled(threads=2):
 
 
 def normal(seed, dtype):
-    """A function that draws standard normal arrays."""
+    """Return a function that draws standard normal arrays."""
     rng = np.random.default_rng(seed)
     return lambda *shape: rng.standard_normal(shape).astype(dtype)
 
 
 def assert_equal(found, wanted, limit, rounding=0.0):
-    """Relative to the largest entry, both in their own precision and against NaN; rounding: relative to each."""
+    """Assert that all errors are at most limit * the largest wanted entry + rounding * the wanted entry; NaN fails."""
     found, wanted = np.asarray(found), np.asarray(wanted)
     assert found.shape == wanted.shape
     scale = np.abs(wanted).max(initial=0)
@@ -58,18 +58,17 @@ GIVE_ACTIVITIES = {
 
 
 def as_stored(name, arguments, factors, stored):
-    """The arguments as the fast function sees them: `factors` of a product, `stored` activities and errors."""
+    """The arguments rounded as the fast function reads them: by `factors` for products, else activities by `stored`."""
     see = factors if name in PRODUCTS else stored
     seen = range(len(arguments)) if name in PRODUCTS else ACTIVITIES.get(name, ())
     return [see(x) if i in seen and isinstance(x, np.ndarray) else x for i, x in enumerate(arguments)]
 
 
 class KernelSuite:
-    """Tests of `fast`, whose functions take and give NumPy arrays.
+    """Tests of `fast`, an object with the ops for NumPy arrays.
 
-    limits: by dtype, of the relative error;  factors: what becomes of a product's factors before they are
-    multiplied;  stored: and of activities and errors in memory;  rounding: of the latter;  side, depth: of the largest
-    matrices.
+    limits: {dtype: largest relative error};  factors: the rounding of factors before they are multiplied;  stored: the
+    rounding of activities and errors in memory;  rounding: its largest relative error;  side, depth: of the largest matrices.
     """
 
     limits = {np.float64: 1e-10, np.float32: 1e-4}
@@ -83,7 +82,7 @@ class KernelSuite:
         return x
 
     def both(self, name, *arguments):
-        """The fast function beside the plain one, which computes in float64."""
+        """Assert that the fast function equals the plain one computed in float64."""
         dtype = next(x.dtype.type for x in arguments if isinstance(x, np.ndarray))
         exact = as_stored(name, in_double(*arguments), self.factors, self.stored)
         rounding = self.rounding if name in GIVE_ACTIVITIES else 0.0
@@ -97,7 +96,7 @@ class KernelSuite:
         return dtype, normal(seed, dtype)
 
     def assume_decided(self, x, *others):
-        """No value before the ReLU is so close to 0 that rounding says on which side it lies."""
+        """Assume that no value before the ReLU is so close to 0 that rounding could change its sign."""
         assume(np.abs(plain.norm_forward(*in_double(self.stored(x), *others))).min() > 1e-5)
 
     def convolutions(self, draw, size, geometry, c_in, c_out, batch):

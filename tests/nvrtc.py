@@ -1,4 +1,4 @@
-"""NVRTC, the compiler that CuPy gives kernels to, without a GPU: it knows no header of the host, unlike nvcc."""
+"""NVRTC, the compiler that CuPy uses, called without a GPU.  Unlike nvcc it has none of the host's headers."""
 
 import ctypes
 from ctypes.util import find_library
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def library():
-    """libnvrtc of the toolkit or of the package nvidia-cuda-nvrtc, or None."""
+    """libnvrtc of the package nvidia-cuda-nvrtc or of the CUDA toolkit; None if there is neither."""
     try:
         import nvidia
 
@@ -20,7 +20,7 @@ def library():
 
 
 def complaints(code, architecture, options):
-    """What NVRTC has to say of the code: "" if it compiles without a warning."""
+    """The errors and warnings of NVRTC for the code, "" if there are none."""
     nvrtc, program, size = library(), ctypes.c_void_p(), ctypes.c_size_t()
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), code.encode(), b"kernels.cu", 0, None, None) == 0
     flags = [flag.encode() for flag in (f"-arch={architecture}", *options)]
@@ -29,4 +29,4 @@ def complaints(code, architecture, options):
     log = ctypes.create_string_buffer(size.value)
     nvrtc.nvrtcGetProgramLog(program, log)
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    return log.value.decode() or ("it failed without a word" if failed else "")
+    return log.value.decode() or ("NVRTC failed without a message" if failed else "")

@@ -1,4 +1,4 @@
-"""A device's ops with NumPy arrays for a test: there and back again.  And the roundings of its tensor cores."""
+"""A device's ops called with NumPy arrays, and the roundings of tensor cores, for tests."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from wtref.fast import plain
 
 
 class OnDevice:
-    """What `ops` compute with `xp`'s arrays; arrays changed in place come back changed."""
+    """Calls `ops` with copies of NumPy arrays on the device, and copies results and arrays changed in place back."""
 
     def __init__(self, ops, xp):
         self.ops, self.xp = ops, xp
@@ -32,7 +32,7 @@ def _back(result):
 
 
 class InBf16:
-    """The plain functions, with activities, errors and the factors of products rounded as they lie in memory."""
+    """The plain functions with activities, errors and the factors of products rounded to bfloat16."""
 
     def convolve_with_moments(self, *arguments):
         return self.convolve(*arguments), None

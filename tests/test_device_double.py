@@ -1,4 +1,4 @@
-"""Whole training steps on the CuPy stand-in: no host array slips in, and the results are the CPU's."""
+"""Whole training steps on the stand-in for CuPy: host and device arrays never mix, and the results are the CPU's."""
 
 import math
 import operator
@@ -24,12 +24,13 @@ from wtref.runs.prepare import prepare
 from wtref.runs.resuming import restore, state
 
 CLASSES, BATCH = 4, 6
+QUICK = ("mlp", "lenet", "resnet8")
 HOST = np.arange(6.0).reshape(2, 3)
 
 
 @pytest.fixture
 def double():
-    """The pretended device, which has no ops: the plain program runs on it."""
+    """A device of double arrays without ops, on which the plain program runs."""
     return Device("double", xp, np.float64)
 
 
@@ -59,7 +60,7 @@ def epochs(training):
 
 
 def started(config, device, size=12, steps=3, width=None):
-    """A Training of so many steps on made-up images, not yet begun."""
+    """A new Training of `steps` steps on random images."""
     options = replace(config.model_options, width=width)  # narrower than a run may ask for
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Config, "model_options", options)
@@ -67,7 +68,7 @@ def started(config, device, size=12, steps=3, width=None):
 
 
 def trained(config, device, measured=True, **options):
-    """A run after its first mirroring and all its steps: (training, losses and angles on the way)."""
+    """Train to the end; return (training, the losses and angles of all steps)."""
     training, found = started(config, device, **options), []
     for s in training.network.with_feedback:
         training.rule.before_training(s)
@@ -100,7 +101,7 @@ def assert_same_on_both(config, double, least=6, **options):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MODELS])
 def test_every_model_trains_by_every_rule(double, rule, model):
     assert_same_on_both(config(rule, model), double, measured=False, steps=1, width=2, size=12 if model == "lenet" else 4)
 
@@ -119,8 +120,8 @@ def test_every_rule(double, rule, model):
         ("mlp", dict(norm="before", activation="tanh")),
         ("resnet8", dict(norm="after", stem="imagenet")),
         ("resnet8", dict(norm="none", stem="cifar")),
-        ("resnet18", dict(norm="before", stem="imagenet")),
-        ("resnet50", dict(norm="before", stem="cifar")),
+        pytest.param("resnet18", dict(norm="before", stem="imagenet"), marks=pytest.mark.slow),
+        pytest.param("resnet50", dict(norm="before", stem="cifar"), marks=pytest.mark.slow),
     ],
 )
 def test_every_kind_of_network(double, rule, model, options):
@@ -151,7 +152,7 @@ def test_every_kind_of_mirror(double, options):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
 def test_single_precision_stays_single(double, rule, loss):
-    """No double-precision number from the host makes its way into an array."""
+    """Scalars of the host in double precision do not change the dtype of an array."""
     single = replace(double, dtype=np.float32)
     training, _ = trained(config(rule, "resnet8", loss=loss, momentum=0.9), single, width=3, steps=2)
     for s in training.network.with_feedback:
@@ -165,7 +166,7 @@ def test_single_precision_stays_single(double, rule, loss):
 
 @pytest.mark.parametrize("options", [{}, dict(crop=2, flip=True, rotate=15.0)])
 def test_a_whole_epoch_with_its_evaluation(double, options):
-    """The loop of training.py itself: shuffled batches, a smaller last one, test images, the record."""
+    """The loop of training.py: shuffled batches, a smaller last batch, the test images and the record."""
     wanted, records = config("wm", "lenet", **options), []
     for device in (CPU, double):
         training = prepare(wanted, device, feed=feed_of(images(12, 3 * BATCH + 2), wanted, device))
@@ -200,11 +201,11 @@ def test_a_run_moves_between_devices(double, start_on_double, done):
         assert records[0][key] == pytest.approx(records[1][key], rel=1e-12, abs=1e-12), key
 
 
-# --- mistakes that the double must catch -------------------------------------------------------------------
+# --- mistakes that the double must detect ------------------------------------------------------------------
 
 
 class HostReLU(activations.ReLU):
-    """Forgets that the array may live on a device."""
+    """Calls a NumPy function on an array of the device."""
 
     def forward(self, a, train=True):
         self.y = np.maximum(a, 0)
@@ -219,14 +220,14 @@ class HostMask(activations.ReLU):
 
 
 class HostBranch(activations.ReLU):
-    """Looks at a number on the device, and so waits for it, without saying so."""
+    """Branches on a number of the device, which waits for the device without .get()."""
 
     def forward(self, a, train=True):
         return super().forward(a, train) if a.sum() > 0 else super().forward(a, train)
 
 
 class HostBuffer(activations.ReLU):
-    """Writes into an array of the host."""
+    """Writes an array of the device into one of the host."""
 
     def backward(self, delta):
         buffer = np.empty(delta.shape)

@@ -1,4 +1,4 @@
-"""These tests need a GPU; elsewhere each says why it is skipped."""
+"""The tests of this folder are skipped without a GPU, with the reason."""
 
 from pathlib import Path
 

@@ -70,7 +70,7 @@ def test_every_rule_is_pytorch_s(model):
 
 
 def trained(device_name, steps, ops=None, **options):
-    """The network's arrays and the last loss after so many steps on the digits; ops: in place of the device's own."""
+    """Train on the digits: (the network's arrays, the last loss, the Training).  ops: replace the device's own."""
     config = Config(**{"model": "resnet8", "epochs": 1, "dtype": "float64", "device": device_name, **options})
     device = config.open_device()
     training = prepare(config, replace(device, ops=ops) if ops else device)
@@ -95,7 +95,7 @@ def test_training_is_the_cpu_s(rule):
 
 @pytest.mark.parametrize("rule", ["bp", "ss", "wm", "kp", "dfa"])
 def test_a_replayed_step_is_the_same_step(rule):
-    """12 steps, of which 9 are replays; the same kernels in the same order: the same bits."""
+    """12 steps, of which 9 are replays, give the same bits as 12 steps without a graph."""
     found, loss, training = trained("cuda", 12, rule=rule, dtype="float32")
     wanted, other, _ = trained("cuda", 12, rule=rule, dtype="float32", graph=False)
     assert training.train_step.engaged.graph is not None
@@ -132,7 +132,7 @@ def run(*arguments, **environment):
 
 
 def after(device_name, epochs, state=None):
-    """The state of a run of 3 epochs after so many of them, from the start or from another state; all on the host."""
+    """The state, on the host, of a run of 3 epochs after `epochs` of them, from the start or from another state."""
     training = prepare(Config(model="resnet8", rule="kp", epochs=3, dtype="float64", device=device_name))
     if state:
         resuming.restore(training, *state)
@@ -143,7 +143,7 @@ def after(device_name, epochs, state=None):
 
 @pytest.mark.parametrize("first, second", [("cuda", "cpu"), ("cpu", "cuda")])
 def test_a_run_goes_on_on_another_device(first, second):
-    """Two epochs on the first device and one on the second are three on one, but for rounding."""
+    """Two epochs on the first device and one on the second equal three epochs on the first, up to rounding."""
     (moved, _), (stayed, _) = after(second, 3, after(first, 2)), after(first, 3)
     assert_same(moved, stayed, 1e-5)
 
@@ -168,7 +168,7 @@ def test_too_little_memory_is_one_line():
 
 
 def test_the_profile_names_the_kernels(tmp_path):
-    """Its parts add up to about the step's time, which is measured by itself."""
+    """The kernels' times add up to about the step's time, which is measured separately."""
     which = ["--models", "resnet18", "--rules", "kp", "--batches", "64", "--no-graph"]
     done = run("bench", "steps", "--device", "cuda", *which, "--profile", "--repeats", "1", "--json", str(tmp_path / "row.json"))
     assert done.returncode == 0, done.stderr

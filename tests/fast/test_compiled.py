@@ -147,8 +147,11 @@ def test_no_read_or_write_beyond_an_array():
 # --- the whole program --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", ["bp", "fa", "ss", "wm", "kp", "dfa"])
-@pytest.mark.parametrize("norm", ["before", "after", "none"])
+@pytest.mark.parametrize("rule, norm", [
+    ("kp", "before"), *(pytest.param(*case, marks=pytest.mark.slow) for case in [
+        ("bp", "before"), ("fa", "before"), ("ss", "before"), ("wm", "before"), ("dfa", "before"), ("kp", "after"), ("wm", "none"),
+    ]),
+])  # fmt: skip
 def test_training_ends_with_the_same_network(rule, norm):
     def trained(kernels):
         config = Config(rule=rule, norm=norm, batch_size=64, lr=1e-3, dtype="float64", epochs=1, kernels=kernels)

@@ -1,4 +1,4 @@
-"""The CUDA double itself: what it must do, and the faults it must notice."""
+"""The CUDA double itself: what it must compute, and the faults that it must detect."""
 
 import numpy as np
 import pytest
@@ -48,13 +48,13 @@ def test_threads_that_never_meet_are_reported():
 
 @pytest.mark.parametrize("argument", [3, np.int64(3), np.float32(3), 3.0, None, xp.zeros(1, dtype=np.int32)])
 def test_a_scalar_of_another_type_is_refused(argument):
-    with pytest.raises(TypeError, match="argument 0: the kernel's is int32, found"):
+    with pytest.raises(TypeError, match="argument 0 must be int32, found"):
         launched('extern "C" __global__ void kernel(int n) {}', (1,), (1,), argument)
 
 
 @pytest.mark.parametrize("argument", [np.int32(0), 1, None, xp.zeros(1, dtype=np.float64), np.zeros(1, np.float32)])
 def test_an_array_of_another_type_is_refused(argument):
-    with pytest.raises(TypeError, match=r"argument 0: the kernel's is \*float32, found"):
+    with pytest.raises(TypeError, match=r"argument 0 must be \*float32, found"):
         launched('extern "C" __global__ void kernel(const float *x) {}', (1,), (1,), argument)
 
 
