@@ -9,10 +9,10 @@ import re
 from pathlib import Path
 
 import pytest
-from gpu_steps import ABOUT, GOOD
-from tiny_experiment import TINY
 
 import wtref
+from gpu_steps import ABOUT, GOOD
+from tiny_experiment import TINY
 from wtref import files
 from wtref.bench import gpu_report
 from wtref.cli.main import main
@@ -148,6 +148,41 @@ def test_a_folder_or_file_that_cannot_be_made_is_one_line(tmp_path):
         files.make_folder(Path("file/below"))
     with pytest.raises(Unsaved, match="^cannot write file/below: Not a directory$"):
         files.write_text("file/below", "text")
+
+
+def content_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_replaced_file_is_the_new_one(tmp_path):
+    path = tmp_path / "file"
+    for text in (b"old and long", b"new"):
+        with files.saving(path) as file:
+            file.write(text)
+    assert content_of(tmp_path) == {"file": b"new"}
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt(), ValueError()], ids=repr)
+@pytest.mark.parametrize("old", [{}, {"file": b"old"}], ids=["none there", "one there"])
+def test_a_failed_replacement_leaves_the_old_file_whole(tmp_path, old, error):
+    for name, text in old.items():
+        (tmp_path / name).write_bytes(text)
+    with pytest.raises(Unsaved if isinstance(error, OSError) else type(error)):
+        with files.saving(tmp_path / "file") as file:
+            file.write(b"half of the ne")
+            file.flush()
+            assert content_of(tmp_path).items() >= old.items()
+            raise error
+    assert content_of(tmp_path) == old
+
+
+def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+    with files.saving(str(tmp_path / "file")) as file:
+        file.write(b"new")
+        file.flush()
+        assert (tmp_path / "file").read_bytes() == b"old"
+    assert (tmp_path / "file").read_bytes() == b"new"
 
 
 def test_text_and_lines_are_what_was_written():

@@ -112,6 +112,7 @@ def deaths(call):
 def test_killed_at_each_point_of_every_save():
     flags = [*TINY, "--rule", "wm"]
     assert train("--log-name", "whole", *flags) == 0
+    whole = outcome("whole")
     for call in itertools.count(1):
         name = f"cut{call}"
         code = ended(fork(["train", "--log-name", name, *flags], lambda: deaths(call)))
@@ -122,7 +123,7 @@ def test_killed_at_each_point_of_every_save():
             saved = Run(name).progress()["epoch"]
             assert len(Run(name).metrics()) in (saved, saved - 1)
         assert train(*go_on(name, flags)[1:]) == 0
-        assert outcome(name) == outcome("whole") and not leftovers(name)
+        assert outcome(name) == whole and not leftovers(name)
     assert call > 50
 
 
@@ -186,6 +187,7 @@ class FullDisk:
 @pytest.mark.slow
 def test_a_full_disk_at_each_write(monkeypatch, capsys):
     assert train("--log-name", "whole", *TINY) == 0
+    whole = outcome("whole")
     capsys.readouterr()
     for call in itertools.chain(range(1, 60), itertools.count(60, 7)):
         name = f"full{call}"
@@ -200,6 +202,6 @@ def test_a_full_disk_at_each_write(monkeypatch, capsys):
         assert not leftovers(name)
         assert Path("runs", name).exists() == Path("runs", name, "config.json").exists()
         assert train(*go_on(name, TINY)[1:]) == 0
-        assert outcome(name) == outcome("whole")
+        assert outcome(name) == whole
         capsys.readouterr()
     assert code == 0 and call > 150

@@ -13,8 +13,7 @@ import pytest
 from wtref import datasets
 from wtref.cli.main import main
 from wtref.datasets.synthetic import load_synthetic
-from wtref.errors import InputError, Unsaved
-from wtref.files import saving
+from wtref.errors import InputError
 from wtref.runs import checkpoints, recovery, resuming
 from wtref.runs.config import Config
 from wtref.runs.folders import RUNS, free_name
@@ -291,6 +290,31 @@ def test_a_fresh_run_has_nothing_to_restore():
     assert run.metrics() == []
 
 
+@pytest.mark.slow
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(monkeypatch, capsys):
+    savez, calls = np.savez, itertools.count(1)
+
+    def full_disk(file, **arrays):
+        if next(calls) == 3:
+            file.write(b"PK half a zip file")
+            raise OSError(28, "No space left on device")
+        savez(file, **arrays)
+
+    train(*MLP, "--log-name", "whole")
+    monkeypatch.setattr(np, "savez", full_disk)
+    capsys.readouterr()
+    assert train(*MLP, "--log-name", "mine") == 1
+    held = "runs/mine holds epoch 2 and 0 steps more"
+    out, err = capsys.readouterr()
+    assert "epoch 2/4" in out and "epoch 3/4" not in out, "an epoch is saved before it is told of"
+    assert len(metrics("mine")) == 2
+    assert err == f"wtref: cannot write runs/mine/last.npz: No space left on device; {held}\n"
+    assert sorted(os.listdir("runs/mine")) == ["best.npz", "config.json", "last.npz", "metrics.jsonl", "previous.npz"]
+    assert plain("mine")["epoch"] == 2
+    assert train("--resume", "mine") == 0
+    assert_same_outcome("whole", "mine")
+
+
 # --- names ------------------------------------------------------------------------------------------------
 
 
@@ -343,62 +367,3 @@ def test_finding_a_run_that_is_not_there_names_those_that_are(here):
     (here / "runs" / "no-run").mkdir()
     with pytest.raises(InputError, match="there are: a, b$"):
         Run.find("x")
-
-
-# --- files ------------------------------------------------------------------------------------------------
-
-
-def test_a_replaced_file_is_the_new_one(here):
-    path = here / "file"
-    for text in (b"old and long", b"new"):
-        with saving(path) as file:
-            file.write(text)
-    assert contents(here) == {"file": b"new"}
-
-
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt(), ValueError()], ids=repr)
-@pytest.mark.parametrize("old", [{}, {"file": b"old"}], ids=["none there", "one there"])
-def test_a_failed_replacement_leaves_the_old_file_whole(here, old, error):
-    for name, text in old.items():
-        (here / name).write_bytes(text)
-    with pytest.raises(Unsaved if isinstance(error, OSError) else type(error)):
-        with saving(here / "file") as file:
-            file.write(b"half of the ne")
-            file.flush()
-            assert contents(here).items() >= old.items()
-            raise error
-    assert contents(here) == old
-
-
-def test_the_old_file_stands_until_the_new_one_is_whole(here):
-    (here / "file").write_bytes(b"old")
-    with saving(str(here / "file")) as file:
-        file.write(b"new")
-        file.flush()
-        assert (here / "file").read_bytes() == b"old"
-    assert (here / "file").read_bytes() == b"new"
-
-
-@pytest.mark.slow
-def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(monkeypatch, capsys):
-    savez, calls = np.savez, itertools.count(1)
-
-    def full_disk(file, **arrays):
-        if next(calls) == 3:
-            file.write(b"PK half a zip file")
-            raise OSError(28, "No space left on device")
-        savez(file, **arrays)
-
-    train(*MLP, "--log-name", "whole")
-    monkeypatch.setattr(np, "savez", full_disk)
-    capsys.readouterr()
-    assert train(*MLP, "--log-name", "mine") == 1
-    held = "runs/mine holds epoch 2 and 0 steps more"
-    out, err = capsys.readouterr()
-    assert "epoch 2/4" in out and "epoch 3/4" not in out, "an epoch is saved before it is told of"
-    assert len(metrics("mine")) == 2
-    assert err == f"wtref: cannot write runs/mine/last.npz: No space left on device; {held}\n"
-    assert sorted(os.listdir("runs/mine")) == ["best.npz", "config.json", "last.npz", "metrics.jsonl", "previous.npz"]
-    assert plain("mine")["epoch"] == 2
-    assert train("--resume", "mine") == 0
-    assert_same_outcome("whole", "mine")

@@ -3,14 +3,13 @@
 from wtref.errors import InputError
 from wtref.runs.folders import run_names
 from wtref.runs.run import Run
-from wtref.text import printable
+from wtref.text import columns, printable
 
 
 def table():
     """All runs in runs/ as text: name, rule, model, data, epoch, best test error and state, one line each."""
     rows = [("name", "rule", "model", "data", "epoch", "best error", "state"), *map(_row, run_names())]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows)
+    return columns(rows)
 
 
 def _row(name):
