@@ -1,4 +1,4 @@
-"""`bench --scaling`: what it times, and what it predicts."""
+"""`bench scaling`: what it times, and what it predicts."""
 
 import json
 import sys

@@ -3,11 +3,13 @@
 import json
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from wtref.bench import goals, measure
+from wtref.cli import bench
 from wtref.cli.main import main
 
 torch = pytest.importorskip("torch")
@@ -54,6 +56,7 @@ def test_bad_flags_are_one_line(capsys, tmp_path, monkeypatch, flags, said):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_json_and_the_table_agree(capsys, tmp_path, quick):
     """The one run with all its parts, memory in processes of their own included."""
     path = tmp_path / "bench.json"
@@ -124,3 +127,11 @@ def test_the_growth_alone(capsys, monkeypatch):
     assert main(["bench", "growth"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert len(out) == 1 + len(goals.growth_works()) + 2 and ": met, 0.00" in out[-1] and ": met, 0.00" in out[-2]
+
+
+def test_device_auto_is_the_gpu_where_there_is_one(monkeypatch):
+    works = []
+    monkeypatch.setattr(bench, "open_device", lambda name: SimpleNamespace(name={"auto": "cuda"}[name]))
+    monkeypatch.setattr(measure, "measure", lambda work, *_: works.append(work) or {**work.description(), "ms": 1.0})
+    assert main("bench steps --device auto --models mlp".split()) == 0
+    assert works[0].on_gpu

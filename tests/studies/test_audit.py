@@ -39,7 +39,16 @@ def test_the_hook_that_transports_is_named(findings, rule, hook):
     assert findings[rule].found.startswith(f"{hook} ")
 
 
-@pytest.mark.parametrize("options", [{"noise": "independent"}, {"rows": 16}, {"bound": "scaling"}, {"activation": "relu"}, {"every": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"noise": "independent"}, marks=pytest.mark.slow),
+        {"rows": 16},
+        {"bound": "scaling"},
+        {"activation": "relu"},
+        {"every": 2},
+    ],
+)
 @pytest.mark.parametrize("model", ["mlp", pytest.param("resnet8", marks=pytest.mark.slow)])
 def test_the_mirror_is_honest_in_all_its_forms(options, model):
     assert audited(lambda: WeightMirror(**options), model).found is None
@@ -133,6 +142,7 @@ def test_the_command_finds_all_in_order(capsys, dtype):
     assert all("as declared" in row for row in rows) and not any("NOT" in row for row in rows)
 
 
+@pytest.mark.slow
 def test_the_command_exits_1_on_a_cheat(monkeypatch, capsys):
     monkeypatch.setattr(FeedbackAlignment, "before_backward", let_B_be_it)
     assert main(["audit", "--device", "cpu"]) == 1

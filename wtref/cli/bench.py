@@ -105,7 +105,9 @@ def bench_loader(args, given):
 
 
 def _prepare(args, given):
-    """Raise InputError for what would otherwise fail after the measurements."""
+    """Choose the device where it is "auto", and raise InputError for what would otherwise fail after the measurements."""
+    if given.get("device") == "auto":
+        given["device"] = open_device("auto").name
     if args.profile and given.get("kernels") == "plain" and given.get("device", "cpu").startswith("cuda"):
         raise InputError("--profile on a GPU times the CUDA kernels; leave --kernels plain out")
     if args.json:

@@ -25,7 +25,7 @@ class Finding(NamedTuple):
     """The result of one training.
 
     Attributes: matrix and delta, the worst angles in degrees, and their layers; mirroring, the fraction of the time that
-    mirror steps take; loss, at the last measurement.
+    mirror steps take, of the steps without a measurement; loss, at the last measurement.
     """
 
     config: Config
@@ -102,5 +102,6 @@ def line(finding):
     if not math.isfinite(finding.loss):
         return f"{about}   the loss became {finding.loss}"
     angles = f"{finding.matrix:9.3g}  {finding.matrix_layer:<22} {finding.delta:8.3g}  {finding.delta_layer:<22}"
+    mirroring = "-" if math.isnan(finding.mirroring) else f"{100 * finding.mirroring:.1f}"
     held = "" if finding.held else "   not held"
-    return f"{about}   {angles} {100 * finding.mirroring:7.1f} % {finding.loss:7.3f}{held}"
+    return f"{about}   {angles} {mirroring:>7} % {finding.loss:7.3f}{held}"
