@@ -17,8 +17,8 @@ pytestmark = needs_mpi
 
 WHOLE = "what was saved before is whole"
 
-# The rank argv[1] sends itself the signal argv[2] before its third step; the rest is for wtref.
-STRUCK = """
+# The rank argv[1] sends itself the signal argv[2] before its fourth step; the other arguments are for wtref.
+SIGNALLED = """
 import os, signal, sys
 from wtref.cli import main as cli
 from wtref.runs import prepare
@@ -26,12 +26,12 @@ from wtref.distributed import messages
 from wtref.distributed.training import DistributedTraining
 messages.GRACE_PERIOD, messages.HEARTBEAT_INTERVAL = 1, 0.3
 rank, number = int(sys.argv[1]), getattr(signal, sys.argv[2])
-class Struck(DistributedTraining):
+class Signalled(DistributedTraining):
     def step(self, *batch):
         if self.group.rank == rank and self.position == 3:
             os.kill(os.getpid(), number)
         return super().step(*batch)
-prepare.DistributedTraining = Struck
+prepare.DistributedTraining = Signalled
 raise SystemExit(cli.main(sys.argv[3:]))
 """
 
@@ -40,7 +40,7 @@ raise SystemExit(cli.main(sys.argv[3:]))
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_stopped_process_is_named_when_the_limit_is_over(here, rank):
     flags = [*SMALL, "--epochs", "900", "--save-every", "1", "--log-name", "mine", "--wait-limit", "0.02"]
-    done = run(mpiexec(3, write_program(STRUCK), rank, "SIGSTOP", *flags), seconds=60)
+    done = run(mpiexec(3, write_program(SIGNALLED), rank, "SIGSTOP", *flags), seconds=60)
     pid = re.search(rf"{rank} is (\d+)", done.stdout)[1] if rank else r"\d+"
     (line,) = messages(done.stderr)
     assert re.fullmatch(rf"wtref: rank {rank} \(process {pid} on .+\) has not answered for 0.02 min \(--wait-limit\); {WHOLE}", line)
@@ -52,19 +52,19 @@ def test_a_stopped_process_is_named_when_the_limit_is_over(here, rank):
 def test_a_dead_process_is_named_where_its_launcher_does_not_end_the_others(here):
     """As under srun: here the launcher sees a shell that outlives the process."""
     flags = [*SMALL, "--epochs", "900", "--save-every", "1", "--log-name", "mine", "--wait-limit", "0.02"]
-    python = " ".join([sys.executable, write_program(STRUCK), "1", "SIGKILL", *flags])
+    python = " ".join([sys.executable, write_program(SIGNALLED), "1", "SIGKILL", *flags])
     done = run([MPIEXEC, "-n", "3", "sh", "-c", f"{python}; sleep 60"], seconds=50)
-    died, silent = messages(done.stderr)
-    assert re.fullmatch(rf"wtref: rank 1 \(process \d+\) was killed, .*; {WHOLE}", died)
-    assert re.fullmatch(rf"wtref: rank 1 \(process \d+ on .+\) has not answered for 0.02 min \(--wait-limit\); {WHOLE}", silent)
+    killed, missing = messages(done.stderr)
+    assert re.fullmatch(rf"wtref: rank 1 \(process \d+\) was killed, .*; {WHOLE}", killed)
+    assert re.fullmatch(rf"wtref: rank 1 \(process \d+ on .+\) has not answered for 0.02 min \(--wait-limit\); {WHOLE}", missing)
     assert done.returncode == 1 and "Traceback" not in done.stderr and nothing_left(here)
     assert checkpoints.read(Path("runs/mine/last.npz"))[1]["position"] == 3
 
 
 @pytest.mark.slow
 def test_an_error_of_one_process_does_not_wait_for_ever_for_a_stopped_one(here):
-    text = STRUCK.replace("messages.GRACE_PERIOD, messages.HEARTBEAT_INTERVAL = 1, 0.3", "messages.TIMEOUT = 1.2")
-    text = text.replace("class Struck", "datasets.open_feed = lambda *_: os.kill(os.getpid(), number)\nclass Struck")
+    text = SIGNALLED.replace("messages.GRACE_PERIOD, messages.HEARTBEAT_INTERVAL = 1, 0.3", "messages.TIMEOUT = 1.2")
+    text = text.replace("class Signalled", "datasets.open_feed = lambda *_: os.kill(os.getpid(), number)\nclass Signalled")
     text = text.replace("from wtref.cli", "from wtref import datasets\nfrom wtref.cli")
     one, other = (mpiexec(1, write_program(text), 1, "SIGSTOP", *SMALL, "--lr", lr) for lr in ("-1", "1"))
     done = run([*one, ":", *other[1:]], seconds=60)
@@ -75,7 +75,7 @@ def test_an_error_of_one_process_does_not_wait_for_ever_for_a_stopped_one(here):
 
 @pytest.mark.slow
 def test_a_run_that_is_asked_to_stop_waits_only_briefly_for_a_stopped_process(here):
-    command = mpiexec(3, write_program(STRUCK), 1, "SIGSTOP", *SMALL, "--epochs", "900", "--save-every", "1", "--log-name", "mine")
+    command = mpiexec(3, write_program(SIGNALLED), 1, "SIGSTOP", *SMALL, "--epochs", "900", "--save-every", "1", "--log-name", "mine")
     started = start(command)
     pid = re.search(r"1 is (\d+)", next(line for line in started.stdout if "by process id" in line))[1]
     while "T (stopped)" not in Path(f"/proc/{pid}/status").read_text():
@@ -93,9 +93,9 @@ def test_a_run_that_is_asked_to_stop_waits_only_briefly_for_a_stopped_process(he
 
 @pytest.mark.slow
 def test_a_process_that_saves_for_the_others_has_answered(here):
-    """Rank 0 saves for longer than the others would wait for one that is silent."""
-    text = STRUCK.replace("class Struck", "import time\nfrom wtref.runs.run import Run\nsave = Run.save\n"
-        "Run.save = lambda *args: time.sleep(3) or save(*args)\nclass Struck")  # fmt: skip
+    """Rank 0 saves for longer than the others wait for a process that does not respond."""
+    text = SIGNALLED.replace("class Signalled", "import time\nfrom wtref.runs.run import Run\nsave = Run.save\n"
+        "Run.save = lambda *args: time.sleep(3) or save(*args)\nclass Signalled")  # fmt: skip
     done = run(mpiexec(2, write_program(text), 0, "SIGTERM", *SMALL, "--epochs", "900", "--log-name", "mine"), seconds=60)
     assert done.returncode == 128 + signal.SIGTERM
     assert [line.partition(";")[0] for line in messages(done.stderr)] == ["wtref: stopped in epoch 1, after step 4 of 15"]

@@ -14,7 +14,10 @@ PROGRAM = ROOT / "tests" / "group_program.py"
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    return found(1, tmp_path_factory.mktemp("alone") / "out.npz")
+    """What one process found, of all 29 networks."""
+    alone = found(1, tmp_path_factory.mktemp("alone") / "out.npz")
+    assert len({name.partition(":")[0] for name in alone}) == 29
+    return alone
 
 
 def found(processes, path, *how):
@@ -40,7 +43,7 @@ def test_any_number_of_processes_learns_the_same(alone, processes, models, here)
     own = {name for name in alone if name.startswith("own statistics")}
     assert not any(np.isnan(x).any() for name, x in alone.items() if "_angles " not in name)
     assert {name for name in alone.keys() - own if not distance(alone[name], together[name]) < 1e-9} == set()
-    assert any(distance(alone[name], together[name]) > 1e-3 for name in own)  # as each share has its own
+    assert any(distance(alone[name], together[name]) > 1e-3 for name in own)  # as each shard has its own
 
 
 @pytest.mark.slow

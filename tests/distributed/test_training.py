@@ -16,22 +16,22 @@ from wtref.runs.run import Run
 pytestmark = [needs_mpi, pytest.mark.slow]
 
 
-def test_a_run_goes_on_with_another_number_of_processes(here):
+def test_a_run_can_be_resumed_with_another_number_of_processes(here):
     train(1, "--epochs", "3", "--log-name", "whole")
     command = mpiexec(3, RUN_PY, *SMALL, "--epochs", "3", "--log-name", "parts", "--save-every", "4")
     started = start(command)
     wait_until(Path("runs/parts/last.npz").exists)
     started.send_signal(signal.SIGTERM)
-    _, said = started.communicate(timeout=30)
+    _, stderr = started.communicate(timeout=30)
     stopped = started.returncode == 128 + signal.SIGTERM
-    assert stopped and said.count("stopped in epoch") == 1 or started.returncode == 0
+    assert stopped and stderr.count("stopped in epoch") == 1 or started.returncode == 0
     train(2, "--epochs", "3", "--resume", "parts")
     assert_same_run("whole", "parts")
     about = json.loads(Path("runs/parts/config.json").read_text())
     assert "processes" not in about["config"]
 
 
-def test_a_run_of_several_processes_is_held_by_the_first(here):
+def test_rank_0_holds_the_lock_of_a_run(here):
     train(2, "--epochs", "1", "--log-name", "mine")
     in_use = f"run 'mine' is in use by process {os.getpid()} on {socket.gethostname()}; wait for it or stop it"
     with Run("mine").held():
@@ -40,7 +40,7 @@ def test_a_run_of_several_processes_is_held_by_the_first(here):
     assert not Path("runs/mine/lock").exists()
 
 
-def test_waiting_is_in_the_metrics_of_several_processes_alone(here):
+def test_waiting_is_recorded_for_several_processes_only(here):
     train(2, "--epochs", "1", "--log-name", "two")
     train(1, "--epochs", "1", "--log-name", "one")
     two, one = (json.loads(Path("runs", name, "metrics.jsonl").read_text()) for name in ("two", "one"))
@@ -48,7 +48,7 @@ def test_waiting_is_in_the_metrics_of_several_processes_alone(here):
     assert "waiting_ms_per_step" not in one and two.keys() - one.keys() == {"waiting_ms_per_step", "processes"}
 
 
-def test_each_rank_opens_its_share_of_an_image_folder_and_all_open_all(here):
+def test_each_rank_opens_its_shard_of_an_image_folder_and_together_they_open_all(here):
     image_folder(here / "data", count=10)
     script = here / "opened.py"
     script.write_text(
@@ -56,11 +56,11 @@ def test_each_rank_opens_its_share_of_an_image_folder_and_all_open_all(here):
         "from wtref.cli import main as cli\n"
         "from wtref.datasets import reading\n"
         "read = reading.read_file\n"
-        "def noted(path):\n"
+        "def recorded(path):\n"
         "    with open(f'opened-{os.getpid()}', 'a') as file:\n"
         "        file.write(f'{path}\\n')\n"
         "    return read(path)\n"
-        "reading.read_file = noted\n"
+        "reading.read_file = recorded\n"
         "sys.exit(cli.main())\n"
     )
     done = run(mpiexec(3, script, *FOLDER, "--data-dir", "data", "--epochs", "1", "--log-name", "three"))
@@ -68,18 +68,18 @@ def test_each_rank_opens_its_share_of_an_image_folder_and_all_open_all(here):
     opened = [path.read_text().split() for path in Path().glob("opened-*")]
     assert len(opened) == 3 and all(opened)
     counts = [Counter(paths) for paths in opened]
-    measured = counts[0] & counts[1] & counts[2]  # the batch that all take at the epoch's end, for the delta angles
+    measured = counts[0] & counts[1] & counts[2]  # the batch of the delta angles, which all processes read at the end of the epoch
     assert measured.total() == 6 and all("train" in path for path in measured)
     everything = Counter(str(path) for path in Path("data").glob("*/*/*.png"))
-    assert sum((each - measured for each in counts), Counter()) == everything  # each once, and so none twice in the error
-    alone = run(mpiexec(1, RUN_PY, *FOLDER, "--data-dir", "data", "--epochs", "1", "--log-name", "one"))
-    assert alone.returncode == 0, alone.stderr
-    ours, theirs = records("three")[0], records("one")[0]
-    assert ours["test_error"] == theirs["test_error"] and ours["train_error"] == theirs["train_error"]
-    assert ours["test_loss"] == pytest.approx(theirs["test_loss"], rel=1e-3)
+    assert sum((each - measured for each in counts), Counter()) == everything  # each once
+    done = run(mpiexec(1, RUN_PY, *FOLDER, "--data-dir", "data", "--epochs", "1", "--log-name", "one"))
+    assert done.returncode == 0, done.stderr
+    together, alone = records("three")[0], records("one")[0]
+    assert together["test_error"] == alone["test_error"] and together["train_error"] == alone["train_error"]
+    assert together["test_loss"] == pytest.approx(alone["test_loss"], rel=1e-3)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2])  # 1: all processes agree that there is nothing to learn from
+@pytest.mark.parametrize("batch_size", [1, 2])  # of size 1, some batches have no image in any process
 def test_damaged_images_are_skipped_as_by_one_process(here, batch_size):
     image_folder(here / "data", count=4)
     for name in ("train/a/1.png", "val/b/0.png"):
