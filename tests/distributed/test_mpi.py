@@ -66,7 +66,7 @@ def test_unlike_source_code_is_one_line_before_the_first_step(here):
 
 
 @pytest.mark.slow
-def test_commands_of_one_process_say_so():
+def test_commands_for_one_process_refuse_several():
     assert fails(mpiexec(2, RUN_PY, "runs"), 2) == ["wtref: 'runs' is for one process, found 2; start it without mpiexec or srun"]
 
 
@@ -86,7 +86,7 @@ def test_help_is_shown_once_and_a_single_rank_that_asks_for_it_is_named():
 
 
 @pytest.mark.slow
-def test_a_loss_that_becomes_infinite_is_said_once(here):
+def test_a_loss_that_becomes_infinite_is_reported_once(here):
     flags = "train --model mlp --lr 1e30 --device cpu --threads 1".split()
     (line,) = fails(mpiexec(2, RUN_PY, *flags), 1)
     assert line.startswith("wtref: the loss became")

@@ -1,4 +1,4 @@
-"""Processes that are killed, and those that only seem to be: what is reported, and what is left of the run."""
+"""The report of a killed process, and the run that it leaves."""
 
 import os
 import random
@@ -42,9 +42,9 @@ def test_the_watchdog_names_the_first_to_close_however_late_it_reads():
         assert not stderr if left else stderr.startswith(f"wtref: rank {first} was killed") and stderr.count("\n") == 1
 
 
-def named(said):
+def named(stderr):
     """(rank, process id) of every process that the watchdog named."""
-    return re.findall(r"^wtref: rank (\d+) \(process (\d+)\) was killed, .* or crashed; what was saved before is whole$", said, re.M)
+    return re.findall(r"^wtref: rank (\d+) \(process (\d+)\) was killed, .* or crashed; what was saved before is whole$", stderr, re.M)
 
 
 @needs_mpi
@@ -52,9 +52,9 @@ def named(said):
 def test_ten_kills_at_random_moments_name_the_rank_and_leave_a_run_that_ends_with_the_same_numbers(here):
     rng, flags = random.Random(0), ["--epochs", "80", "--save-every", "1", "--rule", "kp"]
     train(1, *flags, "--log-name", "whole")
-    how, last = "--log-name", Path("runs/killed/last.npz")
+    option, last = "--log-name", Path("runs/killed/last.npz")
     for kill in range(10):
-        command = mpiexec(2 + kill % 2, RUN_PY, *SMALL, *flags, how, "killed")
+        command = mpiexec(2 + kill % 2, RUN_PY, *SMALL, *flags, option, "killed")
         started = start(command)
         line = next(line for line in started.stdout if "by process id" in line)
         victim = rng.choice(re.findall(r"(\d+) is (\d+)", line))
@@ -63,12 +63,12 @@ def test_ten_kills_at_random_moments_name_the_rank_and_leave_a_run_that_ends_wit
         time.sleep(rng.uniform(0, 0.15))
         os.kill(int(victim[1]), signal.SIGKILL)
         killed = time.monotonic()
-        said = "".join(started.communicate(timeout=30))
+        output = "".join(started.communicate(timeout=30))
         assert time.monotonic() - killed < 30 and started.returncode != 0
-        assert named(said) == [victim] and said.count("wtref: ") == 1 and "Traceback" not in said
+        assert named(output) == [victim] and output.count("wtref: ") == 1 and "Traceback" not in output
         assert nothing_left(here)
         checkpoints.read(last)
-        how = "--resume"
+        option = "--resume"
     train(2, *flags, "--resume", "killed")
     assert_same_run("whole", "killed")
 
@@ -76,13 +76,13 @@ def test_ten_kills_at_random_moments_name_the_rank_and_leave_a_run_that_ends_wit
 @needs_mpi
 @pytest.mark.slow
 def test_of_several_nodes_no_rank_is_named_wrongly(here):
-    nodes = ["-launcher", "fork", "-hosts", "127.0.0.2,127.0.0.3"]  # MPICH takes them for two
+    nodes = ["-launcher", "fork", "-hosts", "127.0.0.2,127.0.0.3"]  # two nodes for MPICH
     command = mpiexec(2, RUN_PY, *SMALL, "--epochs", "900", "--log-name", "killed")
     started = start([MPIEXEC, *nodes, *command[1:]])
     line = next(line for line in started.stdout if "by process id" in line)
     os.kill(int(re.search(r"1 is (\d+)", line)[1]), signal.SIGKILL)
-    said = "".join(started.communicate(timeout=30))
-    assert started.returncode != 0 and "wtref: " not in said
+    output = "".join(started.communicate(timeout=30))
+    assert started.returncode != 0 and "wtref: " not in output
     assert nothing_left(here)
 
 
@@ -106,6 +106,6 @@ def test_signals_end_all_and_no_process_is_reported_as_killed(here, number):
         started = start(command)
         next(line for line in started.stdout if sign in line)
         started.send_signal(number)
-        said = [line for line in "".join(started.communicate(timeout=30)).splitlines() if "wtref: " in line]
-        assert started.returncode in (130, 143) and len(said) == 1 and re.fullmatch(f"wtref: {words}", said[0])
+        lines = [line for line in "".join(started.communicate(timeout=30)).splitlines() if "wtref: " in line]
+        assert started.returncode in (130, 143) and len(lines) == 1 and re.fullmatch(f"wtref: {words}", lines[0])
         assert nothing_left(here)
