@@ -151,7 +151,7 @@ def test_a_path_that_is_no_lock_file_is_not_written_to(capsys, plant):
     plant(FOLDER / "lock")
     capsys.readouterr()
     assert main(["train", "--resume", "mine"]) == 2
-    why = "is a link or no regular file, where a lock file should be; remove it"
+    why = "is a link or not a regular file, as a lock file must be; remove it"
     assert capsys.readouterr().err == f"wtref: runs/mine/lock {why}\n"
     assert Path("treasure").read_text() == "gold" and (FOLDER / "lock").exists()
 
@@ -207,7 +207,7 @@ def test_without_locks_a_run_goes_on_and_one_line_says_so(monkeypatch, capsys, n
     monkeypatch.setattr(fcntl, "flock", flock)
     assert main(TINY) == 0
     why = f"locks are not available for runs/mine/lock ({os.strerror(number)})"
-    assert capsys.readouterr().err == f"wtref: {why}; let no other process write there meanwhile\n"
+    assert capsys.readouterr().err == f"wtref: {why}; make sure that no other process writes there\n"
     assert checkpoints.read(FOLDER / "last.npz")[1]["epoch"] == 2 and not (FOLDER / "lock").exists()
 
 

@@ -49,7 +49,7 @@ def try_lock(file, path):
     except BlockingIOError:
         return False
     except OSError as error:
-        warning = "let no other process write there meanwhile"
+        warning = "make sure that no other process writes there"
         print(f"wtref: locks are not available for {printable(path)} ({error.strerror}); {warning}", file=sys.stderr)
     return _is_named(file, path)
 
@@ -80,7 +80,7 @@ def _create_without_following(path, flags):
 
 
 def _obstacle(path):
-    return InputError(f"{path} is a link or no regular file, where a lock file should be; remove it")
+    return InputError(f"{path} is a link or not a regular file, as a lock file must be; remove it")
 
 
 def _is_named(file, path):

@@ -152,7 +152,7 @@ def test_a_launcher_of_another_mpi_is_one_clear_line():
         done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode == code
         if code:
-            assert done.stderr.startswith("wtref: started as 2 processes, which find one each: mpi4py uses ")
+            assert done.stderr.startswith("wtref: started as 2 processes, but MPI finds one in each: mpi4py uses ")
             assert done.stderr.endswith("; if no launcher started this process, unset FLUX_JOB_SIZE\n") and done.stderr.count("\n") == 1
 
 

@@ -51,7 +51,9 @@ class MpiGroup(ProcessGroup):
         """The group of all processes that were started; raises InputError where MPI finds this one alone."""
         if MPI.COMM_WORLD.size == 1:
             library = " ".join(MPI.Get_library_version().splitlines()[0].strip("\0").split())
-            raise InputError(f"started as {announced} processes, which find one each: mpi4py uses {library}; start them with its mpiexec")
+            raise InputError(
+                f"started as {announced} processes, but MPI finds one in each: mpi4py uses {library}; start them with its mpiexec"
+            )
         return cls(MPI.COMM_WORLD)
 
     def all_reduce(self, x):

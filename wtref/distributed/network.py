@@ -122,8 +122,9 @@ class FastSyncBatchNorm(fast.BatchNorm):
 
     def statistics(self, y):
         plain, running = self.plain, (self.plain.running_mean, self.plain.running_var)
-        how = {"moments": self.moments, "count": self.values(y)}
-        return plain_ops.norm_statistics(y, plain.gamma, *running, plain.momentum, plain.epsilon, **how)
+        return plain_ops.norm_statistics(
+            y, plain.gamma, *running, plain.momentum, plain.epsilon, moments=self.moments, count=self.values(y)
+        )
 
     def moments(self, y):
         """Mean and variance (C,) of all processes' y, from one all-reduce of an array in which each process fills its own part."""
@@ -139,8 +140,8 @@ class FastSyncBatchNorm(fast.BatchNorm):
         def norm_sums(*arrays):
             return self.group.all_reduce(self.ops.norm_sums(*arrays))
 
-        how = {"norm_sums": norm_sums, "count": self.values(delta)}
-        return plain_ops.norm_gradients(delta, self.y, self.mean, self.inverse_std, self.scale, beta, **how)
+        found = self.y, self.mean, self.inverse_std, self.scale
+        return plain_ops.norm_gradients(delta, *found, beta, norm_sums=norm_sums, count=self.values(delta))
 
 
 def _values(group, y):

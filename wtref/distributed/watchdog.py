@@ -64,7 +64,7 @@ def main(epoll, *names):
     ((end, _),) = select.epoll.fromfd(int(epoll)).poll(maxevents=1)
     if not os.read(end, 1):
         name = dict(each.split("=") for each in names)[str(end)]
-        why = "was killed, as by kill -9 or for want of memory, or crashed"
+        why = "was killed, for example by kill -9 or for lack of memory, or crashed"
         print(f"wtref: {name} {why}; what was saved before is whole", file=sys.stderr)
 
 
