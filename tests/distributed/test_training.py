@@ -36,7 +36,7 @@ def test_rank_0_holds_the_lock_of_a_run(here):
     in_use = f"run 'mine' is in use by process {os.getpid()} on {socket.gethostname()}; wait for it or stop it"
     with Run("mine").held():
         assert fails(mpiexec(2, RUN_PY, "train", "--resume", "mine"), 2) == [f"wtref: rank 0: {in_use}"]
-    assert "goes on after epoch 1" in run(mpiexec(2, RUN_PY, "train", "--resume", "mine")).stdout
+    assert "already finished: 1 epoch" in run(mpiexec(2, RUN_PY, "train", "--resume", "mine")).stdout
     assert not Path("runs/mine/lock").exists()
 
 
