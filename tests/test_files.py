@@ -80,7 +80,7 @@ def test_mirror_shows_its_table(full):
 
 
 @needs_proc
-@pytest.mark.parametrize("name", ["metrics.jsonl", "angles.png", "report.html"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("angles.png", "report.html"))])
 def test_reproduce_shows_its_table_and_needs_no_run_again(monkeypatch, capsys, full, name):
     monkeypatch.setitem(EXPERIMENTS, "tiny", TINY)
     flags = ["reproduce", "tiny", "--seeds", "1", "--epochs", "1", "--threads", "1"]

@@ -108,6 +108,7 @@ def write_folder(root, classes):
             Image.fromarray(np.full((8, 8, 3), 40 * number, np.uint8)).save(root / split / name / "x.png")
 
 
+@pytest.mark.slow
 def test_a_data_set_of_one_class_is_warned_of(here, capsys):
     write_folder(here / "one", ["only\x1b"])
     warning = "wtref: the data have one class only, only\\x1b: any network has an error of 0 % and learns nothing\n"

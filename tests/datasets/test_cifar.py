@@ -219,7 +219,7 @@ def ones(count, label=0, name="cifar10"):
         ("python", pickled(*ones(4, 10)), ["label 10", "0 to 9"]),
         ("python", pickled(*ones(4))[:-1], ["cut off"]),
         ("python", pickled(*ones(4))[:-5000], ["cut off"]),
-        ("python", pickled(*ones(4)) + b".", ["goes on"]),
+        ("python", pickled(*ones(4)) + b".", ["more bytes"]),
         ("python", pickled(*ones(4), name="cifar100"), ["'labels'"]),
         ("python", pickled(np.ones((4, 3073), np.uint8), np.arange(4)), ["4 x 3,072"]),
         ("python", pickled(np.ones((3072, 4), np.uint8), np.arange(4)), ["4 x 3,072"]),

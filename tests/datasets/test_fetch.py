@@ -103,7 +103,7 @@ def test_without_a_network_one_line_says_what_to_download_and_where_to_put_it(tm
     names = [file.name for file in fetch.CATALOGUE["mnist"].files]
     by_hand = f"download {', '.join(names)} from {url} by hand and put into {tmp_path / 'mnist'}"
     refused(lambda: fetch.fetch("mnist", tmp_path, url, timeout=5), "Connection refused", by_hand)
-    refused(lambda: fetch.fetch("mnist", tmp_path, "ftp://127.0.0.1/", timeout=5), "no http address")
+    refused(lambda: fetch.fetch("mnist", tmp_path, "ftp://127.0.0.1/", timeout=5), "not an http address")
     assert not list((tmp_path / "mnist").iterdir())
 
 
@@ -128,7 +128,7 @@ def test_nothing_is_written_through_what_was_planted_in_place_of_a_part(kind, se
         "folder": server.part.mkdir,
     }
     plant[kind]()
-    refused(lambda: get(tmp_path), f"{server.part}: a link, folder or device, not the part of a file", "remove it")
+    refused(lambda: get(tmp_path), f"{server.part}: a link, folder or device, not the partial file of a download; remove it")
     assert treasure.read_bytes() == b"mine" and not (tmp_path / "new").exists() and not server.seen
 
 

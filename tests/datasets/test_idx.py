@@ -120,7 +120,7 @@ BROKEN = {
     "other size": (IMAGES, idx_bytes(np.zeros((TRAIN, 32, 32), np.uint8)), "20 x 32 x 32", "20 x 28 x 28"),
     "other count": (LABELS, idx_bytes(np.zeros(TRAIN - 1, np.uint8)), "19", "20"),
     "cut off": (IMAGES, good[IMAGES][:-1], "15,679 of 15,680"),
-    "too long": (IMAGES, good[IMAGES] + b"\0", "goes on"),
+    "too long": (IMAGES, good[IMAGES] + b"\0", "more bytes"),
     "label 10": (LABELS, good[LABELS][:-1] + b"\x0a", "label 10", "image 19", "0 to 9"),
     "label 255": (LABELS, good[LABELS][:8] + b"\xff" + good[LABELS][9:], "label 255", "image 0"),
 }

@@ -43,7 +43,7 @@ def drip(request):
 
 
 def drip_forever(start, text):
-    """A server that says `start` at once and then a text over and over, a byte at a time."""
+    """A server that sends `start` at once and then repeats a text without end, one byte at a time."""
 
     def behave(request):
         request.wfile.write(start)
@@ -99,8 +99,8 @@ FAULTS = {
     "drips by saying go on": (drip_forever(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), GONE, "timed out"),
     "drips in the length of a chunk": (drip_forever(CHUNKS, b"0"), GONE, "timed out"),
     "drips after the last chunk": (drip_forever(LAST_CHUNK, b"X: y\r\n"), "1 of 300,000", "timed out"),
-    "hangs up": (hang_up, GONE, "does not answer"),
-    "is none": (babble, GONE, "does not answer"),
+    "hangs up": (hang_up, GONE, "does not respond"),
+    "is no web server": (babble, GONE, "does not respond"),
     "cuts off": (answers(200, CONTENT[:HALF], length=len(CONTENT)), KEPT, "ended after 150,000 of 300,000"),
     "has a shorter file": (answers(200, CONTENT[:HALF]), GONE, "'150000' bytes", "300000"),
     "has a longer file": (answers(200, CONTENT + b"x"), GONE, "'300001' bytes"),
@@ -114,7 +114,7 @@ FAULTS = {
     "names no length and sends less": (answers(200, CONTENT[:HALF], length=None), GONE, "ended after 150"),
     "does not have it": (answers(404, b"not here"), GONE, "answers 404 Not Found"),
     "is broken": (answers(500, b"oops"), GONE, "answers 500 Internal Server Error"),
-    "answers with a part nobody asked for": (answers(206, CONTENT[1:]), GONE, "None instead of 'bytes"),
+    "answers with a part that was not requested": (answers(206, CONTENT[1:]), GONE, "None instead of 'bytes"),
     "sends one round": (answers(302, b"", Location="data.bin"), GONE, "answers 302"),
     "sends one to a file": (answers(302, b"", Location="file:///etc/hostname"), GONE, "answers 302"),
     "sends one to ftp": (answers(302, b"", Location="ftp://127.0.0.1/data.bin"), GONE, "redirects to ftp://127.0.0.1/"),

@@ -61,7 +61,7 @@ def restore(trained, name="mine"):
 
 @pytest.fixture
 def attempt(capsys):
-    """A function that uses the run and gives (exit code, what stderr says)."""
+    """A function that uses the run and returns (exit code, text on stderr)."""
 
     def use(how):
         capsys.readouterr()

@@ -150,7 +150,7 @@ def test_no_flipped_bit_goes_unnoticed_or_raises_something_else(tmp_path):
 
 
 def said(capsys):
-    """What a resumed run says behind its folder."""
+    """The line that a resumed run prints after that of its folder."""
     return capsys.readouterr().out.partition("run: runs/mine\n")[2].splitlines()[0]
 
 
@@ -158,7 +158,7 @@ def test_a_resumed_run_says_where_it_goes_on(stopped, capsys):
     assert train("--resume", "mine") == 0
     assert said(capsys) == "goes on after epoch 1, step 2 of 4"
     assert train("--resume", "mine") == 0
-    assert said(capsys) == "goes on after epoch 3"
+    assert said(capsys) == "already finished: 3 epochs, checkpoints and metrics in runs/mine"
 
 
 def test_a_run_without_a_checkpoint_says_that_it_starts_anew(monkeypatch, capsys):

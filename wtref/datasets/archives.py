@@ -32,7 +32,7 @@ def opened(path):
         with gzip.open(path) if str(path).endswith(".gz") else open(path, "rb") as file:
             yield file
     except EOFError:
-        raise InputError(f"{path}: cut off, its compressed data has no end") from None
+        raise InputError(f"{path}: cut off, the end of its compressed data is missing") from None
     except (OSError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
@@ -52,7 +52,7 @@ def check_end(file, path, size=0):
     while piece := file.read(PIECE):
         size -= len(piece)
         if size < 0:
-            raise InputError(f"{path}: goes on after its end")
+            raise InputError(f"{path}: has more bytes after its end")
 
 
 def tar_files(path, folder, limits):
@@ -72,7 +72,7 @@ def tar_files(path, folder, limits):
             if not 0 <= size <= limit:
                 raise InputError(f"{path}: {file!r} claims {size:,} bytes, right would be up to {limit:,}")
             if file in seen:
-                raise InputError(f"{path}: {file!r} is there twice")
+                raise InputError(f"{path}: {file!r} occurs twice")
             seen.add(file)
             data = read_up_to(stream, size)
             padding = read_up_to(stream, -size % tarfile.BLOCKSIZE)
@@ -105,7 +105,7 @@ def _read_header(header, path):
     try:
         return tarfile.TarInfo.frombuf(bytes(header), "utf-8", "surrogateescape")
     except tarfile.TarError as error:
-        raise InputError(f"{path}: damaged, no file starts where one should ({error})") from None
+        raise InputError(f"{path}: damaged, the header of a file is expected here ({error})") from None
 
 
 def _check_member(header, path, folder):

@@ -100,7 +100,7 @@ def _folder_files(path, _, limits):
     """Yield (file, its bytes) for each file of an extracted folder, as archives.tar_files does."""
     absent = [file for file in limits if not os.path.isfile(path / file)]
     if absent:
-        raise InputError(f"{path}: lacks {', '.join(absent)}; complete or remove it")
+        raise InputError(f"{path}: lacks {', '.join(absent)}; complete the folder or remove it")
     for file, limit in limits.items():
         with opened(path / file) as stream:
             data = read_up_to(stream, min(limit, (path / file).stat().st_size))

@@ -150,7 +150,7 @@ def _fetch_file(file, folder, homes, progress, timeout):
 def _locked(part):
     """Open the part of a file for appending, under a lock against other processes."""
     if os.path.lexists(part) and not _is_own_file(os.lstat(part)):
-        raise InputError(f"{part}: a link, folder or device, not the part of a file that a download left; remove it")
+        raise InputError(f"{part}: a link, folder or device, not the partial file of a download; remove it")
     with open(part, "ab", opener=_following_no_link) as out:
         if not locks.try_lock(out, part):
             raise InputError(f"{part}: another process is downloading to it; wait for it to end")

@@ -168,7 +168,7 @@ def _whole(paths, size, index):
     image = read_image(paths[index])
     if image.size != size:
         found, right = (f"{width}x{height}" for width, height in (image.size, size))
-        raise InputError(f"{paths[index]} is {found}, the first image {right}; in memory all need one size")
+        raise InputError(f"{paths[index]} is {found}, the first image {right}; in memory all images must have one size")
     return np.asarray(image)
 
 

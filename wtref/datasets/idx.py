@@ -89,11 +89,11 @@ def _check_header(path, header, shape):
     magic = bytes((0, 0, 8, len(shape)))
     if header[:4] != magic:
         found = header[:4].hex(" ") or "nothing"
-        raise InputError(f"{path}: starts with {found}, an IDX file of this kind with {magic.hex(' ')}")
+        raise InputError(f"{path}: starts with {found}, right would be {magic.hex(' ')}")
     right = b"".join(n.to_bytes(4, "big") for n in shape)
     if header[4:] != right:
         found = _times(header[4:]) or "no size"
-        raise InputError(f"{path}: its header promises {found}, the published file is {_times(right)}")
+        raise InputError(f"{path}: its header states {found}, the published file has {_times(right)}")
 
 
 def _times(dimensions):

@@ -53,6 +53,6 @@ def _paths(name, data_dir):
     if name == "digits":
         path = data_dir / "digits" / "digits.npz"
         if not path.is_file():
-            raise Missing(f"digits: {path} is not there; it belongs to the repository")
+            raise Missing(f"digits: {path} is missing; it is part of the repository")
         return [path]
     return [find_cifar(name, data_dir)[1]] if name.startswith("cifar") else find_idx(name, data_dir)

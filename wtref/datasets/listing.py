@@ -43,7 +43,7 @@ def list_folder(root):
     train, test = (split.classes for split in splits)
     for name in sorted(train.keys() ^ test.keys()):
         has, lacks = ("train", held_out) if name in train else (held_out, "train")
-        raise InputError(f"{root}: class {name} is in {has}/ and not in {lacks}/; both need the same ones")
+        raise InputError(f"{root}: class {name} is in {has}/ and not in {lacks}/; both must have the same classes")
     return tuple(train), *(split.files() for split in splits)
 
 

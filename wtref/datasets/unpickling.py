@@ -95,11 +95,11 @@ class Unpickler:
         self.refuse(f"takes more than {self.steps:,} steps")
 
     def refuse(self, reason):
-        raise InputError(f"{self.where}: {reason}; not read, a pickle may be harmful")
+        raise InputError(f"{self.where}: {reason}; such a pickle is not read, as it may be harmful")
 
     def finish(self):
         if self.at < len(self.data):
-            self.refuse(f"goes on after its end at byte {self.at:,}")
+            self.refuse(f"has more bytes after its end at byte {self.at:,}")
         return self.stack.pop()
 
     def take(self, size):

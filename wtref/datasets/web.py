@@ -32,7 +32,7 @@ def request(url, have, timeout):
     if have:
         headers["Range"] = f"bytes={have}-"
     if not url.startswith(("http://", "https://")):
-        raise Failed("is no http address")
+        raise Failed("is not an http address")
     opener = urllib.request.build_opener(_Handler, _SecureHandler, _Redirections)
     try:
         return opener.open(urllib.request.Request(url, headers=headers), timeout=timeout)
@@ -41,7 +41,7 @@ def request(url, have, timeout):
         reason = http.client.responses.get(error.code, "")
         raise Failed(f"answers {error.code} {reason}", keep=error.code != 416) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise Failed(f"does not answer ({_why(error)})") from None
+        raise Failed(f"does not respond ({_why(error)})") from None
 
 
 def pieces(response, size, timeout):

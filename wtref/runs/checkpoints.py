@@ -14,7 +14,7 @@ PLAIN, SHA256 = "plain.json", "sha256"
 
 
 class Damaged(Exception):
-    """A checkpoint cannot be trusted; the message says which and why."""
+    """A checkpoint is not intact; the message states which and why."""
 
 
 def write(path, arrays, plain):
