@@ -58,7 +58,7 @@ def test_with_all_streams_closed_a_run_is_whole(capsys):
 
     assert ended(*MLP, "--log-name", "mine", stderr=None, preexec_fn=close)[0] == 0
     assert main(["eval", "mine", "--device", "cpu"]) == 0
-    assert "after 1 epochs" in capsys.readouterr().out
+    assert "after 1 epoch and" in capsys.readouterr().out
     assert len(Run("mine").metrics()) == 1
 
 
@@ -77,7 +77,7 @@ def test_what_a_terminal_cannot_show_is_printed_as_escapes(monkeypatch):
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
     assert main([*MLP, "--log-name", "mine"]) == 0
-    assert "\\xb0" in out.said() and out.said().splitlines()[-1].startswith("done: 1 epochs")
+    assert "\\xb0" in out.said() and out.said().splitlines()[-1].startswith("done: 1 epoch")
     assert main(["predict", "mine", os.fsdecode("bild-ä-".encode() + b"\xff.png")]) == 2
     assert "bild-\\xe4-\\udcff.png" in err.said() and err.said().count("\n") == 1
 

@@ -51,7 +51,10 @@ def main(argv=None):
 
 
 def _open_group():
-    """The group, and the InputError that kept this process from joining it, or None; whatever one process can do needs no group."""
+    """(the group, None), or (SINGLE, the InputError that kept this process from joining its group).
+
+    Commands of one process run all the same.
+    """
     try:
         return open_group(), None
     except InputError as error:
@@ -60,9 +63,11 @@ def _open_group():
 
 def _run(argv, group, problem):
     try:
-        args = _parser().parse_args(argv)
+        args, unknown = _parser().parse_known_args(argv)
     except SystemExit as shown:
         return group.agree_to_exit(shown.code)
+    if unknown:
+        raise InputError(f"unrecognized arguments: {' '.join(unknown)} (see run.py {argv[0]} --help)")
     if problem and args.together:
         raise problem
     check_limits(vars(args))

@@ -35,7 +35,7 @@ def evaluate(args, given):
     feed = trained.open_feed(replace(trained.config, **given))
     datasets.warn(feed)
     loss, error, count = trained.evaluate(feed)
-    print(f"{args.name}: {args.checkpoint} checkpoint, after {trained.epoch} epochs and {trained.position} steps")
+    print(trained.checkpoint)
     tested = f"{count} test images of {given.get('dataset', trained.config.dataset)}"
     print(f"{tested}: error {error:.2f} %, loss {loss:.4f} nats")
     for line in feed.left_out:
@@ -51,8 +51,10 @@ def add_predict(parser):
 def predict(args, given):
     """Print the five likeliest classes of each image, by a run's network."""
     predictor = predicting.Predictor(Run.find(args.name), args.checkpoint, args.device)
-    for path in args.images:
+    for number, path in enumerate(args.images):
         likeliest = predictor.top(path, 5)
+        if number == 0:  # nothing is printed where the first image cannot be read
+            print(predictor.checkpoint)
         print(printable(path))
         for name, probability in likeliest:
             print(f"  {100 * probability:6.2f} %  {printable(name)}")
@@ -103,7 +105,11 @@ def export(args, given):
     trained = Trained(Run.find(args.name), args.checkpoint, args.device)
     path = trained.run.folder / "torch.pt"
     states.export(trained.network, trained.config, trained.images, path)
-    print(f"PyTorch state_dict of wtref.oracle.networks.build({trained.config.model!r}, ...): {path}")
+    print(f"PyTorch state_dict: {path}; in Python:")
+    print("import torch; from wtref.models import Options; from wtref.oracle.networks import build")
+    shape, classes = trained.images.shape, len(trained.images.class_names)
+    print(f"network = build({trained.config.model!r}, {shape}, {classes}, {trained.config.model_options})")
+    print(f"network.load_state_dict(torch.load({str(path)!r}))")
 
 
 def add_import(parser):

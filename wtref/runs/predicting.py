@@ -16,7 +16,7 @@ class Predictor:
         trained = Trained(run, checkpoint, device)
         self.device, self.network, self.normalise = trained.device, trained.fast, trained.normalise
         self.shape, self.class_names, self.levels = trained.images.shape, trained.images.class_names, trained.images.levels
-        self.streamed = trained.config.dataset == "folder"
+        self.streamed, self.checkpoint = trained.config.dataset == "folder", trained.checkpoint
 
     def top(self, path, count):
         """[(class name, probability)] of the `count` most probable classes, in descending order.  Raises BadImage."""

@@ -9,14 +9,15 @@ from wtref.fast import accelerate
 from wtref.losses import LOSSES
 from wtref.runs import recovery
 from wtref.runs.run_files import Images
+from wtref.text import counted
 from wtref.training import evaluate
 
 
 class Trained:
     """A run's network as a checkpoint has it, and what its images are.
 
-    Attributes: run, config, images (run_files.Images), device, network, epoch and position (of the checkpoint),
-    normalise (bytes to the network's input, by the statistics of the run's own training images).
+    Attributes: run, config, images (run_files.Images), device, network, checkpoint (which one it is, in words), normalise
+    (bytes to the network's input, by the statistics of the run's own training images).
     """
 
     def __init__(self, run, checkpoint="last", device=None):
@@ -28,7 +29,8 @@ class Trained:
         self.network.initialise(self.device, np.random.default_rng(0))
         self.fast = accelerate(self.network, self.device)
         plain = recovery.load(run, self.network, self.device, checkpoint)
-        self.epoch, self.position = plain["epoch"], plain["position"]
+        place = f"{counted(plain['epoch'], 'epoch')} and {counted(plain['position'], 'step')}"
+        self.checkpoint = f"{run.name}: {checkpoint} checkpoint, after {place}"
         self.normalise = self._normalise(self.images.levels)
 
     def open_feed(self, config):
