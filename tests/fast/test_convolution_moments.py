@@ -1,4 +1,4 @@
-"""convolve_with_moments of the CUDA kernels finds the moments of its result: the right ones, and batch norm uses them."""
+"""The moments that convolve_with_moments of the CUDA kernels returns are those of its result, and batch norm uses them."""
 
 import numpy as np
 import pytest
@@ -96,12 +96,12 @@ def test_they_do_not_depend_on_the_order_of_threads(precision):
     [
         ("rows = min(m - top, (int) Core::TM)", "rows = Core::TM"),
         ("first = count == 0 ? x : first;", "first = 0;"),
-        ("    __syncthreads();  // nobody is at the factors any more\n", ""),
+        ("    __syncthreads();  // all threads are done with the factors\n", ""),
         ("    __syncthreads();\n    const int column", "    const int column"),
     ],
 )
 def test_a_fault_shows(monkeypatch, right, wrong):
-    """Rows behind the last are counted, a mean far from 0 costs digits, a barrier is missing."""
+    """Rows after the last are counted, a mean far from 0 costs precision, or a barrier is missing."""
     code, options = cuda_launches.source(), {"size": (9, 7), "mean": 1e6, "geometry": [(3, 3), (1, 1), (0, 0)]}
     assert code.count(right) == 1
     usual = emulated()

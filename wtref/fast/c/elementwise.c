@@ -1,36 +1,36 @@
-/* Passes over whole arrays: batch norm, phi, the optimizer.
+/* Element-wise passes over arrays: batch norm, phi, the optimizer.
  *
- * Batch norm's rows of c channels are taken several at a time where they are narrow: longer rows, of whole vectors, with
- * mean, scale and the like repeated.  Sums down the rows are taken in REAL within a strip and in double across strips.
+ * If the rows of c channels in batch norm are narrow, several are treated as one wide row of whole vectors, with mean,
+ * scale and the other vectors repeated.  Sums over rows are computed in REAL within a strip and in double across strips.
  */
 enum { STRIP = 64, SMALL = 8192 };
 
-/* What follows for a whole vector, or for the few numbers left behind the last one: `count` of them. */
-#define VECTOR_OR_LESS(left, ...)                                  \
-    if ((left) >= V) {                                             \
-        enum { count = V };                                        \
-        __VA_ARGS__                                                \
-    } else {                                                       \
-        const long count = left;                                   \
-        __VA_ARGS__                                                \
+/* Run the code for a whole vector, or for the `count` numbers that are left after the last whole vector. */
+#define VECTOR_OR_LESS(left, ...) \
+    if ((left) >= V) {            \
+        enum { count = V };       \
+        __VA_ARGS__               \
+    } else {                      \
+        const long count = left;  \
+        __VA_ARGS__               \
     }
 
-INLINE vec some(const REAL *p, long count) {
-    if (count == V) return LOAD(p);  /* a copy of a whole vector would go through the stack */
+INLINE vec load_some(const REAL *p, long count) {
+    if (count == V) return LOAD(p);  /* memcpy of a whole vector would go through the stack */
     vec v = {};
     memcpy(&v, p, count * sizeof(REAL));
     return v;
 }
 
-INLINE void put(REAL *p, vec v, long count, int past_caches) {
+INLINE void store_some(REAL *p, vec v, long count, int streaming) {
     if (count == V)
-        put_whole(p, v, past_caches);
+        store_vector(p, v, streaming);
     else
         memcpy(p, &v, count * sizeof(REAL));
 }
 
 INLINE vec rectified(vec x, long wanted) { return wanted ? (vec)((lanes)x & ~(x < 0)) : x; }  /* NaN stays NaN */
-INLINE vec where_positive(vec y, vec x) { return x * (vec)((lanes)((vec){} + 1) & (y > 0)); }  /* and here */
+INLINE vec where_positive(vec y, vec x) { return x * (vec)((lanes)((vec){} + 1) & (y > 0)); }  /* here too */
 
 /* totals[j] = the sum of parts[0][j] to parts[number - 1][j] */
 static void add_up(const double *parts, long number, long count, double *totals) {
@@ -40,7 +40,7 @@ static void add_up(const double *parts, long number, long count, double *totals)
     }
 }
 
-/* (rows, c) as rows of `length` numbers; the last one may be shorter. */
+/* (rows, c) as wide rows of `length` numbers; the last one may be shorter. */
 struct wide { long c, length, rows, size; };
 
 static struct wide wide_rows(long rows, long c) {
@@ -48,53 +48,54 @@ static struct wide wide_rows(long rows, long c) {
     return (struct wide){c, length, (rows * c + length - 1) / length, rows * c};
 }
 
-/* The vector (c), as often as a wide row has it; kept in place number `slot`. */
+/* The vector (c) repeated to the length of a wide row, in slot number `slot` of the scratch buffer. */
 static const REAL *repeated(struct wide g, const REAL *vector, int slot) {
     if (g.c == g.length || !vector) return vector;
-    REAL *all = kept_room(VECTORS, 5 * g.length) + slot * g.length;
+    REAL *all = scratch(VECTORS, 5 * g.length) + slot * g.length;
     for (long k = 0; k < g.length; k += g.c) memcpy(all + k, vector, g.c * sizeof(REAL));
     return all;
 }
 
-/* What follows for every vector of row r: it is at i in the array and at j in its row. */
-#define EACH_VECTOR(...)                                                                       \
+/* Run the code for every vector of row r, which has index i in the array and j in its row. */
+#define EACH_VECTOR(...)                                                                         \
     for (long i = r * g.length, j = 0, end = MIN(i + g.length, g.size); i < end; i += V, j += V) \
         VECTOR_OR_LESS(end - i, __VA_ARGS__)
 
-#define EACH_ROW                                                                               \
-    _Pragma("omp parallel for schedule(static) num_threads(team())")                           \
+#define EACH_ROW                                                             \
+    _Pragma("omp parallel for schedule(static) num_threads(thread_limit())") \
     for (long r = 0; r < g.rows; r++)
 
-/* The same for all rows, where what follows adds to sums of every channel, vectors `one` and `two`: totals (2, c). */
-#define TWO_SUMS(...)                                                                          \
-    int most = team();  /* parts of threads that are not there stay 0 */                       \
-    double *parts = calloc(most * 2 * c, sizeof(double)), *totals = malloc(2 * c * sizeof(double)); \
-    _Pragma("omp parallel num_threads(most)") {                                                \
-        REAL *sums = space(2 * g.length);                                                      \
-        double *part = parts + thread_index() * 2 * c;                                         \
-        struct range strips = my_share((g.rows + STRIP - 1) / STRIP);                          \
-        for (long strip = strips.first; strip < strips.last; strip++) {                        \
-            memset(sums, 0, 2 * g.length * sizeof(REAL));                                      \
-            for (long r = strip * STRIP; r < MIN((strip + 1) * STRIP, g.rows); r++) EACH_VECTOR({ \
-                vec one = some(sums + j, count), two = some(sums + g.length + j, count);       \
-                __VA_ARGS__                                                                    \
-                put(sums + j, one, count, 0), put(sums + g.length + j, two, count, 0);         \
-            })                                                                                 \
-            for (long k = 0; k < g.length; k += c)                                             \
+/* Run the code for every vector of all rows; it adds to the sums `one` and `two` of its channels.  totals (2, c). */
+#define TWO_SUMS(...)                                                                                       \
+    int most = thread_limit();  /* parts of threads that do not run stay 0 */                               \
+    double *parts = calloc(most * 2 * c, sizeof(double)), *totals = malloc(2 * c * sizeof(double));         \
+    _Pragma("omp parallel num_threads(most)") {                                                             \
+        REAL *sums = allocate(2 * g.length);                                                                \
+        double *part = parts + thread_index() * 2 * c;                                                      \
+        struct range strips = my_range((g.rows + STRIP - 1) / STRIP);                                       \
+        for (long strip = strips.first; strip < strips.last; strip++) {                                     \
+            memset(sums, 0, 2 * g.length * sizeof(REAL));                                                   \
+            for (long r = strip * STRIP; r < MIN((strip + 1) * STRIP, g.rows); r++) EACH_VECTOR({           \
+                vec one = load_some(sums + j, count), two = load_some(sums + g.length + j, count);          \
+                __VA_ARGS__                                                                                 \
+                store_some(sums + j, one, count, 0), store_some(sums + g.length + j, two, count, 0);        \
+            })                                                                                              \
+            for (long k = 0; k < g.length; k += c)                                                          \
                 for (long j = 0; j < c; j++) part[j] += sums[k + j], part[c + j] += sums[g.length + k + j]; \
-        }                                                                                      \
-        free(sums);                                                                            \
-    }                                                                                          \
-    add_up(parts, most, 2 * c, totals);                                                        \
+        }                                                                                                   \
+        free(sums);                                                                                         \
+    }                                                                                                       \
+    add_up(parts, most, 2 * c, totals);                                                                     \
     free(parts);
 
-/* mean and variance, found (2, c), of x (rows, c), about the first row so that large means cost no digits */
+/* found (2, c): mean and variance of x (rows, c), computed from differences to the first row so that a large mean costs no
+ * precision. */
 void moments(const REAL *x, long rows, long c, REAL *found) {
     struct wide g = wide_rows(rows, c);
     const REAL *near = repeated(g, x, 0);
     REAL *mean = found, *variance = found + c;
     TWO_SUMS({
-        vec d = some(x + i, count) - some(near + j, count);
+        vec d = load_some(x + i, count) - load_some(near + j, count);
         one += d, two += d * d;
     })
     for (long j = 0; j < c; j++) {
@@ -104,67 +105,67 @@ void moments(const REAL *x, long rows, long c, REAL *found) {
     free(totals);
 }
 
-/* the sums over rows, found (2, c), of delta and of delta (x - mean); behind a ReLU, whose beta is not NULL, delta
- * counts only where that let x through */
+/* found (2, c): the sums over rows of delta and of delta (x - mean).  If beta is not NULL, a ReLU follows, and delta is 0
+ * where its input was not positive. */
 void norm_sums(const REAL *delta, const REAL *x, const REAL *mean, const REAL *scale, const REAL *beta, long rows, long c,
                REAL *found) {
     struct wide g = wide_rows(rows, c);
     const REAL *m = repeated(g, mean, 0), *s = repeated(g, scale, 1), *b = repeated(g, beta, 2);
     TWO_SUMS({
-        vec centred = some(x + i, count) - some(m + j, count), d = some(delta + i, count);
-        if (b) d = where_positive(centred * some(s + j, count) + some(b + j, count), d);
+        vec centred = load_some(x + i, count) - load_some(m + j, count), d = load_some(delta + i, count);
+        if (b) d = where_positive(centred * load_some(s + j, count) + load_some(b + j, count), d);
         one += d, two += d * centred;
     })
     for (long j = 0; j < 2 * c; j++) found[j] = totals[j];
     free(totals);
 }
 
-/* out = (x - mean) scale + beta, by channel, plus that unless it is NULL; or the larger of the sum and 0 */
+/* out = (x - mean) scale + beta for each channel, + plus unless that is NULL; max(., 0) of that if rectify. */
 void norm_forward(const REAL *x, const REAL *mean, const REAL *scale, const REAL *beta, const REAL *plus, long rectify,
                   long rows, long c, REAL *out) {
     struct wide g = wide_rows(rows, c);
     const REAL *m = repeated(g, mean, 0), *s = repeated(g, scale, 1), *b = repeated(g, beta, 2);
-    int past_caches = passes_caches(out, g.size, V);
+    int streaming = use_streaming(out, g.size, V);
     EACH_ROW EACH_VECTOR({
-        vec y = (some(x + i, count) - some(m + j, count)) * some(s + j, count) + some(b + j, count);
-        if (plus) y += some(plus + i, count);
-        put(out + i, rectified(y, rectify), count, past_caches);
+        vec y = (load_some(x + i, count) - load_some(m + j, count)) * load_some(s + j, count) + load_some(b + j, count);
+        if (plus) y += load_some(plus + i, count);
+        store_some(out + i, rectified(y, rectify), count, streaming);
     })
 }
 
-/* out = delta scale + (x - mean) slope + shift, by channel; beta as above */
+/* out = delta scale + (x - mean) slope + shift for each channel; beta as in norm_sums. */
 void norm_back(const REAL *delta, const REAL *x, const REAL *mean, const REAL *scale, const REAL *slope, const REAL *shift,
                const REAL *beta, long rows, long c, REAL *out) {
     struct wide g = wide_rows(rows, c);
     const REAL *m = repeated(g, mean, 0), *s = repeated(g, scale, 1), *b = repeated(g, beta, 2);
     const REAL *along = repeated(g, slope, 3), *offset = repeated(g, shift, 4);
-    int past_caches = passes_caches(out, g.size, V);
+    int streaming = use_streaming(out, g.size, V);
     EACH_ROW EACH_VECTOR({
-        vec centred = some(x + i, count) - some(m + j, count), d = some(delta + i, count), factor = some(s + j, count);
-        if (b) d = where_positive(centred * factor + some(b + j, count), d);
-        put(out + i, d * factor + centred * some(along + j, count) + some(offset + j, count), count, past_caches);
+        vec centred = load_some(x + i, count) - load_some(m + j, count), d = load_some(delta + i, count), factor = load_some(s + j, count);
+        if (b) d = where_positive(centred * factor + load_some(b + j, count), d);
+        store_some(out + i, d * factor + centred * load_some(along + j, count) + load_some(offset + j, count), count, streaming);
     })
 }
 
-/* out[i] = the vector that follows, for all i < n */
-#define EACH(...)                                                                              \
-    int past_caches = passes_caches(out, n, V);                                                       \
-    _Pragma("omp parallel for schedule(static) num_threads(n < SMALL ? 1 : team())")           \
-    for (long i = 0; i < n; i += V) VECTOR_OR_LESS(n - i, { put(out + i, __VA_ARGS__, count, past_caches); })
+/* out[i] = the given vector, for all i < n */
+#define EACH(...)                                                                            \
+    int streaming = use_streaming(out, n, V);                                                \
+    _Pragma("omp parallel for schedule(static) num_threads(n < SMALL ? 1 : thread_limit())") \
+    for (long i = 0; i < n; i += V) VECTOR_OR_LESS(n - i, { store_some(out + i, __VA_ARGS__, count, streaming); })
 
-void relu(const REAL *a, long n, REAL *out) { EACH(rectified(some(a + i, count), 1)) }
+void relu(const REAL *a, long n, REAL *out) { EACH(rectified(load_some(a + i, count), 1)) }
 
 void relu_back(const REAL *delta, const REAL *y, long n, REAL *out) {
-    EACH(where_positive(some(y + i, count), some(delta + i, count)))
+    EACH(where_positive(load_some(y + i, count), load_some(delta + i, count)))
 }
 
 void add(const REAL *a, const REAL *b, long rectify, long n, REAL *out) {
-    EACH(rectified(some(a + i, count) + some(b + i, count), rectify))
+    EACH(rectified(load_some(a + i, count) + load_some(b + i, count), rectify))
 }
 
-/* SGD as in optim.py, in one pass: w and its velocity v are changed in place */
-#define IN_PLACE                                                                               \
-    _Pragma("omp parallel for simd schedule(static) num_threads(n < SMALL ? 1 : team())")      \
+/* SGD as in optim.py, in one pass; w and its velocity v are updated in place. */
+#define IN_PLACE                                                                                  \
+    _Pragma("omp parallel for simd schedule(static) num_threads(n < SMALL ? 1 : thread_limit())") \
     for (long i = 0; i < n; i++)
 
 void descend(REAL *restrict w, REAL *restrict v, const REAL *restrict gradient, long n, REAL lr, REAL momentum,

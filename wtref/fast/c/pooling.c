@@ -1,16 +1,16 @@
-/* Max-pooling.  A window's places are numbered row by row; one outside the image is never chosen. */
+/* Max pooling.  The positions in a window are numbered row by row; those outside the image are skipped. */
 
-/* The pixel under place (i, j) of the window at (row, column), counted from the image's first; -1 outside. */
+/* The index of the pixel at position (i, j) of the window (row, column); -1 outside the image. */
 INLINE long under(struct geometry g, long row, long column, long i, long j) {
     long y = row * g.s_h + i - g.p_h, x = column * g.s_w + j - g.p_w;
     return y < 0 || x < 0 || y >= g.h || x >= g.w ? -1 : y * g.w + x;
 }
 
-/* out, winner (n, out_h, out_w, c): each window's largest value, or NaN if it has one, and the first place of it. */
+/* out, winner (n, out_h, out_w, c): the maximum of each window, NaN if there is one, and its first position. */
 void max_pool(const struct geometry *shape, const REAL *y, int *winner, REAL *out) {
     struct geometry g = *shape;
     long c = g.c_in;
-#pragma omp parallel for schedule(static) num_threads(team())
+#pragma omp parallel for schedule(static) num_threads(thread_limit())
     for (long item = 0; item < g.n * g.out_h * g.out_w; item++) {
         long n = item / (g.out_h * g.out_w), row = item / g.out_w % g.out_h, column = item % g.out_w;
         REAL *best = out + item * c;
@@ -28,11 +28,11 @@ void max_pool(const struct geometry *shape, const REAL *y, int *winner, REAL *ou
     }
 }
 
-/* dx (n, h, w, c): each delta (n, out_h, out_w, c) goes to the place that won. */
+/* dx (n, h, w, c): each delta (n, out_h, out_w, c) is added at the position of the maximum. */
 void max_pool_back(const struct geometry *shape, const REAL *delta, const int *winner, REAL *dx) {
     struct geometry g = *shape;
     long c = g.c_in, windows = g.out_h * g.out_w;
-#pragma omp parallel for schedule(static) num_threads(team())
+#pragma omp parallel for schedule(static) num_threads(thread_limit())
     for (long n = 0; n < g.n; n++) {
         REAL *image = dx + n * g.h * g.w * c;
         memset(image, 0, g.h * g.w * c * sizeof(REAL));

@@ -1,9 +1,8 @@
-/* Products of matrices: the one register tile that all products share, and C = A B built from it.
+/* Matrix products: the register tile that all products share, and C = A B built from it.
  *
- * REAL is float or double; a vec is as many of them as one of the processor's registers holds.
- * Lengths and strides count elements.  Threads work on fixed, contiguous ranges: for one number of
- * threads results are the same bit for bit.  Where each thread sums up its own part of a batch,
- * their number changes the rounding.
+ * REAL is float or double; a vec is a vector register of them.  Lengths and strides count elements.
+ * Threads work on fixed, contiguous ranges, so results are the same bit for bit for the same number of
+ * threads.  Where each thread sums over its own part of a batch, the number of threads changes the rounding.
  */
 #include <math.h>
 #include <stdio.h>
@@ -33,7 +32,7 @@ typedef REAL vec __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL))
 typedef __typeof__((vec){} == (vec){}) lanes;
 #define LOAD(p) (*(const vec *)(p))
 #define STORE(p, v) (*(vec *)(p) = (v))
-#if defined(__AVX512F__)  /* STREAM: past the caches, to an aligned address */
+#if defined(__AVX512F__)  /* STREAM: a non-temporal store to an aligned address */
 #define STREAM(p, v) _mm512_stream_si512((void *)(p), (__m512i)(v))
 #elif defined(__AVX__)
 #define STREAM(p, v) _mm256_stream_si256((void *)(p), (__m256i)(v))
@@ -46,19 +45,18 @@ typedef __typeof__((vec){} == (vec){}) lanes;
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
-/* Does writing `size` numbers at `out`, in rows of `width`, leave little of them in the caches for who reads them next?
- * Then they are better written past the caches, which spares reading the memory first.  The barrier behind every
- * parallel loop waits for them. */
-static int passes_caches(const REAL *out, long size, long width) {
+/* Whether to write `size` numbers at `out`, in rows of `width`, by non-temporal stores.  These bypass the caches, which
+ * could not hold so many numbers, and save reading the memory first.  The barrier after every parallel loop waits for them. */
+static int use_streaming(const REAL *out, long size, long width) {
     return size * sizeof(REAL) > 1 << 22 && (size_t)out % VECTOR_BYTES == 0 && width % V == 0;
 }
 
-INLINE void put_whole(REAL *p, vec v, int past_caches) {
-    if (past_caches) STREAM(p, v); else STORE(p, v);
+INLINE void store_vector(REAL *p, vec v, int streaming) {
+    if (streaming) STREAM(p, v); else STORE(p, v);
 }
 
-/* Freed memory stays with the process, as fresh memory costs a page fault every 4 KiB; but for arrays of 32 MiB
- * and more, which leave holes behind: compiled.py keeps those. */
+/* Let the C library keep freed memory, because fresh memory costs a page fault every 4 KiB.  Arrays of 32 MiB and more
+ * are excluded, because they would fragment it; the buffer pool of compiled.py reuses those. */
 void keep_memory(void) {
 #ifdef __GLIBC__
     mallopt(M_MMAP_THRESHOLD, 1 << 25);
@@ -82,47 +80,47 @@ static int team_size(void) {
 #endif
 }
 
-/* How many threads to ask for.  A parallel region may get fewer, as OMP_THREAD_LIMIT and other variables say: what each
- * thread has a part in is counted by team_size() inside of it.  A process forked from the owner has no other threads. */
+/* The number of threads to request.  A parallel region may get fewer, depending on OMP_THREAD_LIMIT and other variables, so
+ * work is divided by team_size() inside the region.  A process forked from the owner has a single thread. */
 static int threads = 1;
 static pid_t owner;
-static int team(void) { return getpid() == owner ? threads : 1; }
+static int thread_limit(void) { return getpid() == owner ? threads : 1; }
 
-/* Asks for n threads from now on; returns how many there are. */
+/* Request n threads from now on; return the number granted. */
 int use_threads(int n) {
     if (!owner) owner = getpid();
     threads = n;
 #ifdef _OPENMP
-    omp_set_dynamic(0);  /* their number would change with the load, and so would the rounding */
+    omp_set_dynamic(0);  /* else the number of threads, and the rounding, would depend on the load */
 #endif
     int found = 1;
-#pragma omp parallel num_threads(team())
+#pragma omp parallel num_threads(thread_limit())
 #pragma omp single
     found = team_size();
     return threads = found;
 }
 
-/* This thread's part of `count` items. */
+/* This thread's range of `count` items. */
 struct range { long first, last; };
-static struct range my_share(long count) {
+static struct range my_range(long count) {
     return (struct range){count * thread_index() / team_size(), count * (thread_index() + 1) / team_size()};
 }
 
-/* Wait for the other threads of the team, where `needed`. */
-static void meet(int needed) {
+/* Wait for the other threads of the team if `needed`. */
+static void barrier(int needed) {
     if (needed) {
 #pragma omp barrier
     }
 }
 
-/* Room to work in, with slack: a tile may read past the last row, never write. */
-static REAL *space(long elements) {
-    REAL *room = aligned_alloc(64, ((elements + 2 * WIDE) * sizeof(REAL) + 63) / 64 * 64);
-    if (!room) {
+/* Allocate a work buffer with some slack, because a tile may read (but not write) past the last row. */
+static REAL *allocate(long elements) {
+    REAL *buffer = aligned_alloc(64, ((elements + 2 * WIDE) * sizeof(REAL) + 63) / 64 * 64);
+    if (!buffer) {
         fputs("wtref: out of memory; a smaller batch needs less\n", stderr);
         abort();
     }
-    return room;
+    return buffer;
 }
 
 /* c[i][j] (+)= sum over r < runs and k < depth of a[r a_run + i a_row + k a_depth] * b[r b_run + k b_depth + j] */
@@ -130,10 +128,10 @@ struct tile {
     const REAL *a, *b;
     REAL *c;
     long runs, depth, a_run, a_row, a_depth, b_run, b_depth, c_row;
-    int rows, columns, add, past_caches;
+    int rows, columns, add, streaming;
 };
 
-INLINE void tile_of(const int rows, const int vectors, const int past_caches, const struct tile *t) {
+INLINE void tile_of(const int rows, const int vectors, const int streaming, const struct tile *t) {
     vec sum[ROWS][2] = {};
     for (long r = 0; r < t->runs; r++) {
         const REAL *a = t->a + r * t->a_run, *b = t->b + r * t->b_run;
@@ -155,17 +153,17 @@ INLINE void tile_of(const int rows, const int vectors, const int past_caches, co
 #pragma GCC unroll 2
             for (int j = 0; j < vectors; j++) {
                 if (add) sum[i][j] += LOAD(c + j * V);
-                put_whole(c + j * V, sum[i][j], past_caches);
+                store_vector(c + j * V, sum[i][j], streaming);
             }
         } else {
-            vec row[2] = {sum[i][0], sum[i][1]};  /* a copy, so that the sums themselves stay in registers */
+            vec row[2] = {sum[i][0], sum[i][1]};  /* a copy, so that sum[] stays in registers */
             const REAL *s = (const REAL *)row;
             for (int j = 0; j < t->columns; j++) c[j] = add ? c[j] + s[j] : s[j];
         }
     }
 }
 
-/* t->rows is from 1 to ROWS; each number of rows has a copy of its own, all of it in registers. */
+/* t->rows is 1 to ROWS; the code for each number of rows is compiled separately, with all sums in registers. */
 #define CASE(rows) case rows: if (t->columns > V) tile_of(rows, 2, 0, t); else tile_of(rows, 1, 0, t); break;
 static void tile(const struct tile *t) {
     switch (t->rows) {
@@ -176,24 +174,24 @@ static void tile(const struct tile *t) {
     }
 }
 
-/* rows x columns of c: tile by tile down one panel of b, which is at most WIDE columns wide */
-INLINE void panel_of(const int vectors, const int past_caches, struct tile t, long rows) {
-    for (; rows >= ROWS; rows -= ROWS, t.a += ROWS * t.a_row, t.c += ROWS * t.c_row) tile_of(ROWS, vectors, past_caches, &t);
+/* Compute rows x columns of c tile by tile from one panel of b, which has at most WIDE columns. */
+INLINE void panel_of(const int vectors, const int streaming, struct tile t, long rows) {
+    for (; rows >= ROWS; rows -= ROWS, t.a += ROWS * t.a_row, t.c += ROWS * t.c_row) tile_of(ROWS, vectors, streaming, &t);
     t.rows = rows;
     if (rows) tile(&t);
 }
 
 static void panel_times(struct tile t, long rows) {
     if (t.columns > V)
-        if (t.past_caches) panel_of(2, 1, t, rows); else panel_of(2, 0, t, rows);
+        if (t.streaming) panel_of(2, 1, t, rows); else panel_of(2, 0, t, rows);
     else
-        if (t.past_caches) panel_of(1, 1, t, rows); else panel_of(1, 0, t, rows);
+        if (t.streaming) panel_of(1, 1, t, rows); else panel_of(1, 0, t, rows);
 }
 
 static long panels(long columns) { return (columns + WIDE - 1) / WIDE; }
 static long panel_width(long columns, long first) { return columns - first > V ? WIDE : V; }
 
-/* V vectors as a matrix, transposed: every pass moves the lines' highest bit to the end of the columns' numbers. */
+/* Transpose a matrix of V vectors: each pass moves the highest bit of the row index to the lowest of the column index. */
 INLINE void transpose(vec x[V]) {
     lanes low, high;
     for (int l = 0; l < V; l++) low[l] = l / 2 + l % 2 * V, high[l] = low[l] + V / 2;
@@ -206,7 +204,7 @@ INLINE void transpose(vec x[V]) {
     }
 }
 
-/* b (depth, columns), strided, into a panel of contiguous rows, zeros behind the last column */
+/* Copy b (depth, columns), strided, into a panel of contiguous rows, with zeros after the last column. */
 static void pack(const REAL *b, long b_depth, long b_column, long depth, long columns, long width, REAL *panel) {
     if (b_column == 1) {
         if (columns < width) memset(panel, 0, depth * width * sizeof(REAL));
@@ -228,19 +226,19 @@ static void pack(const REAL *b, long b_depth, long b_column, long depth, long co
     }
 }
 
-/* c (m, n) = a (m, k) b (k, n); a and b by their strides, c contiguous.
- * Threads share c's rows where each gets many, as all other passes share an array's: what another core has just written
- * is slow to reach.  Few rows do not repay that each thread packs all of b; then threads share the longer side of c. */
+/* c (m, n) = a (m, k) b (k, n); a and b with strides, c contiguous.
+ * Threads divide the rows of c if there are many, as other passes divide an array, because data that another core has just
+ * written is slow to read.  With few rows it does not pay that each thread packs all of b, so threads divide the columns. */
 void product(const REAL *a, long a_row, long a_depth, const REAL *b, long b_depth, long b_column, long m, long n,
              long k, REAL *c) {
     enum { DEPTH = 512, BLOCK = 16 * ROWS, MANY_ROWS = 128, SMALL_PRODUCT = 1 << 18 };
     long depth = (k + (k - 1) / DEPTH) / ((k - 1) / DEPTH + 1);
-    int past_caches = depth == k && passes_caches(c, m * n, n);
-#pragma omp parallel num_threads(m * n * k < SMALL_PRODUCT ? 1 : team())
+    int streaming = depth == k && use_streaming(c, m * n, n);
+#pragma omp parallel num_threads(m * n * k < SMALL_PRODUCT ? 1 : thread_limit())
     {
         struct range rows = {0, m}, columns = {0, panels(n)};
-        if (m < MIN(n, MANY_ROWS * team_size())) columns = my_share(columns.last); else rows = my_share(m);
-        REAL *packed = space((columns.last - columns.first) * WIDE * depth);
+        if (m < MIN(n, MANY_ROWS * team_size())) columns = my_range(columns.last); else rows = my_range(m);
+        REAL *packed = allocate((columns.last - columns.first) * WIDE * depth);
         for (long start = 0; start < k; start += depth) {
             long deep = MIN(depth, k - start);
             REAL *panel = packed;
@@ -252,7 +250,7 @@ void product(const REAL *a, long a_row, long a_depth, const REAL *b, long b_dept
                     panel_times((struct tile){.a = a + i * a_row + start * a_depth, .b = panel, .c = c + i * n + j, .runs = 1,
                                               .depth = deep, .a_row = a_row, .a_depth = a_depth,
                                               .b_depth = panel_width(n, j), .c_row = n, .columns = MIN(panel_width(n, j), n - j),
-                                              .add = start > 0, .past_caches = past_caches},
+                                              .add = start > 0, .streaming = streaming},
                                 MIN(BLOCK, rows.last - i));
             }
         }
@@ -260,8 +258,8 @@ void product(const REAL *a, long a_row, long a_depth, const REAL *b, long b_dept
     }
 }
 
-/* One factor of a Hadamard matrix: transforms the lowest bit of an element's number and moves it to the top, so that
- * after as many factors as there are bits every bit is transformed and back in its place. */
+/* One factor of a Hadamard matrix: it transforms the lowest bit of the index and moves it to the top, so after as many
+ * factors as there are bits each bit is transformed and in its original position. */
 static void butterflies(const REAL *restrict x, long half, REAL *restrict y) {
     for (long j = 0; j < half; j++) {
         y[j] = x[2 * j] + x[2 * j + 1];
@@ -269,15 +267,15 @@ static void butterflies(const REAL *restrict x, long half, REAL *restrict y) {
     }
 }
 
-/* out = (v before) H after, row by row: v (m, n), out (m, k), and H, of that order, repeated until it is (n, k) */
+/* out = (v before) H after for each row: v (m, n), out (m, k), and H of the given order, tiled to (n, k). */
 void hadamard_product(const REAL *restrict v, const REAL *restrict before, const REAL *restrict after, long m, long n,
                       long k, long order, REAL *restrict out) {
-#pragma omp parallel num_threads(team())
+#pragma omp parallel num_threads(thread_limit())
     {
-        REAL *room = space(2 * order);
+        REAL *buffer = allocate(2 * order);
 #pragma omp for schedule(static)
         for (long i = 0; i < m; i++) {
-            REAL *x = room, *y = room + order;
+            REAL *x = buffer, *y = buffer + order;
             memset(x, 0, order * sizeof(REAL));
             for (long first = 0; first < n; first += order)
                 for (long j = 0; j < MIN(order, n - first); j++) x[j] += v[i * n + first + j] * before[first + j];
@@ -289,6 +287,6 @@ void hadamard_product(const REAL *restrict v, const REAL *restrict before, const
             for (long first = 0; first < k; first += order)
                 for (long j = 0; j < MIN(order, k - first); j++) out[i * k + first + j] = x[j] * after[first + j];
         }
-        free(room);
+        free(buffer);
     }
 }

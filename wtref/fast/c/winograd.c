@@ -1,11 +1,11 @@
 /* 3x3 convolutions of stride 1 and padding 1 by Winograd's F(4x4, 3x3) (Lavin and Gray, 2016).
  *
- * Output comes in tiles of 4x4, each from 6x6 of the input:  tile = A^T [(G k G^T) * (B^T d B)] A,
- * where * runs over the 36 frequencies and sums over channels: 36 products of matrices where the
- * plain way has 144 multiplications for the same 16 values.  Channels lie in vectors.
+ * The output is computed in tiles of 4x4, each from 6x6 pixels of the input:  tile = A^T [(G k G^T) * (B^T d B)] A,
+ * where * is a product for each of 36 frequencies, summed over channels: 36 matrix products instead of the 144
+ * multiplications of a direct sum for the same 16 values.  A vector holds neighbouring channels.
  */
 
-/* One line through B^T, A^T, G, and through A and G^T, which carry gradients back. */
+/* A row or column times B^T, A^T or G, and times A or G^T, which are used for gradients. */
 INLINE void times_BT(const vec d[6], vec out[6]) {
     vec p = d[4] - 4 * d[2], q = d[3] - 4 * d[1], r = d[4] - d[2], s = 2 * (d[3] - d[1]);
     out[0] = 4 * d[0] - 5 * d[2] + d[4];
@@ -33,17 +33,17 @@ INLINE void times_GT(const vec u[6], vec out[3]) {
     out[0] = u[0] / 4 - p / 6 + r / 24, out[1] = q / 6 + s / 12, out[2] = -p / 6 + r / 6 + u[5];
 }
 
-/* Both sides: every column through `line`, then every row. */
+/* Transform a matrix on both sides: every column by `line`, then every row. */
 #define UNROLL _Pragma("GCC unroll 6")
-#define TRANSFORM(name, line, from, to)                                   \
-    INLINE void name(vec d[from][from], vec out[to][to]) {                \
-        vec half[to][from], in[from], done[to];                           \
-        UNROLL for (int j = 0; j < from; j++) {                           \
-            UNROLL for (int i = 0; i < from; i++) in[i] = d[i][j];        \
-            line(in, done);                                               \
-            UNROLL for (int i = 0; i < to; i++) half[i][j] = done[i];     \
-        }                                                                 \
-        UNROLL for (int i = 0; i < to; i++) line(half[i], out[i]);        \
+#define TRANSFORM(name, line, from, to)                               \
+    INLINE void name(vec d[from][from], vec out[to][to]) {            \
+        vec half[to][from], in[from], done[to];                       \
+        UNROLL for (int j = 0; j < from; j++) {                       \
+            UNROLL for (int i = 0; i < from; i++) in[i] = d[i][j];    \
+            line(in, done);                                           \
+            UNROLL for (int i = 0; i < to; i++) half[i][j] = done[i]; \
+        }                                                             \
+        UNROLL for (int i = 0; i < to; i++) line(half[i], out[i]);    \
     }
 TRANSFORM(image_to_frequency, times_BT, 6, 6)
 TRANSFORM(frequency_to_image, times_AT, 6, 4)
@@ -51,14 +51,14 @@ TRANSFORM(error_to_frequency, times_A, 4, 6)
 TRANSFORM(kernel_to_frequency, times_G, 3, 6)
 TRANSFORM(frequency_to_kernel, times_GT, 6, 3)
 
-/* Tiles of a batch of images (n, h, w), numbered through. */
+/* The tiles of a batch of images (n, h, w), numbered consecutively. */
 struct tiling { long n, h, w, down, across; };
 
 static struct tiling tiling_of(long n, long h, long w) {
     return (struct tiling){n, h, w, (h + 3) / 4, (w + 3) / 4};
 }
 
-/* A tile's image, as the number of pixels before it, and its first pixel there. */
+/* The position of a tile: the index of its image's first pixel, and the tile's first pixel in the image. */
 struct place { long image, top, left; };
 
 static struct place place_of(long t, struct tiling g) {
@@ -68,22 +68,22 @@ static struct place place_of(long t, struct tiling g) {
 
 static long tile_count(struct tiling g) { return g.n * g.down * g.across; }
 
-/* The square of pixels whose first is (top, left), a vector of channels each; zeros outside the image. */
-#define PIXELS(name, size)                                                                              \
+/* Load the square of pixels that begins at (top, left), a vector of channels each; zeros outside the image. */
+#define PIXELS(name, size)                                                                                 \
     INLINE void name(const REAL *image, struct tiling g, long c, long top, long left, vec d[size][size]) { \
-        int inside = top >= 0 && left >= 0 && top + size <= g.h && left + size <= g.w;                  \
-        const REAL *first = image + (top * g.w + left) * c;                                             \
-        UNROLL for (int y = 0; y < size; y++)                                                           \
-            UNROLL for (int x = 0; x < size; x++)                                                       \
-                if (inside || (top + y >= 0 && left + x >= 0 && top + y < g.h && left + x < g.w))       \
-                    d[y][x] = LOAD(first + (y * g.w + x) * c);                                          \
-                else                                                                                    \
-                    d[y][x] = (vec){};                                                                  \
+        int inside = top >= 0 && left >= 0 && top + size <= g.h && left + size <= g.w;                     \
+        const REAL *first = image + (top * g.w + left) * c;                                                \
+        UNROLL for (int y = 0; y < size; y++)                                                              \
+            UNROLL for (int x = 0; x < size; x++)                                                          \
+                if (inside || (top + y >= 0 && left + x >= 0 && top + y < g.h && left + x < g.w))          \
+                    d[y][x] = LOAD(first + (y * g.w + x) * c);                                             \
+                else                                                                                       \
+                    d[y][x] = (vec){};                                                                     \
     }
 PIXELS(pixels_6, 6)
 PIXELS(pixels_4, 4)
 
-/* Tiles first..last of x (n, h, w, c) into v (36, ., c); `step` elements from one frequency to the next. */
+/* Transform tiles first..last of x (n, h, w, c) to v (36, ., c), with `step` elements between frequencies. */
 #define TILES_TO_FREQUENCY(name, pixels, transform, size, margin)                                         \
     static void name(const REAL *x, struct tiling g, long c, long first, long last, REAL *v, long step) { \
         for (long t = first; t < last; t++, v += c) {                                                     \
@@ -100,9 +100,9 @@ PIXELS(pixels_4, 4)
 TILES_TO_FREQUENCY(image_tiles, pixels_6, image_to_frequency, 6, 1)
 TILES_TO_FREQUENCY(error_tiles, pixels_4, error_to_frequency, 4, 0)
 
-/* m (36, ., c) into tiles first..last of out (n, h, w, c). */
+/* Transform m (36, ., c) to tiles first..last of out (n, h, w, c). */
 static void tiles_to_image(const REAL *m, long step, struct tiling g, long c, long first, long last, REAL *out) {
-    int past_caches = passes_caches(out, g.n * g.h * g.w * c, c);
+    int streaming = use_streaming(out, g.n * g.h * g.w * c, c);
     for (long t = first; t < last; t++, m += c) {
         struct place at = place_of(t, g);
         int rows = MIN(4, g.h - at.top), columns = MIN(4, g.w - at.left);
@@ -114,12 +114,12 @@ static void tiles_to_image(const REAL *m, long step, struct tiling g, long c, lo
             REAL *to = out + (at.image + at.top * g.w + at.left) * c + i;
             UNROLL for (int y = 0; y < 4; y++)
                 UNROLL for (int x = 0; x < 4; x++)
-                    if (y < rows && x < columns) put_whole(to + (y * g.w + x) * c, d[y][x], past_caches);
+                    if (y < rows && x < columns) store_vector(to + (y * g.w + x) * c, d[y][x], streaming);
         }
     }
 }
 
-/* A kernel's element for (tap, input channel, output channel) is weights[tap s_tap + in s_in + out s_out]. */
+/* The kernel's element for (tap, input channel, output channel) is weights[tap s_tap + in s_in + out s_out]. */
 struct kernel { const REAL *weights; long s_tap, s_in, s_out; };
 
 INLINE vec strided(const REAL *p, long stride) {
@@ -131,7 +131,7 @@ INLINE vec strided(const REAL *p, long stride) {
 
 /* U (36, panels of output channels, c_in, width). */
 static void kernel_to_panels(struct kernel k, long c_in, long c_out, REAL *U) {
-#pragma omp parallel for schedule(static) num_threads(team())
+#pragma omp parallel for schedule(static) num_threads(thread_limit())
     for (long o = 0; o < c_out; o += V)
         for (long i = 0; i < c_in; i++) {
             vec taps[3][3], f[6][6];
@@ -144,30 +144,29 @@ static void kernel_to_panels(struct kernel k, long c_in, long c_out, REAL *U) {
         }
 }
 
-/* Where the 36 products of one tile need so many numbers of the kernel, they come from memory; each thread then
- * takes some of the products for a large block of tiles, not all of them for a small block of its own. */
+/* Whether the transformed kernel is too large for the caches.  Then each thread computes some of the 36 products for a
+ * large block of tiles, instead of all of them for a small block of its own. */
 static int shared_tiles(long size) { return size * sizeof(REAL) > 1 << 22; }
 
-/* Tiles handled at a time: frequencies of one block should stay in a core's cache, or in all that is shared. */
+/* The number of tiles in a block, whose frequencies should fit a core's cache, or the shared cache. */
 static long block_of(long count, long channels, int shared) {
     long fit = (shared ? 1 << 24 : 1 << 19) / (36 * sizeof(REAL)) / channels, share = shared ? count : (count + threads - 1) / threads;
     return MAX(1, MIN(MAX(fit, 4 * ROWS) / ROWS * ROWS, share));
 }
 
-/* Room that is kept for the next that needs it, so that the large pieces neither cost a page fault every 4 KiB nor leave
- * holes among the arrays. */
-enum room { KERNELS, TILES, VECTORS, ROOMS };
-static REAL *kept_room(enum room which, long size) {
-    static _Thread_local REAL *room[ROOMS];
-    static _Thread_local long held[ROOMS];
+/* A buffer that is kept for later calls, so that large buffers neither cost page faults nor fragment the memory. */
+enum buffer { KERNELS, TILES, VECTORS, BUFFERS };
+static REAL *scratch(enum buffer which, long size) {
+    static _Thread_local REAL *buffer[BUFFERS];
+    static _Thread_local long held[BUFFERS];
     if (size > held[which]) {
-        free(room[which]);
-        room[which] = space(held[which] = size);
+        free(buffer[which]);
+        buffer[which] = allocate(held[which] = size);
     }
-    return room[which];
+    return buffer[which];
 }
 
-/* m (36, ., c_out) = v (36, ., c_in) U for `tiles` of them and the items of the frequencies' panels of output channels. */
+/* m (36, ., c_out) = v (36, ., c_in) U for `tiles` tiles; an item is a panel of output channels of one frequency. */
 static void multiply_frequencies(const REAL *v, long v_step, const REAL *U, long tiles, long c_in, long c_out,
                                  struct range items, REAL *m, long m_step) {
     for (long item = items.first; item < items.last; item++) {
@@ -182,30 +181,30 @@ static void multiply_frequencies(const REAL *v, long v_step, const REAL *U, long
 /* out (n, h, w, c_out) = y (n, h, w, c_in) convolved with the kernel. */
 static void winograd(struct tiling g, const REAL *y, long c_in, long c_out, struct kernel k, REAL *out) {
     long count = tile_count(g), size = 36 * c_in * c_out, items = 36 * panels(c_out);
-    int shared = shared_tiles(size), groups = shared ? 1 : MIN(team(), count);
+    int shared = shared_tiles(size), groups = shared ? 1 : MIN(thread_limit(), count);
     long block = block_of(count, c_in + c_out, shared);
-    long v_step = block * c_in + V, m_step = block * c_out + V;  /* V apart: not all in one cache set */
-    REAL *U = kept_room(KERNELS, size);
-    REAL *vs = kept_room(TILES, groups * 36 * (v_step + m_step)), *ms = vs + groups * 36 * v_step;
+    long v_step = block * c_in + V, m_step = block * c_out + V;  /* + V: not all in one cache set */
+    REAL *U = scratch(KERNELS, size);
+    REAL *vs = scratch(TILES, groups * 36 * (v_step + m_step)), *ms = vs + groups * 36 * v_step;
     kernel_to_panels(k, c_in, c_out, U);
-#pragma omp parallel num_threads(shared ? team() : groups)
+#pragma omp parallel num_threads(shared ? thread_limit() : groups)
     {
-        struct range tiles = shared ? (struct range){0, count} : my_share(count);
-        struct range my_items = shared ? my_share(items) : (struct range){0, items};
+        struct range tiles = shared ? (struct range){0, count} : my_range(count);
+        struct range my_items = shared ? my_range(items) : (struct range){0, items};
         REAL *v = vs + (shared ? 0 : thread_index() * 36 * v_step), *m = ms + (shared ? 0 : thread_index() * 36 * m_step);
         for (long first = tiles.first; first < tiles.last; first += block) {
             long last = MIN(first + block, tiles.last);
-            struct range mine = shared ? my_share(last - first) : (struct range){0, last - first};
+            struct range mine = shared ? my_range(last - first) : (struct range){0, last - first};
             image_tiles(y, g, c_in, first + mine.first, first + mine.last, v + mine.first * c_in, v_step);
-            meet(shared);
+            barrier(shared);
             multiply_frequencies(v, v_step, U, last - first, c_in, c_out, my_items, m, m_step);
-            meet(shared);
+            barrier(shared);
             tiles_to_image(m + mine.first * c_out, m_step, g, c_out, first + mine.first, first + mine.last, out);
         }
     }
 }
 
-/* dU (36, c_out, c_in) (+)= m^T v for the items of the frequencies' strips of output channels. */
+/* dU (36, c_out, c_in) (+)= m^T v; an item is a strip of output channels of one frequency. */
 static void add_frequencies(const REAL *m, long m_step, const REAL *v, long v_step, long depth, long c_in, long c_out,
                             struct range items, int add, REAL *dU) {
     long strips = (c_out + ROWS - 1) / ROWS;
@@ -219,31 +218,31 @@ static void add_frequencies(const REAL *m, long m_step, const REAL *v, long v_st
     }
 }
 
-/* outer (c_out, 9 c_in) = sum over the batch of delta y^T, by the adjoint of every step above.
- * Threads with tiles of their own sum up a dU of their own. */
-static void winograd_outer(struct tiling g, const REAL *y, const REAL *delta, long c_in, long c_out, REAL *outer) {
+/* gradient (c_out, 9 c_in) = the sum over the batch of delta y^T, by the adjoint of each step above.
+ * Threads that have their own tiles sum into their own dU. */
+static void winograd_gradient(struct tiling g, const REAL *y, const REAL *delta, long c_in, long c_out, REAL *gradient) {
     long count = tile_count(g), size = 36 * c_in * c_out, items = 36 * ((c_out + ROWS - 1) / ROWS);
-    int shared = shared_tiles(4 * size), groups = shared ? 1 : MIN(team(), count);
+    int shared = shared_tiles(4 * size), groups = shared ? 1 : MIN(thread_limit(), count);
     long block = block_of(count, c_in + c_out, shared), v_step = block * c_in + V, m_step = block * c_out + V;
-    REAL *dUs = kept_room(KERNELS, groups * size);
-    REAL *vs = kept_room(TILES, groups * 36 * (v_step + m_step)), *ms = vs + groups * 36 * v_step;
-#pragma omp parallel num_threads(shared ? team() : groups)
+    REAL *dUs = scratch(KERNELS, groups * size);
+    REAL *vs = scratch(TILES, groups * 36 * (v_step + m_step)), *ms = vs + groups * 36 * v_step;
+#pragma omp parallel num_threads(shared ? thread_limit() : groups)
     {
-        struct range tiles = shared ? (struct range){0, count} : my_share(count);
-        struct range my_items = shared ? my_share(items) : (struct range){0, items};
+        struct range tiles = shared ? (struct range){0, count} : my_range(count);
+        struct range my_items = shared ? my_range(items) : (struct range){0, items};
         long group = shared ? 0 : thread_index();
         REAL *v = vs + group * 36 * v_step, *m = ms + group * 36 * m_step, *dU = dUs + group * size;
         for (long first = tiles.first; first < tiles.last; first += block) {
             long last = MIN(first + block, tiles.last);
-            struct range mine = shared ? my_share(last - first) : (struct range){0, last - first};
+            struct range mine = shared ? my_range(last - first) : (struct range){0, last - first};
             image_tiles(y, g, c_in, first + mine.first, first + mine.last, v + mine.first * c_in, v_step);
             error_tiles(delta, g, c_out, first + mine.first, first + mine.last, m + mine.first * c_out, m_step);
-            meet(shared);
+            barrier(shared);
             add_frequencies(m, m_step, v, v_step, last - first, c_in, c_out, my_items, first > tiles.first, dU);
-            meet(shared);
+            barrier(shared);
         }
         int parts = shared ? 1 : team_size();
-        meet(1);
+        barrier(1);
 #pragma omp for schedule(static)
         for (long o = 0; o < c_out; o++)
             for (long i = 0; i < c_in; i += V) {
@@ -253,7 +252,7 @@ static void winograd_outer(struct tiling g, const REAL *y, const REAL *delta, lo
                     for (int j = 1; j < parts; j++) f[k / 6][k % 6] += LOAD(dUs + j * size + (k * c_out + o) * c_in + i);
                 }
                 frequency_to_kernel(f, taps);
-                for (int tap = 0; tap < 9; tap++) STORE(outer + (o * 9 + tap) * c_in + i, taps[tap / 3][tap % 3]);
+                for (int tap = 0; tap < 9; tap++) STORE(gradient + (o * 9 + tap) * c_in + i, taps[tap / 3][tap % 3]);
             }
     }
 }

@@ -1,6 +1,6 @@
-/* What all kernels share: the types of numbers, and the loops of those that go over an array.
+/* Number types and the loops of element-wise kernels.
 
-   NVRTC, which CuPy compiles with, has none of the host's headers, and so no INFINITY.  */
+   NVRTC, the compiler that CuPy uses, has none of the host's headers and therefore no INFINITY.  */
 
 #define THREADS 256
 
@@ -8,7 +8,7 @@ __device__ float infinity() { return __int_as_float(0x7F800000); }
 
 #ifdef BF16
 
-/* The upper half of a float; it computes as the float that it is.  */
+/* The upper half of a float, converted to float for arithmetic.  */
 struct bf16 {
     unsigned short bits;
 
@@ -22,9 +22,9 @@ struct bf16 {
 #define STORED REAL
 #endif
 
-/* STORED: a number of an activity or an error, or a factor of a product, as it lies in memory.  REAL: any other.  */
+/* STORED is the type in memory of activities, errors and the factors of products; REAL is that of all other numbers.  */
 
-#define GROUP (16 / (int) sizeof(STORED))  /* as many as one instruction reads */
+#define GROUP (16 / (int) sizeof(STORED))  /* the numbers that one instruction reads */
 
 template <int N, class T> struct __align__(N * sizeof(T) < 16 ? N * sizeof(T) : 16) neighbours {
     T x[N];
@@ -35,7 +35,7 @@ template <int N, class T> struct __align__(N * sizeof(T) < 16 ? N * sizeof(T) : 
 template <class... T> __device__ bool aligned(const T *... x) { return (((size_t) x % 16 == 0) && ...); }
 
 /* delta where y(0), y(1), ... > 0, else 0; NaN stays NaN.  */
-template <int N, class F> __device__ neighbours<N, STORED> opened(neighbours<N, STORED> delta, F y)
+template <int N, class F> __device__ neighbours<N, STORED> masked(neighbours<N, STORED> delta, F y)
 {
     #pragma unroll
     for (int j = 0; j < N; j++)
@@ -43,20 +43,20 @@ template <int N, class F> __device__ neighbours<N, STORED> opened(neighbours<N, 
     return delta;
 }
 
-/* N neighbours of an array of rows of channels: the first is number i, and of channel c.  */
+/* N neighbours in an array (rows, channels): the first has index i and channel c.  */
 template <int N> struct group {
     enum { COUNT = N };
     unsigned i, c;
 
     template <class T> __device__ neighbours<N, T> of(const T *x) const { return *(const neighbours<N, T> *) (x + i); }
 
-    /* The same channels of an array that has one row.  */
+    /* The same channels of a vector (channels).  */
     template <class T> __device__ neighbours<N, T> channels_of(const T *x) const
     {
         return *(const neighbours<N, T> *) (x + c);
     }
 
-    /* out's are f(0), f(1), ...  */
+    /* Set those of out to f(0), f(1), ...  */
     template <class T, class F> __device__ void set(T *out, F f) const
     {
         neighbours<N, T> values;
@@ -67,8 +67,8 @@ template <int N> struct group {
     }
 };
 
-/* delta where a ReLU behind batch norm let x through; all of it where there is none, and beta is null.  */
-template <int N> __device__ neighbours<N, STORED> counted(
+/* delta before the ReLU that follows batch norm; delta itself if beta is null, when there is no ReLU.  */
+template <int N> __device__ neighbours<N, STORED> through_relu(
     const group<N> &at, const STORED *delta, const STORED *x, const REAL *mean, const REAL *scale, const REAL *beta)
 {
     const auto d = at.of(delta);
@@ -76,14 +76,13 @@ template <int N> __device__ neighbours<N, STORED> counted(
         return d;
     const auto before = at.of(x);
     const auto centre = at.channels_of(mean), factor = at.channels_of(scale), least = at.channels_of(beta);
-    return opened(d, [&](int j) { return (before[j] - centre[j]) * factor[j] + least[j]; });
+    return masked(d, [&](int j) { return (before[j] - centre[j]) * factor[j] + least[j]; });
 }
 
 #define EACH(i, size) \
     for (unsigned i = blockIdx.x * THREADS + threadIdx.x; i < (size); i += gridDim.x * THREADS)
 
-/* use(group), all groups together `size` values in rows of channels; wide: may one be GROUP values, as far as their
-   addresses go?  */
+/* Call use(group) for `size` values in rows of channels; wide: whether the addresses allow groups of GROUP values.  */
 template <class Use> __device__ void each_group(unsigned size, unsigned channels, bool wide, Use use)
 {
     const unsigned first = blockIdx.x * THREADS + threadIdx.x, step = gridDim.x * THREADS;

@@ -1,13 +1,13 @@
-/* How a block of 128 threads multiplies a tile of A (TM rows) by a tile of B (TN rows).
+/* The product of a tile of A (TM rows) and a tile of B (TN rows), computed by a block of 128 threads.
 
-   A core says who of the threads has which sums: `accumulate` adds the product of two tiles to them, `each` shows them
+   A core divides the sums among the threads: `accumulate` adds the product of two tiles to them, and `each` passes them on
    as pairs of neighbours in a row.  */
 
 #define BLOCK 128
-#define DEPTH (64 / (int) sizeof(STORED))  /* of a tile, in values of k */
+#define DEPTH (64 / (int) sizeof(STORED))  /* of a tile, in values of k: 64 bytes */
 
-/* ROWS rows of an operand, DEPTH values of k deep, in shared memory.  A line is the memory's own, along k or along the
-   rows; what lies between two lines keeps both those who write and those who read out of one another's banks.  */
+/* ROWS rows of an operand, with DEPTH values of k, in shared memory.  A line is contiguous, along k or along the rows, as
+   in global memory.  The gap between two lines avoids bank conflicts of writes and reads.  */
 template <class Operand, int ROWS> struct Tile {
     enum {
         ALONG_K = Operand::ALONG_K,
@@ -26,7 +26,7 @@ template <class Operand, int ROWS> struct Tile {
     }
 };
 
-#define TILE_BYTES(ROWS) ((ROWS) * 80)  /* what a Tile takes at most */
+#define TILE_BYTES(ROWS) ((ROWS) * 80)  /* at most, for a Tile */
 
 #ifdef BF16
 #define KIND_DEPTH 16  /* values of k in one instruction: 32 bytes of a line */
@@ -36,7 +36,7 @@ __device__ void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2
 __device__ void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) { mma_tf32(d, a, b); }
 #endif
 
-/* Of 16 rows and KIND_DEPTH values of k: the words of A that mma wants of this lane, or those of two B's, 8 rows each.  */
+/* Load this lane's words for mma from 16 rows and KIND_DEPTH values of k: those of one A, or of two B with 8 rows each.  */
 template <class Tile> __device__ void load_fragment(unsigned (&words)[4], const char *tile, int row, int k)
 {
     const int lane = threadIdx.x % 32, low = lane % 8, right = lane / 8 % 2, further = lane / 16;
@@ -56,7 +56,7 @@ template <class Tile> __device__ void load_fragment(unsigned (&words)[4], const 
 #endif
 }
 
-/* Four warps, 2 x 2 of them, each with MT x NT of the tensor cores' 16 x 8 products.  */
+/* 2 x 2 warps, each with MT x NT of the 16 x 8 products of tensor cores.  */
 template <int TM_, int TN_> struct TensorCores {
     enum { TM = TM_, TN = TN_, MT = TM / 32, NT = TN / 16 };
     float sums[MT][NT][4] = {};
@@ -103,7 +103,7 @@ template <int TM_, int TN_> struct TensorCores {
     }
 };
 
-/* 8 x 16 threads, each with MI x NJ sums, in the numbers' own precision.  */
+/* 8 x 16 threads, each with MI x NJ sums, in REAL.  */
 template <int TM_, int TN_> struct Arithmetic {
     enum { TM = TM_, TN = TN_, MI = TM / 8, NJ = TN / 16 };
     REAL sums[MI][NJ] = {};

@@ -1,8 +1,8 @@
-/* One pass over memory each: value by value, or channel by channel of rows (rows, channels).  */
+/* Element-wise kernels, each one pass over arrays of values or of rows (rows, channels).  */
 
 __device__ REAL rectified(REAL x) { return x < 0 ? 0 : x; }  // NaN stays NaN
 
-/* What a float32 array becomes where STORED is less.  */
+/* Convert a REAL array to STORED.  */
 extern "C" __global__ void stored(const REAL *x, int size, STORED *out)
 {
     each_group(size, size, aligned(x, out), [=](auto at) {
@@ -23,7 +23,7 @@ extern "C" __global__ void relu_back(const STORED *delta, const STORED *y, int s
 {
     each_group(size, size, aligned(delta, y, out), [=](auto at) {
         const auto let_through = at.of(y);
-        const auto d = opened(at.of(delta), [&](int j) { return let_through[j]; });
+        const auto d = masked(at.of(delta), [&](int j) { return let_through[j]; });
         at.set(out, [&](int j) { return d[j]; });
     });
 }
@@ -63,20 +63,20 @@ extern "C" __global__ void norm_forward(
     });
 }
 
-/* beta: as of counted.  */
+/* beta: as in through_relu.  */
 extern "C" __global__ void norm_back(
     const STORED *delta, const STORED *x, const REAL *mean, const REAL *scale, const REAL *slope, const REAL *shift,
     const REAL *beta, int channels, int size, STORED *out)
 {
     each_group(size, channels, aligned(delta, x, mean, scale, slope, shift, beta, out), [=](auto at) {
-        const auto d = counted(at, delta, x, mean, scale, beta), before = at.of(x);
+        const auto d = through_relu(at, delta, x, mean, scale, beta), before = at.of(x);
         const auto centre = at.channels_of(mean), factor = at.channels_of(scale);
         const auto along = at.channels_of(slope), offset = at.channels_of(shift);
         at.set(out, [&](int j) { return d[j] * factor[j] + (before[j] - centre[j]) * along[j] + offset[j]; });
     });
 }
 
-/* lr, a single number, lies on the device: a captured step reads it anew each time.  */
+/* lr points to a single number on the device, so that a replayed CUDA graph reads its current value.  */
 extern "C" __global__ void descend(
     REAL *w, REAL *v, const REAL *gradient, const REAL *lr, REAL momentum, REAL decay, int nesterov, int size)
 {

@@ -1,6 +1,6 @@
-/* Mean and spread of numbers that many threads hold: each takes in its own, one by one, and what comes of them is joined.  */
+/* Mean and variance of numbers that are distributed over threads: each thread accumulates its own, then they are joined.  */
 
-/* Mean and sum of squared distances from it (Chan, Golub and LeVeque, 1979).  */
+/* Mean and sum of squared deviations from it (Chan, Golub and LeVeque, 1979).  */
 struct Moments {
     REAL count, mean, squares;
 
@@ -16,8 +16,8 @@ struct Moments {
     }
 };
 
-/* What is added up is measured from the first number, so that a mean far from 0 costs no digits.  */
-struct Spread {
+/* Sums of differences to the first number, so that a mean far from 0 costs no precision.  */
+struct Accumulator {
     REAL first, sum = 0, squares = 0, count = 0;
 
     __device__ void add(REAL x)

@@ -1,6 +1,6 @@
-/* Sums over rows, channel by channel: first each block's share of the rows, then the shares.
+/* Sums over rows for each channel: first of each block's part of the rows, then of the parts.
 
-   A `Sum` begins as zeros and joins others.  */
+   A `Sum` is initialised to zeros and can join others.  */
 
 /* The sums of delta and of delta (x - mean).  */
 struct Products {
@@ -9,11 +9,11 @@ struct Products {
     __device__ void join(const Products &other) { plain += other.plain, centred += other.centred; }
 };
 
-/* One thread's sums over its rows, of N channels; each its own `Sum`.  */
+/* One thread's sums over its rows, a `Sum` for each of N channels.  */
 template <int N> struct MomentsOf {
     typedef Moments Sum;
     const STORED *x;
-    Spread spreads[N];
+    Accumulator accumulators[N];
 
     __device__ MomentsOf(const STORED *x) : x(x) {}
     __device__ void add(const group<N> &at)
@@ -21,12 +21,12 @@ template <int N> struct MomentsOf {
         const auto values = at.of(x);
         #pragma unroll
         for (int j = 0; j < N; j++)
-            spreads[j].add(values[j]);
+            accumulators[j].add(values[j]);
     }
-    __device__ Moments of(int j) const { return spreads[j].moments(); }
+    __device__ Moments of(int j) const { return accumulators[j].moments(); }
 };
 
-/* beta: as of counted.  */
+/* beta: as in through_relu.  */
 template <int N> struct ProductsOf {
     typedef Products Sum;
     const STORED *delta, *x;
@@ -37,7 +37,7 @@ template <int N> struct ProductsOf {
         : delta(delta), x(x), mean(mean), scale(scale), beta(beta) {}
     __device__ void add(const group<N> &at)
     {
-        const auto d = counted(at, delta, x, mean, scale, beta), values = at.of(x);
+        const auto d = through_relu(at, delta, x, mean, scale, beta), values = at.of(x);
         const auto centre = at.channels_of(mean);
         #pragma unroll
         for (int j = 0; j < N; j++)
@@ -46,15 +46,15 @@ template <int N> struct ProductsOf {
     __device__ Products of(int j) const { return sums[j]; }
 };
 
-#define WIDTH 64  /* channels of a block */
+#define BLOCK_CHANNELS 64  /* whose sums one block computes */
 
-/* parts (channels, blocks): of each block's share of the rows.  */
+/* parts (channels, blocks): the sums of each block's part of the rows.  */
 template <int N, class Taken> __device__ void sum_rows(Taken taken, int rows, int channels, typename Taken::Sum *parts)
 {
     typedef typename Taken::Sum Sum;
-    enum { ACROSS = WIDTH / N, DOWN = THREADS / ACROSS, LENGTH = DOWN * WIDTH };
+    enum { ACROSS = BLOCK_CHANNELS / N, DOWN = THREADS / ACROSS, LENGTH = DOWN * BLOCK_CHANNELS };
     __shared__ Sum sums[LENGTH];
-    const unsigned first = threadIdx.x % ACROSS * N, channel = blockIdx.x * WIDTH + first, lane = threadIdx.x / ACROSS;
+    const unsigned first = threadIdx.x % ACROSS * N, channel = blockIdx.x * BLOCK_CHANNELS + first, lane = threadIdx.x / ACROSS;
     const int start = (long long) rows * blockIdx.y / gridDim.y, stop = (long long) rows * (blockIdx.y + 1) / gridDim.y;
     if (channel < channels)
         #pragma unroll 2
@@ -62,18 +62,18 @@ template <int N, class Taken> __device__ void sum_rows(Taken taken, int rows, in
             taken.add(group<N>{row * channels + channel, channel});
     #pragma unroll
     for (int j = 0; j < N; j++)
-        sums[lane * WIDTH + first + j] = taken.of(j);
+        sums[lane * BLOCK_CHANNELS + first + j] = taken.of(j);
     __syncthreads();
-    const unsigned mine = blockIdx.x * WIDTH + threadIdx.x;
-    if (threadIdx.x >= WIDTH || mine >= channels)
+    const unsigned mine = blockIdx.x * BLOCK_CHANNELS + threadIdx.x;
+    if (threadIdx.x >= BLOCK_CHANNELS || mine >= channels)
         return;
     Sum sum = {};
     for (int other = 0; other < DOWN; other++)
-        sum.join(sums[other * WIDTH + threadIdx.x]);
+        sum.join(sums[other * BLOCK_CHANNELS + threadIdx.x]);
     parts[(size_t) mine * gridDim.y + blockIdx.y] = sum;
 }
 
-/* The sum of a channel's parts, one block for each channel; `use(channel, sum)` has it.  */
+/* Call use(channel, sum) with the sum of the channel's parts, one block for each channel.  */
 template <class Sum, class Use> __device__ void sum_parts(Use use, const Sum *parts, int count)
 {
     __shared__ Sum sums[THREADS];
@@ -125,7 +125,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) norm_sums_total(const REAL
     }, (const Products *) parts, count);
 }
 
-/* out (3, channels): mean, 1 / the standard deviation, gamma times that; unbiased: the running variance's factor.  */
+/* out (3, channels): mean, 1 / standard deviation, gamma times that; unbiased: the factor of the unbiased variance.  */
 extern "C" __global__ void __launch_bounds__(THREADS) norm_statistics(
     const REAL *parts, int count, int channels, const REAL *gamma, REAL *running_mean, REAL *running_var, REAL momentum,
     REAL epsilon, REAL unbiased, REAL *out)
@@ -139,7 +139,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) norm_statistics(
     }, (const Moments *) parts, count);
 }
 
-/* out (4, channels): the gradients of beta and gamma, slope and shift of norm_back.  */
+/* out (4, channels): the gradients of beta and gamma, and the slope and shift of norm_back.  */
 extern "C" __global__ void __launch_bounds__(THREADS) norm_gradients(
     const REAL *parts, int count, int channels, const REAL *inverse_std, const REAL *scale, REAL rows, REAL *out)
 {

@@ -1,14 +1,14 @@
-/* Where the values of a product's two factors lie in memory.
+/* The addresses of the values of a product's two factors.
 
-   Both factors are seen as rows along k: out[m][n] = sum over k of A[m][k] B[n][k].  An operand answers `row(m)` and
-   `place(k)`, what is known of row m and of k each by itself, and `at(row, place)`, the address of a value or null for a
-   zero.  Memory begins at `start` and runs along k (ALONG_K) or along the rows; `wide` says that GROUP neighbours that way
-   may be read as one.  */
+   Both factors are matrices with rows along k: out[m][n] = sum over k of A[m][k] B[n][k].  An operand has `row(m)` and
+   `place(k)`, which compute what depends on m or on k alone, and `at(row, place)`, the address of a value, null for zero.
+   Its memory begins at `start` and is contiguous along k (ALONG_K) or along the rows; `wide` tells whether GROUP
+   neighbours in that direction may be read by one instruction.  */
 
-#define FAR (1 << 28)  /* a coordinate outside of every image */
+#define OUTSIDE (1 << 28)  /* a coordinate outside every image */
 
-/* A number that others are divided by: n / value = (n + the high word of n magic) >> shift for 0 <= n < 2^31.  */
-struct number {
+/* A divisor: n / value = (n + the high word of n magic) >> shift for 0 <= n < 2^31.  */
+struct divisor {
     int value;
     unsigned magic;
     int shift;
@@ -24,21 +24,21 @@ struct number {
 };
 
 struct geometry {
-    number n, h, w, c_in, out_h, out_w, c_out, k_h, k_w, s_h, s_w, p_h, p_w;
+    divisor n, h, w, c_in, out_h, out_w, c_out, k_h, k_w, s_h, s_w, p_h, p_w;
 
     __device__ int positions() const { return n * out_h * out_w; }
     __device__ int pixels() const { return n * h * w; }
     __device__ int n_in() const { return k_h * k_w * c_in; }
 };
 
-/* The value of image (N, H, W, C) in y, x and channel c; null in the padding.  */
+/* The address of the value of an image in (N, H, W, C) at y, x and channel c; null in the padding.  */
 __device__ const STORED *pixel(const STORED *images, int image, int y, int x, int c, int h, int w, int channels)
 {
     const bool inside = (unsigned) y < (unsigned) h && (unsigned) x < (unsigned) w;
     return inside ? images + (size_t) ((image * h + y) * w + x) * channels + c : nullptr;
 }
 
-/* x[m][k], one of its strides 1.  */
+/* x[m][k], of which one stride is 1.  */
 template <bool K> struct Matrix {
     enum { ALONG_K = K };
     const STORED *start;
@@ -58,7 +58,7 @@ template <bool K> struct Matrix {
     }
 };
 
-/* Images that a kernel slides over: where it stands, and which of its values is meant.  */
+/* The images of a convolution: the position of a window, and the position of a tap in it.  */
 struct Images {
     struct Window { int image, y, x; };
     struct Tap { int y, x, c; };
@@ -71,13 +71,13 @@ struct Images {
     {
         int y, x;
         const int image = g.out_h.split(g.out_w.split(position, x), y);
-        return {image, position < g.positions() ? y * g.s_h - g.p_h : FAR, x * g.s_w - g.p_w};
+        return {image, position < g.positions() ? y * g.s_h - g.p_h : OUTSIDE, x * g.s_w - g.p_w};
     }
     __device__ Tap tap(int place) const
     {
         int c, x;
         const int y = g.k_w.split(g.c_in.split(place, c), x);
-        return {y < g.k_h ? y : FAR, x, c};
+        return {y < g.k_h ? y : OUTSIDE, x, c};
     }
     __device__ const STORED *value(const Window &window, const Tap &tap) const
     {
@@ -85,7 +85,7 @@ struct Images {
     }
 };
 
-/* Rows: the patches of y; k: the places (k_h, k_w, C_in) of a patch.  */
+/* Rows: the patches of y; k: the positions (k_h, k_w, C_in) in a patch.  */
 struct Patches : Images {
     enum { ALONG_K = true };
     using Images::Images;
@@ -94,8 +94,8 @@ struct Patches : Images {
     __device__ const STORED *at(const Window &row, const Tap &place) const { return value(row, place); }
 };
 
-/* Rows: the places of a patch; k: the patches.  */
-struct Places : Images {
+/* Rows: the positions in a patch; k: the patches.  */
+struct TransposedPatches : Images {
     enum { ALONG_K = false };
     using Images::Images;
     __device__ Tap row(int m) const { return tap(m); }
@@ -103,8 +103,8 @@ struct Places : Images {
     __device__ const STORED *at(const Tap &row, const Window &place) const { return value(place, row); }
 };
 
-/* Rows: the pixels of the image below; k: the places (k_h, k_w, C_out) from which delta comes back to them.  */
-struct Echoes {
+/* Rows: the pixels of the input; k: the positions (k_h, k_w, C_out) whose delta contributes to a pixel.  */
+struct ErrorPatches {
     enum { ALONG_K = true };
     struct Pixel { int image, y, x; };
     struct Tap { int y, x, c; };
@@ -112,7 +112,7 @@ struct Echoes {
     geometry g;
     bool wide;
 
-    __device__ Echoes(const STORED *delta, const geometry &g) : start(delta), g(g)
+    __device__ ErrorPatches(const STORED *delta, const geometry &g) : start(delta), g(g)
     {
         wide = g.c_out % GROUP == 0 && aligned(delta);
     }
@@ -120,13 +120,13 @@ struct Echoes {
     {
         int y, x;
         const int image = g.h.split(g.w.split(m, x), y);
-        return {image, m < g.pixels() ? y + g.p_h : 2 * FAR, x + g.p_w};
+        return {image, m < g.pixels() ? y + g.p_h : 2 * OUTSIDE, x + g.p_w};
     }
     __device__ Tap place(int k) const
     {
         int c, x;
         const int y = g.k_w.split(g.c_out.split(k, c), x);
-        return {y < g.k_h ? y : FAR, x, c};
+        return {y < g.k_h ? y : OUTSIDE, x, c};
     }
     __device__ const STORED *at(const Pixel &row, const Tap &place) const
     {
@@ -139,7 +139,7 @@ struct Echoes {
     }
 };
 
-/* Rows: C_in; k: (k_h, k_w, C_out); memory: B's transpose, (C_out, k_h k_w C_in).  */
+/* Rows: C_in; k: (k_h, k_w, C_out); in memory: the transpose of B, (C_out, k_h k_w C_in).  */
 struct Feedback {
     enum { ALONG_K = false };
     const STORED *start;

@@ -1,8 +1,8 @@
-/* Max-pooling of images (N, H, W, C).  */
+/* Max pooling of images (N, H, W, C).  */
 
-extern "C" __global__ void max_pool(const int *numbers, const STORED *y, int *winner, int size, STORED *out)
+extern "C" __global__ void max_pool(const int *divisors, const STORED *y, int *winner, int size, STORED *out)
 {
-    const geometry g = *(const geometry *) numbers;
+    const geometry g = *(const geometry *) divisors;
     EACH(i, size) {
         int c, column, row;
         const int image = g.out_h.split(g.out_w.split(g.c_in.split(i, c), column), row);
@@ -12,18 +12,18 @@ extern "C" __global__ void max_pool(const int *numbers, const STORED *y, int *wi
             int across;
             const int down = g.k_w.split(place, across);
             const STORED *x = pixel(y, image, row * g.s_h - g.p_h + down, column * g.s_w - g.p_w + across, c, g.h, g.w, g.c_in);
-            if (x && largest == largest && !((REAL) *x <= largest))  // once NaN, always NaN
+            if (x && largest == largest && !((REAL) *x <= largest))  // NaN is kept
                 largest = *x, first = place;
         }
         out[i] = largest, winner[i] = first;
     }
 }
 
-/* Each pixel gathers the errors of the windows that it won.  */
+/* Each pixel sums the errors of the windows of which it is the maximum.  */
 extern "C" __global__ void max_pool_back(
-    const int *numbers, const STORED *delta, const int *winner, int size, STORED *out)
+    const int *divisors, const STORED *delta, const int *winner, int size, STORED *out)
 {
-    const geometry g = *(const geometry *) numbers;
+    const geometry g = *(const geometry *) divisors;
     EACH(i, size) {
         int c, x, y;
         const int image = g.h.split(g.w.split(g.c_in.split(i, c), x), y);

@@ -1,16 +1,16 @@
-/* Products of matrices, of which convolutions are three kinds: tiles of the factors pass through shared memory, where
-   STAGES of each have room; the next ones are on their way while one is multiplied.  */
+/* Matrix products, as which the three passes of a convolution are computed as well.  Tiles of the factors are copied to
+   shared memory, which holds STAGES of each: the next tiles are copied while one is multiplied.  */
 
 #define STAGES 3
-#define TILE_GAP 8  /* values between rows of a product's tile, which keep them out of one another's banks */
+#define TILE_GAP 8  /* values between the rows of a result's tile, which avoid bank conflicts */
 
-/* One thread's part in moving tiles: SHARE groups of GROUP neighbours in memory.  */
+/* One thread's part in copying tiles: SHARE groups of GROUP neighbours in memory.  */
 template <class Operand, int ROWS> struct Mover {
     typedef Tile<Operand, ROWS> tile;
     enum { ALONG_K = Operand::ALONG_K, ACROSS = tile::LINE / GROUP, SHARE = tile::LINES * ACROSS / BLOCK };
     typedef decltype(((Operand *) nullptr)->row(0)) Row;
     const Operand &operand;
-    const int first, line, offset;  // of the operand's rows; of its groups: lines ACROSS / BLOCK apart, at one offset
+    const int first, line, offset;  // the operand's first row; the line of the first group and the offset in each line
     Row rows[ALONG_K ? SHARE : 1];
 
     __device__ Mover(const Operand &operand, int first)
@@ -23,7 +23,7 @@ template <class Operand, int ROWS> struct Mover {
 
     __device__ int line_of(int i) const { return line + BLOCK / ACROSS * i; }
 
-    /* Start to bring what is this thread's of tile number t.  */
+    /* Start to copy this thread's part of tile number t.  */
     __device__ void fetch(int t, char *to) const
     {
         to += line * tile::PITCH + offset * sizeof(STORED);
@@ -49,7 +49,7 @@ template <class Operand, int ROWS> struct Mover {
     }
 };
 
-/* left: how many numbers the row still has; an even one means that pairs are aligned.  */
+/* left: the numbers left in the row; if even, pairs are aligned.  */
 template <class T> __device__ void write_pair(T *out, REAL x, REAL next, int left)
 {
     if (left % 2 == 0)
@@ -61,26 +61,26 @@ template <class T> __device__ void write_pair(T *out, REAL x, REAL next, int lef
     }
 }
 
-/* moments (n, tiles down): of each column in this tile, of its values as an Out holds them; `shared` has room for the tile.  */
+/* moments (n, tiles down): those of each column of this tile, of its values rounded to Out; `shared` holds the tile.  */
 template <class Out, class Core> __device__ void write_moments(
     const Core &core, int top, int left, int m, int n, Moments *moments, char *shared)
 {
     enum { PITCH = Core::TN + TILE_GAP };
     Out *const tile = (Out *) shared;
-    __syncthreads();  // nobody is at the factors any more
+    __syncthreads();  // all threads are done with the factors
     core.each([&](int row, int column, REAL x, REAL next) { write_pair(tile + row * PITCH + column, x, next, 2); });
     __syncthreads();
     const int column = threadIdx.x, rows = min(m - top, (int) Core::TM);
     if (column >= Core::TN || left + column >= n)
         return;
-    Spread spread;
+    Accumulator sum;
     for (int row = 0; row < rows; row++)
-        spread.add(tile[row * PITCH + column]);
-    moments[(size_t) (left + column) * gridDim.x + blockIdx.x] = spread.moments();
+        sum.add(tile[row * PITCH + column]);
+    moments[(size_t) (left + column) * gridDim.x + blockIdx.x] = sum.moments();
 }
 
-/* out (m, n) = A B^T, both k deep.  With a grid of several layers each sums a slice of k into an (m, n) of its own, one of
-   `parts`; else those are null.  moments: as of write_moments, or null.  */
+/* out (m, n) = A B^T, both of depth k.  If k is cut into slices, one for each layer of the grid, each sum goes to its own
+   (m, n) of `parts`, else parts is null.  moments: as in write_moments, or null.  */
 template <class Core, class A, class B, class Out> __device__ void multiply(
     const A &a, const B &b, int m, int n, int k, REAL *parts, Out *out, Moments *moments = nullptr)
 {
@@ -105,7 +105,7 @@ template <class Core, class A, class B, class Out> __device__ void multiply(
         fetch(start + stage, stage);
     for (int t = start, now = 0, free = STAGES - 1; t < stop; t++) {
         wait_for_copies<STAGES - 2>();
-        __syncthreads();  // tile t is there, and nobody is at tile t - 1 any more
+        __syncthreads();  // tile t is complete, and all threads are done with tile t - 1
         fetch(t + STAGES - 1, free);
         const char *stage = shared + now * STAGE;
         core.template accumulate<typename Mover<A, Core::TM>::tile, typename Mover<B, Core::TN>::tile>(
@@ -137,31 +137,31 @@ extern "C" __global__ void __launch_bounds__(BLOCK) KERNEL##_##TM##x##TN( \
 
 #define CONVOLVE(TM, TN) \
 extern "C" __global__ void __launch_bounds__(BLOCK) convolve_##TM##x##TN( \
-    const int *numbers, const STORED *y, const STORED *W, REAL *moments, REAL *parts, STORED *out) \
+    const int *divisors, const STORED *y, const STORED *W, REAL *moments, REAL *parts, STORED *out) \
 { \
-    const geometry g = *(const geometry *) numbers; \
+    const geometry g = *(const geometry *) divisors; \
     const Matrix<true> rows(W, g.n_in(), g.c_out, g.n_in()); \
     multiply<CORE<TM, TN>>(Patches(y, g), rows, g.positions(), g.c_out, g.n_in(), parts, out, (Moments *) moments); \
 }
 
 #define CONVOLUTION(KERNEL, A, B, M, N, K, OUT, TM, TN) \
 extern "C" __global__ void __launch_bounds__(BLOCK) KERNEL##_##TM##x##TN( \
-    const int *numbers, const STORED *a, const STORED *b, REAL *parts, OUT *out) \
+    const int *divisors, const STORED *a, const STORED *b, REAL *parts, OUT *out) \
 { \
-    const geometry g = *(const geometry *) numbers; \
+    const geometry g = *(const geometry *) divisors; \
     multiply<CORE<TM, TN>>(A, B, M, N, K, parts, out); \
 }
 
-/* a and b along k, or along their rows: the second letter pair of the name.  */
+/* The letters after product_ tell whether a and b are contiguous along k, or along their rows (m).  */
 #define KERNELS(TM, TN) \
     PRODUCT(product_kk, true, true, TM, TN) \
     PRODUCT(product_km, true, false, TM, TN) \
     PRODUCT(product_mk, false, true, TM, TN) \
     PRODUCT(product_mm, false, false, TM, TN) \
     CONVOLVE(TM, TN) \
-    CONVOLUTION(convolve_gradient, Matrix<false>(a, g.c_out, g.c_out, g.positions()), Places(b, g), \
+    CONVOLUTION(convolve_gradient, Matrix<false>(a, g.c_out, g.c_out, g.positions()), TransposedPatches(b, g), \
                 g.c_out, g.n_in(), g.positions(), REAL, TM, TN) \
-    CONVOLUTION(convolve_back, Echoes(a, g), Feedback(b, g), \
+    CONVOLUTION(convolve_back, ErrorPatches(a, g), Feedback(b, g), \
                 g.pixels(), g.c_in, g.k_h * g.k_w * g.c_out, STORED, TM, TN)
 
 KERNELS(64, 64)
@@ -170,7 +170,7 @@ KERNELS(128, 64)
 KERNELS(128, 128)
 #endif
 
-/* out (size) = the sum of its slices, parts (slices, size).  */
+/* out (size) = the sum of parts (slices, size) over the slices.  */
 template <class Out> __device__ void add_up(const REAL *parts, int slices, int size, Out *out)
 {
     each_group(size, size, aligned(parts, out), [=](auto at) {
@@ -194,13 +194,13 @@ extern "C" __global__ void add_slices_stored(const REAL *parts, int slices, int 
     add_up(parts, slices, size, out);
 }
 
-enum { HELD = 32768 / sizeof(REAL) };
+enum { ROW_VALUES = 32768 / sizeof(REAL) };
 
-/* out (m, k) = (v before) H after, a row of v (m, n) to each block; H, of an order up to HELD, repeated until it is (n, k).  */
+/* out (m, k) = (v before) H after, one row of v (m, n) per block; H, of an order up to ROW_VALUES, is tiled to (n, k).  */
 extern "C" __global__ void __launch_bounds__(THREADS) hadamard_product(
     const REAL *v, const REAL *before, const REAL *after, int n, int k, int order, REAL *out)
 {
-    __shared__ REAL x[HELD];
+    __shared__ REAL x[ROW_VALUES];
     const size_t row = blockIdx.x;
     for (int j = threadIdx.x; j < order; j += THREADS) {
         REAL sum = 0;

@@ -1,16 +1,16 @@
-/* The instructions for which the language has no words: rounding, copies into shared memory that nobody waits for, and
-   what the 32 lanes of a warp do together.
+/* Instructions that CUDA C++ does not offer: rounding, asynchronous copies to shared memory, and the operations of the 32
+   lanes of a warp on matrices.
 
-   load_matrices(words, row): four matrices of 8 rows of 16 bytes; lane l says where row l % 8 of matrix l / 8 begins.
-   Lane 4 g + t gets of each the word t of row g; load_transposed, which sees 8 x 8 halves of words, gets the halves
+   load_matrices(words, row): loads four matrices of 8 rows of 16 bytes; lane l gives the address of row l % 8 of matrix
+   l / 8.  Lane 4 g + t gets word t of row g of each.  load_transposed treats them as 8 x 8 half words and gives the halves
    (2t, g) and (2t + 1, g).
 
-   mma(d, a, b): D (16 x 8) += A B.  Lane 4 g + t brings of A (16 x 8 words, row major) the words (g, t), (g + 8, t),
+   mma(d, a, b): D (16 x 8) += A B.  Lane 4 g + t supplies of A (16 x 8 words, row major) the words (g, t), (g + 8, t),
    (g, t + 4), (g + 8, t + 4), of B (8 words x 8, column major) (t, g) and (t + 4, g), and holds of D the values (g, 2t),
-   (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).  A word along k holds one number of tf32 or two neighbours of bf16.
+   (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).  A word along k holds one tf32 number or two neighbouring bf16 numbers.
    (PTX ISA, "Matrix fragments for mma.m16n8k8 / m16n8k16", "ldmatrix", "cp.async".)  */
 
-#ifndef CUDA_DOUBLE  /* the tests' stand-in brings its own */
+#ifndef CUDA_DOUBLE  /* the tests' stand-in defines its own */
 
 __device__ __forceinline__ unsigned to_tf32(unsigned x)
 {
@@ -26,17 +26,17 @@ __device__ __forceinline__ unsigned to_bf16x2(float low, float high)
     return bits;
 }
 
-/* 16 bytes, or as many zeros; nobody may look before wait_for_copies.  */
+/* Start to copy 16 bytes, or zeros, which may not be read before wait_for_copies.  */
 __device__ __forceinline__ void start_copy(void *shared, const void *global, bool zeros)
 {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;"
                  :: "r"((unsigned) __cvta_generic_to_shared(shared)), "l"(global), "r"(zeros ? 0 : 16) : "memory");
 }
 
-/* What was started since the last time is a batch.  */
+/* End the batch of copies started since the last call.  */
 __device__ __forceinline__ void end_batch_of_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-/* Until all batches but the latest RUNNING are there: those that this thread started.  */
+/* Wait for all batches that this thread started but the latest RUNNING.  */
 template <int RUNNING> __device__ __forceinline__ void wait_for_copies()
 {
     asm volatile("cp.async.wait_group %0;" :: "n"(RUNNING) : "memory");
