@@ -135,3 +135,6 @@ def test_device_auto_is_the_gpu_where_there_is_one(monkeypatch):
     monkeypatch.setattr(measure, "measure", lambda work, *_: works.append(work) or {**work.description(), "ms": 1.0})
     assert main("bench steps --device auto --models mlp".split()) == 0
     assert works[0].on_gpu
+    monkeypatch.setattr(bench, "_measure_and_judge", lambda plan, args: works.append(plan[0][0]))
+    assert main("bench goals --device auto".split()) == 0
+    assert str(works[1]) == str(goals.gpu_goals()[0][0]) and works[1].on_gpu

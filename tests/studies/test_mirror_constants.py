@@ -33,6 +33,7 @@ def test_the_worst_of_all_moments_counts(monkeypatch):
     assert (finding.matrix, finding.matrix_layer) == (7.0, "b") and 0 < finding.delta < mirror_constants.DELTA and finding.held
 
 
+@pytest.mark.slow
 def test_the_share_of_mirroring_is_what_it_takes():
     often, seldom = (mirror_constants.measure(Config(**TINY, mirror_every=every), 40).mirroring for every in (1, 20))
     assert 0 < 2 * seldom < often < 1

@@ -64,16 +64,17 @@ def add_shape(parser):
 
 def bench_goals(args, given):
     """Time wtref beside PyTorch and judge it by the goals of speed, growth included; the default kind."""
-    _bench_growth(goals.all_works(**given), args, given)
+    _prepare(args, given)
+    _measure_and_judge(goals.all_works(**given), args)
 
 
 def bench_growth(args, given):
     """Judge only how the time grows with the batch and with the network."""
-    _bench_growth(goals.growth_works(**given), args, given)
-
-
-def _bench_growth(plan, args, given):
     _prepare(args, given)
+    _measure_and_judge(goals.growth_works(**given), args)
+
+
+def _measure_and_judge(plan, args):
     rows = _measure(plan, args)
     growth = goals.judge_growth(rows)
     print(*map(report.verdict, growth), sep="\n")
