@@ -69,7 +69,7 @@ LEARNING = {"lr": 0.05, "weight_decay": 0.1}
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("rule", ["bp", "fa", "ss", "kp"])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ["mlp", pytest.param("resnet8", marks=pytest.mark.slow)])
 def test_both_sides_take_the_same_steps(model, rule, channels_last):
     work = Work.of(model, rule, dtype="float64", **MODELS[model], **LEARNING)
     assert_same_steps(work, Setting(channels_last, onednn=True), tolerance=1e-9)

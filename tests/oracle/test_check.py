@@ -288,12 +288,12 @@ def test_check_takes_the_step_of_training():
     assert check.train_step is train_step is inspect.signature(Training).parameters["train_step"].default
 
 
-@pytest.mark.parametrize("index", range(5))
 @pytest.mark.parametrize("rule", CHECKED)
-def test_a_step_that_skips_a_layer_is_seen(monkeypatch, rule, index):
+def test_a_step_that_skips_a_layer_is_seen(monkeypatch, rule):
     assert checked("lenet", rule, steps=1).passed
-    planted(monkeypatch, synapses=index)
-    assert not checked("lenet", rule, steps=1).passed
+    for index in range(5):
+        planted(monkeypatch, synapses=index)
+        assert not checked("lenet", rule, steps=1).passed, index
 
 
 @pytest.mark.parametrize("rule", ["wm", "ss"])
