@@ -1,8 +1,8 @@
-/* CUDA's kernel language on one core of a CPU, for tests: a block's threads are fibers that take turns.
+/* CUDA's kernel language on one core of a CPU, for tests: the threads of a block are fibers.
 
-   A thread runs until it waits, at a barrier of its block or for the lanes of its warp.  ORDER says who goes
-   first: a kernel whose result depends on it lacks a barrier.  Shared memory starts as NaN in each block, and is NaN
-   where a copy was started until its thread has waited for it.  */
+   A thread runs until it waits at a barrier of its block or for the lanes of its warp.  `order` determines which thread
+   runs first; a kernel whose result depends on it lacks a barrier.  Shared memory is NaN at the start of each block, and
+   the destination of a copy is NaN until its thread has waited for the copy.  */
 
 #include <algorithm>
 #include <csetjmp>
@@ -41,14 +41,14 @@ struct Copy {
 struct Fiber {
     jmp_buf place;
     ucontext_t start;
-    bool alive;  // holds a stack on which `live` is running
+    bool alive;  // has a stack on which `live` is running
     State state;
-    int operation;  // of its warp, so far
-    std::vector<Copy> copies;  // started, and not waited for
-    int batches;  // of copies, so far
+    int operation;  // the number of operations of its warp so far
+    std::vector<Copy> copies;  // started and not yet waited for
+    int batches;  // the number of batches of copies so far
 };
 
-/* What a lane shows the others of its warp, in this operation and the one before.  */
+/* The data that a lane passes to the others of its warp, in this operation and the one before.  */
 struct Lane { unsigned a[4], b[2]; const char *row; };
 
 static Fiber fibers[MOST];
@@ -70,7 +70,7 @@ static void pause(State state)
         _longjmp(scheduler, 1);
 }
 
-/* A fiber's whole life: one thread after the other.  */
+/* The loop of a fiber, which runs one thread after the other.  */
 static void live()
 {
     for (;;) {
@@ -110,7 +110,7 @@ static void release(int first, int last)
         fibers[i].state = READY;
 }
 
-/* One block.  order: 0 forward, 1 backward, else a shuffle of its own in each round.  */
+/* Run one block.  order: 0 forward, 1 backward, else shuffled anew in each round.  */
 static const char *run_block(int threads, int order, unsigned &random)
 {
     static char message[200];
@@ -150,7 +150,7 @@ static const char *run_block(int threads, int order, unsigned &random)
     return nullptr;
 }
 
-/* Null, or why the kernel could not go on.  */
+/* Launch a kernel; return null, or the reason why it could not finish.  */
 static const char *launch(
     const unsigned *grid, const unsigned *block, int shared, int order, const std::function<void()> &kernel)
 {
@@ -167,7 +167,7 @@ static const char *launch(
     return nullptr;
 }
 
-/* The block's own T; ID tells those of one type apart.  */
+/* The block's variable of type T in shared memory; ID distinguishes variables of the same type.  */
 template <class T, int ID> T &shared()
 {
     static long owner = -1;
@@ -182,7 +182,7 @@ template <class T, int ID> T &shared()
     return *(T *) place;
 }
 
-/* Show `mine` to the warp; returns what its lanes show, once all are there.  */
+/* Pass `mine` to the warp; return the data of all its lanes once they have arrived.  */
 static const Lane *exchange(const Lane &mine)
 {
     Lane *shown = lanes[fibers[now].operation++ % 2];
@@ -205,7 +205,7 @@ static unsigned bits(float x)
     return bits;
 }
 
-/* As ldmatrix does with four matrices; `of(matrix, lane)` reads what a lane gets.  */
+/* ldmatrix for four matrices; `of(rows, lane)` reads the word of a lane.  */
 template <class Of> void load(unsigned (&words)[4], const void *row, Of of)
 {
     const Lane *warp = exchange({{}, {}, (const char *) row});
@@ -217,7 +217,7 @@ template <class Of> void load(unsigned (&words)[4], const void *row, Of of)
     }
 }
 
-/* D += A B of a warp, A 16 x 8 words and B 8 x 8; `times` multiplies two words.  */
+/* D += A B in a warp, A 16 x 8 words and B 8 x 8; `times` multiplies two words.  */
 template <class Times> void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], Times times)
 {
     const Lane *warp = exchange({{a[0], a[1], a[2], a[3]}, {b[0], b[1]}, nullptr});

@@ -1,4 +1,4 @@
-"""Choosing the device: what auto falls back to, what each refusal says, how arrays travel."""
+"""Opening a device: the choice of auto, the error messages, and copies of arrays to and from it."""
 
 import sys
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from wtref.fast.ops import equip
 
 @pytest.fixture
 def install(monkeypatch):
-    """A function that puts a fake cupy, or None for no cupy, in the real one's place."""
+    """A function that replaces cupy by a fake module, or by None for a missing one."""
     _stream.cache_clear()
 
     def put(module):

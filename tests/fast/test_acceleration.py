@@ -67,7 +67,7 @@ def test_outputs_errors_gradients_and_statistics_are_the_plain_networks(case):
 
 
 def _pass(network, rule, images, labels):
-    """Everything that one pass forward and back, and one in evaluation, leave behind, by name."""
+    """Run one training pass and one in evaluation: {name: every output, gradient and statistic}."""
     rule.rng = np.random.default_rng(5)
     logits = network.forward(images)
     _, error = softmax_cross_entropy(logits, labels)
@@ -89,7 +89,7 @@ with_ops = pytest.mark.skipif(equipped().ops is None, reason=equipped().kernels)
 
 
 def kinds(layer):
-    """The kinds of all layers inside, in forward order, those that rectify marked; containers left out."""
+    """The class names of all layers in forward order, without containers, "+" marking those that rectify."""
     marks = (f"{type(part).__name__}{'+' * getattr(part, 'rectify', False)}" for part in walk(layer) if not hasattr(part, "layers"))
     return " ".join(marks)
 
@@ -117,7 +117,7 @@ def test_which_layers_are_taken_in_one_pass(norm, body, shortcut, end):
 @given(st.sampled_from([(4,), (7,), (2, 3, 2)]), st.integers(1, 3), st.integers(0, 2**32 - 1))
 @modest
 def test_one_pass_is_batch_norm_and_what_follows_one_by_one(train, shape, c, seed):
-    """The ReLU behind it; and at the end of a residual block the sum, too; in other places neither."""
+    """The following ReLU is included, and at the end of a residual block the sum; elsewhere neither is."""
     rng = np.random.default_rng(seed)
     for make in (
         lambda norm: Sequential(norm, ReLU()),
@@ -151,7 +151,7 @@ def test_the_plain_network_is_left_as_it_is_where_the_device_has_no_ops():
 
 
 def test_two_devices_with_other_thread_counts_live_side_by_side():
-    """The gradient of W is a sum of as many parts as there are threads: its last bits tell who computed it."""
+    """The gradient of W is a sum of one part per thread, so its last bits differ between numbers of threads."""
     rng = np.random.default_rng(0)
     layer, y = Network(Conv2d("c", 8, 24, 3, padding=1)), rng.standard_normal((16, 12, 12, 8))
     layer.initialise(CPU, rng)

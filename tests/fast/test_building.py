@@ -1,4 +1,4 @@
-"""Compiling the C sources: for other processors, and the cache of what was compiled."""
+"""Compiling the C sources, also for other processors, and the cache of compiled libraries."""
 
 import platform
 import shutil
@@ -66,7 +66,7 @@ def best_time(function, *arguments):
 
 @pytest.mark.slow
 def test_passes_over_arrays_do_not_lose_their_vectors_to_the_stack(narrower, monkeypatch):
-    """They take 2 to 4 times as long as NumPy's addition; where each vector went through the stack, 20 to 40 times as long."""
+    """They take 2 to 4 times as long as NumPy's addition, but 20 to 40 times if each vector goes through the stack."""
     draw = normal(3, np.float32)
     x, delta, vector = draw(2000, 64), draw(2000, 64), draw(64)
     monkeypatch.setattr(narrower, "threads", 1)
@@ -143,7 +143,7 @@ def test_a_damaged_library_is_compiled_again(damage, cache):
     checksum, library = sorted(cache.iterdir())
     assert (checksum.suffix, library.suffix) == (".sha256", ".so")
     wanted = library.read_bytes(), checksum.read_bytes()
-    library.rename(cache / "loaded"), shutil.copy(cache / "loaded", library)  # what is loaded stays whole
+    library.rename(cache / "loaded"), shutil.copy(cache / "loaded", library)  # the loaded file is not damaged
     damage(library, checksum)
     assert library_again().relu
     assert (library.read_bytes(), checksum.read_bytes()) == wanted
@@ -165,10 +165,10 @@ def test_processes_may_compile_at_once(cache):
 
 
 def test_without_a_home_folder_the_plain_kernels_compute_and_say_why(monkeypatch):
-    def nobody(number):
+    def unknown(number):
         raise KeyError(number)
 
-    monkeypatch.setattr("pwd.getpwuid", nobody)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
     for variable in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(variable, raising=False)
     building._library.cache_clear()

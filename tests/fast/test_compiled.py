@@ -1,4 +1,4 @@
-"""The compiled kernels against the plain ones, and the memory that they use."""
+"""The compiled kernels equal the plain ones, and use memory only as intended."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ class TestCompiled(KernelSuite):
 
 @pytest.mark.parametrize("c", [16, 64, 256])
 def test_winograd_costs_a_digit_of_float32(c):
-    """Its root-mean-square error, relative to the output's, is 1e-6 to 5e-6 where a direct sum's is 2e-7 to 4e-7."""
+    """Its root-mean-square error is 1e-6 to 5e-6 of the output's root mean square; a direct sum's is 2e-7 to 4e-7."""
     draw = normal(c, np.float32)
     y, W = draw(2, 16, 16, c), draw(c, 9 * c) / np.float32(3 * np.sqrt(c))
     same = (3, 3), (1, 1), (1, 1)
@@ -36,7 +36,7 @@ def test_winograd_costs_a_digit_of_float32(c):
 @pytest.mark.parametrize("c_in, c_out", [(96, 192), (192, 176)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_winograd_of_many_channels_and_tiles(c_in, c_out, dtype):
-    """Kernels too large for a core's cache: threads share each block of tiles, and there are several blocks."""
+    """The kernel is too large for a core's cache, so threads share each block of tiles; there are several blocks."""
     draw = normal(4, dtype)
     y, delta, W, same = draw(2, 62, 64, c_in), draw(2, 62, 64, c_out), draw(c_out, 9 * c_in), [(3, 3), (1, 1), (1, 1)]
     TestCompiled().both("convolve", y, W, *same)
@@ -46,7 +46,7 @@ def test_winograd_of_many_channels_and_tiles(c_in, c_out, dtype):
 
 @pytest.mark.parametrize("dtype, n", [(np.float32, 27), (np.float64, 13)])
 def test_large_results_are_whole(dtype, n):
-    """Results of more than 4 MiB are written past the caches: by whole vectors or not, the last rows of a tile too."""
+    """Results of more than 4 MiB are written by non-temporal stores, except for parts of vectors and of tiles."""
     suite, draw = TestCompiled(), normal(5, dtype)
     y, delta, thin = draw(n, 51, 53, 16), draw(n, 51, 53, 16), draw(n, 51, 53, 3)
     vectors = [draw(16) for _ in range(5)]
@@ -84,7 +84,7 @@ def test_the_memory_of_a_large_array_is_used_again_once_no_view_of_it_is_left():
     assert address(second) != where and not np.shares_memory(second, view)
     view[...] = 3
     del view
-    assert address(pool.empty((2**11, 2**11), np.dtype(np.float64))) == where  # as many bytes
+    assert address(pool.empty((2**11, 2**11), np.dtype(np.float64))) == where  # the same number of bytes
 
 
 def test_the_pool_does_not_grow_with_every_size_ever_asked_for():
@@ -138,7 +138,7 @@ print("whole")
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mprotect by way of ctypes")
 def test_no_read_or_write_beyond_an_array():
-    """Every array ends where the process may not read on; a step too far would kill it."""
+    """Every array ends at a page that may not be accessed, so an access beyond the array ends the process."""
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", GUARDED], capture_output=True, text=True, cwd=root)
     assert (done.returncode, done.stdout) == (0, "whole\n"), done.stderr

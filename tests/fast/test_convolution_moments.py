@@ -24,19 +24,19 @@ SAME = (3, 3), (1, 1), (1, 1)
 
 
 def factors(draw, size=(5, 6), c_in=4, c_out=10, batch=4, mean=0, geometry=SAME):
-    """y and W on the device; where a patch does not reach into the padding, its values in the image above have this mean."""
+    """y and W on the device; outputs whose patch does not overlap the padding have the given mean."""
     y, W = draw(batch, *size, c_in), draw(c_out, *geometry[0], c_in)
     y[..., -1], W[..., -1], W[:, 0, 0, -1] = 1, 0, mean
     return xp.array(y), xp.array(W.reshape(c_out, -1))
 
 
 def convolved(fast, *arguments, geometry=SAME, **options):
-    """The result, and what is known about its moments."""
+    """The result, and its moments as partial sums."""
     return fast.convolve_with_moments(*factors(*arguments, geometry=geometry, **options), *geometry)
 
 
 def moments(fast, known):
-    """What is known, put together."""
+    """Mean and variance from partial sums."""
     return fast._joined("moments_total", 2, known)
 
 
@@ -55,7 +55,7 @@ def assert_moments(found, x, limit):
 @given(geometries(), st.sampled_from([1, 17, 70]), st.integers(1, 20), st.sampled_from([0, 1000]), seeds)
 @modest
 def test_they_are_those_of_what_is_stored(precision, geometry, c_out, batch, mean, seed):
-    """Of tiles that rows, columns or both end in."""
+    """Tiles may be cut by the last row, the last column or both."""
     fast, (size, *geometry), dtype = emulated(precision), geometry, (np.float32, np.float64)[seed % 2]
     out, known = convolved(fast, normal(seed, dtype), size, 3, c_out, batch, mean, geometry=geometry)
     assert_moments(moments(fast, known), out, 1e-5 if dtype == np.float32 else 1e-11)
@@ -128,7 +128,7 @@ def launches(monkeypatch):
 
 
 def passes(launches):
-    """Over a whole array for its moments."""
+    """The number of passes over a whole array to compute moments."""
     return [name for name, _ in launches].count("moments_parts")
 
 
@@ -156,13 +156,13 @@ def test_sums_in_slices_of_k_leave_none():
     assert fast._tiling(np.float32, 30, 10, 9 * 64)[2] > 1 and known is None
 
 
-def test_nothing_at_all_leaves_none():
+def test_an_empty_batch_leaves_none():
     out, known = convolved(emulated(), normal(0, np.float32), batch=0)
     assert out.shape == (0, 5, 6, 10) and known is None
 
 
 def network(norm, device):
-    """A ResNet-8 with layers whose batch norms are at no special values."""
+    """An accelerated ResNet-8 with random weights and batch-norm parameters."""
     built = build("resnet8", (8, 8, 1), 3, Options(norm=norm, width=4))
     ready(built, np.random.default_rng(0))
     for part in built.synapses + built.norms:
@@ -173,14 +173,14 @@ def network(norm, device):
 
 @pytest.mark.parametrize("norm, train, leaving", [("before", True, 9), ("before", False, 0), ("after", True, 0), ("none", True, 0)])
 def test_only_convolutions_that_training_norms_leave_them(launches, norm, train, leaving):
-    """And each batch norm gets its own convolution's, where two branches meet too: all is as in the plain network."""
+    """Each batch norm uses the moments of its own convolution, so all results equal the plain network's."""
     images, delta = (normal(seed, np.float32)(2, *shape) for seed, shape in [(0, (8, 8, 1)), (1, (3,))])
     fast = network(norm, Device("double", xp, np.float32, ops=emulated()))
     logits = fast.forward(xp.array(images), train)
     found = [arguments[3] for name, arguments in launches if name.startswith("convolve")]
     assert len(found) == 9 and sum(x is not NULL for x in found) == leaving
     assert passes(launches) == (9 if norm == "after" else 0)
-    assert not any(getattr(layer, "moments", None) for layer in walk(fast)), "nor are they kept"
+    assert not any(getattr(layer, "moments", None) for layer in walk(fast)), "they are used once"
 
     plain = network(norm, CPU)
     assert_equal(logits.get(), plain.forward(images.astype(np.float64), train), 1e-4)

@@ -19,7 +19,7 @@ SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
 
 
 def compiled(code, folder, architecture, flags):
-    """What nvcc and ptxas say; warnings are errors."""
+    """The finished process of nvcc, which reports registers and spills; warnings are errors."""
     path = folder / "kernels.cu"
     path.write_text(code)
     strict = ["-Werror", "all-warnings", "-Xptxas", "-v"]
@@ -28,7 +28,7 @@ def compiled(code, folder, architecture, flags):
 
 
 def spilling(report):
-    """The kernels that keep in memory what should be in registers."""
+    """The kernels that spill registers to memory."""
     kernels = re.findall(r"Compiling entry function '(\w+)'", report)
     spills = [sum(map(int, found)) for found in SPILLS.findall(report)]
     assert len(kernels) == len(spills) > 0
@@ -66,7 +66,7 @@ def test_a_warning_fails(tmp_path):
 
 @with_nvcc
 def test_spills_are_noticed(tmp_path):
-    """200 numbers that all stay alive do not fit 32 registers."""
+    """200 live numbers do not fit in 32 registers."""
     hungry = """extern "C" __global__ void __launch_bounds__(1024, 2) hungry(float *x) {
         float kept[200];
         for (int turn = 0; turn < 9; turn++) {

@@ -1,4 +1,4 @@
-"""The CUDA kernels, run on the CPU by cuda_double.py: against the plain ones, and in whole training steps."""
+"""The CUDA kernels, run on the CPU by cuda_double.py, equal the plain functions, also in whole training steps."""
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ def test_vectors_that_do_not_lie_in_one_piece():
 @pytest.mark.parametrize("precision", ALL)
 @pytest.mark.parametrize("shape, cut", [((512, 130, 40), (128, 128, 1)), ((1024, 60, 40), (128, 64, 1)), ((100, 70, 600), (64, 64, 2))])
 def test_large_tiles_and_slices_of_k(precision, shape, cut):
-    """Tiles of all sizes, and a k that several blocks share."""
+    """Tiles of all sizes, and a k that is cut into slices."""
     m, n, k = shape
     suite = {"float32": TestFloat, "tf32": TestTf32, "bf16": TestBf16}[precision]()
     draw = normal(0, np.float32)
@@ -74,7 +74,7 @@ def test_large_tiles_and_slices_of_k(precision, shape, cut):
     [(8192, 512, 4608, 256), (64, 576, 524_288, 261), (512, 4608, 8192, 720), (524_288, 64, 576, 4096), (128, 10, 512, 8)],
 )
 def test_blocks_fill_an_h100_s_264_places(m, n, k, blocks):
-    """ResNet-18 at batch 512: no second round for a few blocks, and few slices where a slice is a whole W."""
+    """ResNet-18 at batch 512: no second round for a few blocks, and few slices where each costs a whole W."""
     down, across, slices = Cuda(xp, lambda **_: None, processors=132)._tiling(np.float32, m, n, k)
     assert -(-m // down) * -(-n // across) * slices == blocks
 
@@ -82,7 +82,7 @@ def test_blocks_fill_an_h100_s_264_places(m, n, k, blocks):
 @pytest.mark.parametrize("order", ["backward", "shuffled"])
 @pytest.mark.parametrize("precision", ALL)
 def test_no_kernel_depends_on_the_order_of_its_threads(precision, order):
-    """A missing barrier would show: same bits, whichever thread runs first."""
+    """All orders give the same bits, which they would not if a barrier were missing."""
     draw, same = normal(1, np.float32), [(3, 3), (1, 1), (1, 1)]
     y, delta, W, mean = draw(2, 6, 7, 5), draw(2, 6, 7, 8), draw(8, 45), draw(5)
     calls = {
@@ -102,7 +102,7 @@ def test_an_order_that_no_block_can_hold(dtype, order):
 
 
 def test_numbers_divide_exactly():
-    """operands.cu's division by multiplication, for all n that could be wrong: around every multiple near 2^31."""
+    """The division by multiplication of operands.cu is exact at multiples of the divisor and just below, up to 2^31."""
     rng = np.random.default_rng(0)
     for d in [*range(1, 200), *rng.integers(200, 2**31, 300)]:
         value, magic, shift = Geometry(*[int(d)] * 13).divisors().view(np.uint32)[0].astype(np.uint64)
@@ -112,7 +112,7 @@ def test_numbers_divide_exactly():
 
 
 def trained(steps, dtype, precision="float32", plainly=plain, **options):
-    """Train on the double, then on the CPU by the ops `plainly`; their arrays, {name: array}: at first, and of both at last."""
+    """Train on the double, then on the CPU with the ops `plainly`: the arrays at the start, and of both at the end."""
     config = Config(batch_size=4, dtype=dtype, hidden=(20,), mirror_rows=16, **options)
     double = Device("double", xp, DTYPES[dtype], ops=emulated(precision))
     cpu, found = Device("cpu", np, DTYPES[dtype], ops=plainly), []
@@ -142,7 +142,7 @@ def test_training_on_the_kernels_is_training_on_the_cpu(rule, model):
 @with_bf16
 @pytest.mark.parametrize("model, norm", [("resnet8", "before"), ("lenet", None), ("mlp", "after")])
 def test_a_step_with_activities_in_bf16_is_the_plain_one_rounded(model, norm):
-    """But for sums that differ in their last digit, and so now and then round to the other neighbour."""
+    """Sums that differ in their last digit may round to different bfloat16 numbers, hence the tolerance."""
     options = {"model": model, "norm": norm, "rule": "kp", "dataset": "synthetic" if model == "lenet" else "digits"}
     start, found, wanted = trained(1, "float32", "bf16", InBf16(), **options)
     for name, array in wanted.items():

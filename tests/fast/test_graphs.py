@@ -1,4 +1,4 @@
-"""A captured function, on a pretended stream: recording computes nothing, replaying reads and writes fixed arrays."""
+"""Captured functions on a stand-in for a CUDA stream: recording computes nothing, replaying uses fixed arrays."""
 
 import contextlib
 from functools import partial
@@ -16,7 +16,7 @@ from wtref.training import train_step
 
 
 class Stream:
-    """A CUDA stream for one Captured function: what is captured is that function's `effect`, launched later."""
+    """A CUDA stream for one Captured function, whose `effect` a launch of the graph computes."""
 
     def __init__(self):
         self.capturing = self.invalid = False
@@ -36,7 +36,7 @@ class Stream:
 
 
 class Cupy:
-    """cupy's face, as far as Captured looks at it."""
+    """The parts of cupy that Captured uses."""
 
     def __init__(self):
         self.stream, self.allocators = Stream(), []
@@ -56,7 +56,7 @@ class Cupy:
 
 @pytest.fixture
 def running_sum():
-    """(step, the device, the calls that Python made, the total): the step adds x (n,) to the total and returns it."""
+    """(step, cupy, the inputs of Python's calls, the total): the step adds the sum of x (n,) to the total and returns it."""
     device, total, python = Cupy(), np.zeros(1), []
 
     def effect(x):
@@ -103,7 +103,7 @@ def test_a_batch_of_nothing_is_not_what_is_recorded(running_sum):
 
 @pytest.mark.parametrize("error, invalid", [(RuntimeError, False), (RuntimeError, True), (MemoryError, False)])
 def test_what_cannot_be_recorded_runs_without_and_says_so_once(running_sum, capsys, error, invalid):
-    """CuPy refuses cuBLAS itself; a wait for the device makes the capture invalid, and to end it an error too."""
+    """CuPy raises for cuBLAS; waiting for the device raises, and then ending the invalid capture raises as well."""
     step, device, python, total = running_sum
     usual = step.function
 
@@ -122,7 +122,7 @@ def test_what_cannot_be_recorded_runs_without_and_says_so_once(running_sum, caps
 
 @pytest.mark.parametrize("rule", ["kp", "wm", "dfa"])
 def test_a_captured_step_that_cannot_be_recorded_is_train_step(capsys, rule):
-    """The mirror's steps keep their numbers."""
+    """Mirror mode gets the same step numbers."""
     device, found = Cupy(), []
     config = Config(model="mlp", rule=rule, hidden=(7,), device="cpu", dtype="float64", epochs=1, mirror_every=3, mirror_rows=4)
 
@@ -145,7 +145,7 @@ def test_a_captured_step_that_cannot_be_recorded_is_train_step(capsys, rule):
 
 
 def test_only_steps_of_cuda_kernels_are_captured():
-    """Array expressions read the learning rate on the host, which a recording would hold fast; brSF draws on the host."""
+    """Array expressions read the learning rate on the host, which a graph would fix; brSF draws on the host."""
     options = {"model": "mlp", "hidden": (7,), "dtype": "float64", "dataset": "digits"}
     for rule, ops, graph, captured in (
         ("kp", plain, True, True), ("kp", plain, False, False), ("kp", None, True, False), ("brsf", plain, True, False),

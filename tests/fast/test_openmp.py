@@ -1,4 +1,4 @@
-"""The compiled kernels on any number of threads, whatever OpenMP is told by its environment variables."""
+"""The compiled kernels give the same results with any number of threads and any of OpenMP's environment variables."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ def results_of(many):
 
 
 def assert_same(found, wanted):
-    """Products are summed in one order by any number of threads, sums over a batch are not."""
+    """Products are equal bit for bit with any number of threads; sums over a batch are equal up to rounding."""
     for one, other in zip(found[0], wanted[0]):
         assert np.array_equal(one, other)
     for one, other in zip(found[1], wanted[1]):
@@ -58,7 +58,7 @@ def test_threads_change_nothing_but_rounding(threads):
 
 @pytest.mark.parametrize("name, value", [("omp_set_max_active_levels", 0), ("omp_set_dynamic", 1)])
 def test_fewer_threads_than_there_were_before(name, value):
-    """What nobody computed must not be added up."""
+    """The parts of threads that did not run must not be added."""
     alone = results(1)
     many = Compiled(7)
     openmp = many.libraries[np.dtype(np.float64)]
@@ -126,7 +126,7 @@ def test_numbers_of_threads_that_cannot_be(threads):
 
 
 def test_a_forked_process_computes_on(tmp_path):
-    """OpenMP's threads do not survive a fork: the child must do without, not wait for them."""
+    """OpenMP's threads do not exist in a forked child, which must compute with one thread instead of waiting."""
     wanted = results(1)
     results(2)
     child = os.fork()

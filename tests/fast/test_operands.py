@@ -1,4 +1,4 @@
-"""The compiled functions' operands: every layout gives the plain result, what does not fit is refused before C sees it."""
+"""Operands of the compiled functions: all memory layouts give the plain result; wrong operands raise before C is called."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def drawn(function, seed, dtype):
 
 
 def between_bytes(x):
-    """With a byte before every number."""
+    """x with a byte before every number."""
     spread = np.zeros(x.shape, [("byte", "u1"), ("number", x.dtype)])
     spread["number"] = x
     return spread["number"]
@@ -75,7 +75,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def result_of(kernels, function, arrays, others):
-    """As a list of arrays; of descend, what it changed."""
+    """The results as a list of arrays; for descend, the arrays that it updates."""
     found = getattr(kernels, function)(**arrays, **others)
     if found is None:
         return [arrays["w"], arrays["v"]]
@@ -128,7 +128,7 @@ def test_the_message_names_function_and_operand(function, operand, change, found
     arrays, others = drawn(function, 0, np.float32)
     shape = arrays[operand].shape
     arrays[operand] = change(arrays[operand])
-    if function == "hadamard_product":  # before says how wide v must be
+    if function == "hadamard_product":  # the length of `before` determines the shape of v
         operand, shape, found = "v", (3, 5), r"float32 \(3, 6\)"
     dtype, shape = "int32" if operand == "winner" else "float32", str(shape).replace("(", r"\(").replace(")", r"\)")
     with pytest.raises(ValueError, match=f"^{function}: {operand} must be an array {dtype} {shape}, found {found}$"):

@@ -1,4 +1,4 @@
-"""Patches and images, and what the plain functions compute, against loops over single pixels."""
+"""Patches, images and the plain functions equal loops over single pixels."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def draw(seed, batch, geometry, channels=2):
 
 
 def flat(found):
-    """Patches as layers.py has them, (N, H', W', k_h k_w C)."""
+    """Patches in the shape of layers.py, (N, H', W', k_h k_w C)."""
     return found.reshape(*found.shape[:3], -1)
 
 
@@ -56,7 +56,7 @@ def test_an_image_against_single_pixels(geometry, batch, seed):
 @given(geometries(), batches, seeds)
 @modest
 def test_image_is_the_adjoint_of_patches(geometry, batch, seed):
-    """<patches(x), p> = <x, image(p)>; in small whole numbers, so exactly."""
+    """<patches(x), p> = <x, image(p)>; small integers make the comparison exact."""
     y, given = (np.rint(4 * x) for x in draw(seed, batch, geometry))
     up = (patches(y, *geometry[1:]) * flat(given)).sum()
     assert up == (y * image(flat(given), y.shape, *geometry[1:])).sum()
@@ -80,7 +80,7 @@ def test_patches_keep_single_precision(padding):
 
 
 def test_an_image_of_a_broadcast_view():
-    """One value stands for a whole window."""
+    """One value is broadcast over a whole window."""
     share = np.broadcast_to(np.arange(4.0).reshape(1, 2, 2, 1), (1, 2, 2, 4))
     found = image(share, (1, 4, 4, 1), (2, 2), (2, 2), (0, 0))
     assert np.array_equal(found[0, :, :, 0], np.kron([[0, 1], [2, 3]], np.ones((2, 2))))
@@ -105,7 +105,7 @@ def test_products_with_patches_against_single_pixels(geometry, batch, seed):
 @given(geometries(half_padding=True), batches, seeds)
 @modest
 def test_max_pool_against_single_pixels(geometry, batch, seed):
-    """Of equal values the first counts; what does not win gets nothing, not even of a NaN."""
+    """Of equal values the first is the maximum; the error of all others is 0, even beside a NaN."""
     size, *rest = geometry
     y, _ = draw(seed, batch, geometry)
     windows = naive_gather(np.rint(y), *rest, fill=-np.inf)
@@ -122,7 +122,7 @@ def test_max_pool_against_single_pixels(geometry, batch, seed):
 @given(st.integers(1, 5), st.integers(1, 300), st.integers(1, 300), st.sampled_from([1, 2, 8, 64, 128, 256]), seeds)
 @modest
 def test_hadamard_product_against_the_matrix_laid_out(m, n, k, order, seed):
-    """Entry (i, j) of Sylvester's matrix: the parity of the bits that i and j share; in small whole numbers, so exactly."""
+    """Entry (i, j) of Sylvester's matrix is the parity of i & j; small integers make the comparison exact."""
     rng = np.random.default_rng(seed)
     v, before, after = (rng.integers(-3, 4, shape).astype(float) for shape in ((m, n), n, k))
     h = np.array([[(-1) ** ((i % order) & (j % order)).bit_count() for j in range(k)] for i in range(n)])
