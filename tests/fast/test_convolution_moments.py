@@ -132,7 +132,7 @@ def passes(launches):
     return [name for name, _ in launches].count("moments_parts")
 
 
-def test_whose_moments_are_known_is_not_read_again(launches):
+def test_an_array_with_known_moments_is_not_read_again(launches):
     fast, vectors = emulated(), [xp.array(normal(seed, np.float32)(10)) for seed in range(3)]
     out, known = convolved(fast, normal(0, np.float32))
     found = fast.norm_statistics(out, *(x.copy() for x in vectors), 0.3, 0.1, known=known)

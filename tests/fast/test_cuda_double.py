@@ -36,7 +36,7 @@ def test_a_barrier_makes_threads_wait_for_each_other(order):
 def test_a_missing_barrier_shows_in_the_result(order):
     x, out = xp.arange(128, dtype=np.int32), xp.zeros(128, dtype=np.int32)
     launched(REVERSE % "", (2,), (64,), x, out, order=order)
-    assert (out.get() == -1).any(), "words of shared memory that nobody wrote yet"
+    assert (out.get() == -1).any(), "words of shared memory that were not written yet"
 
 
 def test_threads_that_never_meet_are_reported():
