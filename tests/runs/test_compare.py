@@ -88,7 +88,10 @@ MOMENTS = {  # of the first of two runs, with 24 steps: what is called then, and
 }
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+ENDING = [(signal.SIGINT, 130), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((signal.SIGTERM, 143), (signal.SIGHUP, 129)))]
+
+
+@pytest.mark.parametrize("number, code", ENDING)
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_signal_at_the_end_of_a_run_stops_the_experiment(monkeypatch, capsys, moment, number, code):
     owner, name, call = MOMENTS[moment]
@@ -216,6 +219,13 @@ def test_an_interrupted_comparison_names_the_command_that_continues_it(monkeypat
     again = shlex.split(err.split("python run.py ")[1])
     assert again == [*COMPARE, "1", "--log-name", "compare-digits-1"] and "0 of 2 runs finished; missing: bp seed 0, fa seed 0;" in err
     assert main(again) == 0 and Run("compare-digits-1-fa-0").finished()
+
+
+def test_an_interrupt_after_the_last_run_says_that_only_the_report_is_missing(monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "evaluate", at_call(Training.evaluate, 2, lambda: os.kill(os.getpid(), signal.SIGINT)))
+        assert main([*COMPARE, "1"]) == 130
+    assert "wtref: interrupted; all runs finished, without a report; do what is left with: " in capsys.readouterr().err
 
 
 def test_a_report_does_not_overwrite_a_run(capsys):

@@ -52,6 +52,7 @@ def saved():
     return {(run.config().rule, run.config().seed) for run in runs if run.finished()}
 
 
+@pytest.mark.slow
 @needs_proc
 def test_a_worker_that_is_killed_ends_the_comparison_and_nothing_finished_is_lost(comparing):
     os.kill(workers(comparing)[0], signal.SIGKILL)
@@ -67,7 +68,7 @@ def test_a_worker_that_is_killed_ends_the_comparison_and_nothing_finished_is_los
 
 
 @needs_proc
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_workers_end_with_their_parent(comparing, number):
     assert len(workers(comparing)) == 2
     os.kill(comparing.pid, number)
@@ -78,6 +79,7 @@ def test_workers_end_with_their_parent(comparing, number):
     assert saved()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_signal_to_all_processes_is_one_line(comparing, number):
     os.killpg(comparing.pid, number)

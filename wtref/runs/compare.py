@@ -49,7 +49,8 @@ def compare(experiment, name, folder, command, jobs=None, group=SINGLE):
     lines = group.on_rank_0(lambda: _finished_lines(configs))
     about = experiment, list(configs.values()), lines
     if reason:
-        _complain(f"{reason}; {report.missing_in_words(*about[1:])}; do what is left with: {printable(command)}")
+        missing = report.missing_in_words(*about[1:]) or "all runs finished, without a report"
+        _complain(f"{reason}; {missing}; do what is left with: {printable(command)}")
     if lines:
         _report(folder, about, command, group, unfinished=bool(reason))
     return code
@@ -102,10 +103,10 @@ def _introduce(experiment, configs, left, jobs, group):
 
 
 def _train_all(configs, left, jobs, group):
-    """Train the runs called `left`; returns (exit code, why not all of them were tried, in words, or "").
+    """Train the runs called `left`; returns (exit code, the reason in words if some of them were not tried, else "").
 
-    A run that diverges or finds no memory does not stop the others; data that have become unreadable and a full disk
-    do, as all runs share them.
+    A run that diverges or runs out of memory does not stop the others.  Unreadable data and a full disk do, because
+    all runs share them.
     """
     code, skipped = 0, set()
     try:
@@ -114,6 +115,8 @@ def _train_all(configs, left, jobs, group):
                 try:
                     stopped, unread = outcome()
                 except (Diverged, MemoryError) as error:
+                    if group.size > 1 and isinstance(error, MemoryError):
+                        raise  # other processes of the group may have found memory
                     code = 1
                     _complain(f"{_reason(error)} ({name})")
                     continue
@@ -123,8 +126,8 @@ def _train_all(configs, left, jobs, group):
                 result = group.on_rank_0(lambda: _result(name))
                 print(f"[{number:>{len(str(len(configs)))}}/{len(configs)}] {result}", flush=True)
     except (InputError, Unsaved, KeyboardInterrupt, BrokenProcessPool) as error:
-        if group.size > 1:  # not all processes may have come to this
-            raise
+        if group.size > 1:
+            raise  # other processes of the group may not have met the error
         return _ending(error)
     finally:
         session.say_skipped(skipped)
@@ -132,7 +135,10 @@ def _train_all(configs, left, jobs, group):
 
 
 def _outcomes(configs, left, jobs, group):
-    """Yield (name of a run, function that returns or raises what came of it): in worker processes, or one by one here."""
+    """Yield (name of a run, function that returns or raises the outcome of `_train`) for each run that is left.
+
+    Several jobs are worker processes; a single one trains the runs in this process, one after the other.
+    """
     if jobs == 1:
         for name in left:
             yield name, partial(_train, name, configs[name], group)
@@ -152,7 +158,7 @@ def _train(name, config, group=SINGLE):
 
 
 def _train_quietly(item):
-    """The same in a worker process, whose output would mix with that of others."""
+    """`_train` in a worker process, without its output, which would mix with that of other workers."""
     with contextlib.redirect_stdout(io.StringIO()):
         return _train(*item)
 

@@ -1,4 +1,4 @@
-"""Which flags have an effect in which runs; one that has none is refused, as whoever gave it expects something of it."""
+"""Which flags have an effect in which runs: a flag that is given and would have none is an error, not ignored."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -34,8 +34,8 @@ EFFECTS = (
 def check_effects(config, rules, given):
     """Raise InputError, naming the flags, if some of those given have no effect in runs of config under the rules.
 
-    given: names of Config's fields among others, as a preset's values need no effect; those that have their default
-    value count as not given.
+    given: the names of the flags that were given; other names in it are ignored, and so are flags with their default
+    value.  The values of a preset are not among them and need no effect.
     """
     default = Config()
     idle = [

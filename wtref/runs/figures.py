@@ -7,7 +7,7 @@ from wtref.angles import mean_angle, measured
 from wtref.files import saving
 from wtref.text import printable
 
-COLOURS = {  # Okabe and Ito: told apart by colour-blind readers too; one colour per rule everywhere
+COLOURS = {  # the palette of Okabe and Ito, which colour-blind readers can distinguish; one colour per rule everywhere
     "bp": "#000000", "fa": "#D55E00", "ss": "#E69F00", "wm": "#0072B2", "kp": "#009E73",
     "usf": "#E69F00", "frsf": "#56B4E9", "brsf": "#8C6D31", "dfa": "#CC79A7",
 }  # fmt: skip
@@ -16,13 +16,15 @@ OTHERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 COARSE_TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 TICKS = tuple(sorted((*COARSE_TICKS, 0.3, 3, 7, 15, 30, 40, 70)))
 LONGEST = 20  # characters of a name
-ONE_EPOCH = (0, 2)  # the limits of an axis of epochs that has but one
+ONE_EPOCH = (0, 2)  # limits of the axis of epochs if there is only one
 LABELS = {"usf": "uSF", "frsf": "frSF", "brsf": "brSF"}
 
 
 def label(curve):
-    """A rule's name as the literature writes it; a run's own name, in which "$" begins no formula, without its middle
-    where it is long."""
+    """The label of a curve: a rule's name as the literature writes it, or the name of a run.
+
+    Long names of runs are shortened in the middle; "$", with which Matplotlib begins a formula, is escaped.
+    """
     if curve in COLOURS:
         return LABELS.get(curve, curve.upper())
     name = printable(curve)
@@ -83,7 +85,7 @@ def draw_lessons(noises, decays, folder):
 
 
 def _ready():
-    """Is matplotlib here?  If not, a line on stderr says what to do."""
+    """Whether matplotlib is installed; if it is not, print a line to stderr that says how to install it."""
     try:
         import matplotlib
     except ImportError:
@@ -124,7 +126,7 @@ def _draw_errors(lines, colours):
 
 
 def _scale_errors(axes, errors):
-    """A logarithmic axis between two ticks that hold all errors; zero, where there is one, has its place below."""
+    """Set a logarithmic axis between two ticks that enclose all errors; if some are 0, it is linear below the lower tick."""
     smallest = min(filter(None, errors), default=1)
     choice = TICKS if max(errors) < 50 * smallest else COARSE_TICKS
     low = max((tick for tick in choice[:-1] if tick <= smallest), default=choice[0])
@@ -142,7 +144,7 @@ def _scale_errors(axes, errors):
 
 
 def _marker(epochs):
-    """A line through a single point would not be seen."""
+    """A marker for a curve of a single point, where a line would be invisible."""
     return "o" if len(epochs) == 1 else None
 
 
@@ -224,7 +226,7 @@ def _by_epoch(lines, curve, value):
 
 
 def _label_ends(axes, ends, colours):
-    """Beside the right edge, {curve: (height, text)} in the curves' colours, moved apart where they would overlap."""
+    """Write texts beside the right edge, {curve: (height, text)}, in the curves' colours and without overlaps."""
     to_fraction = axes.transData + axes.transAxes.inverted()
     heights = {curve: to_fraction.transform((axes.get_xlim()[1], height))[1] for curve, (height, _) in ends.items()}
     for curve, height in _spread_out(heights, gap=0.06).items():

@@ -11,9 +11,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 def completed(function, items, jobs):
     """Yield (item, Future of function(item)) as the calls end, `jobs` of them running at a time.
 
-    The workers are new processes, so that each sets its own number of threads.  They end at once when the generator
-    is closed and when this process ends, by whatever means.  Where a worker itself is killed, all calls that have not
-    ended raise BrokenProcessPool.
+    The workers are new processes, so each can set its own number of threads.  They end at once when the generator is
+    closed or this process ends, even if it is killed.  If a worker is killed, all calls that have not ended raise
+    BrokenProcessPool.
     """
     context = multiprocessing.get_context("spawn")
     watched, lifeline = context.Pipe(duplex=False)
@@ -32,8 +32,10 @@ def completed(function, items, jobs):
 
 @contextlib.contextmanager
 def _signals_blocked():
-    """Processes born within it ignore the signals that a terminal or a batch system sends to all processes alike:
-    the one that started them decides."""
+    """A context in which new processes are started with SIGINT, SIGTERM and SIGHUP blocked.
+
+    Terminals and batch systems send these signals to all processes of a job; only the parent process handles them.
+    """
     former = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     try:
         yield
@@ -42,7 +44,7 @@ def _signals_blocked():
 
 
 def _end_with(watched):
-    """Let this process end as soon as the other end of the pipe is closed, which the system does for a killed process."""
+    """End this process as soon as the other end of the pipe is closed, as the system does when the parent is killed."""
 
     def watch():
         with contextlib.suppress(EOFError, OSError):
