@@ -6,7 +6,7 @@ import sys
 from wtref import __version__
 from wtref.cli import bench, checks, runs, training
 from wtref.cli.arguments import given_config
-from wtref.cli.streams import Unheard, guarded
+from wtref.cli.streams import OutputError, guarded
 from wtref.distributed.group import SINGLE, open_group
 from wtref.errors import Diverged, Drifted, InputError, Unanswered, Unsaved
 from wtref.interrupts import exit_code, interrupting
@@ -43,8 +43,8 @@ def main(argv=None):
         return group.report_error(f"out of memory ({reason}); lower --batch-size, or choose a smaller network", 2)
     except KeyboardInterrupt as interrupt:
         return group.report_error("interrupted", exit_code(interrupt))
-    except Unheard as error:
-        return group.report_error(error.said, 1)
+    except OutputError as error:
+        return group.report_error(error.reason, 1)
     except Exception as error:
         group.abort(error)
         raise

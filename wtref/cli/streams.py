@@ -1,4 +1,4 @@
-"""Standard output and standard error: any text can be printed to them, and their failures are told from all others."""
+"""Standard output and standard error that accept any text, and whose failures have an exception of their own."""
 
 import contextlib
 import errno
@@ -7,41 +7,43 @@ import os
 import sys
 
 
-class Unheard(Exception):
-    """Standard output cannot be written; said: why, or None where its reader has left, as `head` does."""
+class OutputError(Exception):
+    """Standard output cannot be written; reason: why, or None if its reader has closed the pipe, as `head` does."""
 
     def __init__(self, error):
         super().__init__(error)
         closed = error.errno == errno.EPIPE
-        self.said = None if closed else f"cannot write to standard output: {error.strerror or error}"
+        self.reason = None if closed else f"cannot write to standard output: {error.strerror or error}"
 
 
 @contextlib.contextmanager
 def guarded():
-    """Within it, characters that a stream cannot encode are printed as escapes; what cannot be written to standard
-    error is dropped, and where standard output cannot be written, Unheard is raised."""
-    _occupy()
-    output, complaints = _Stream(sys.stdout, Unheard), _Stream(sys.stderr)
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(complaints):
+    """A context in which characters that a stream cannot encode are printed as escapes.
+
+    Text that cannot be written to standard error is dropped; if standard output cannot be written, OutputError is raised.
+    """
+    _open_missing()
+    output, errors = _Stream(sys.stdout, OutputError), _Stream(sys.stderr)
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
         try:
             yield
         finally:
-            with contextlib.suppress(Unheard):
+            with contextlib.suppress(OutputError):
                 output.flush()
-            complaints.flush()
+            errors.flush()
 
 
-def _occupy():
-    """Let no file that is opened later take the number of a standard stream that is closed."""
+def _open_missing():
+    """Open the null device in place of standard streams that are closed, so that no other file gets their numbers."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
 
 
 class _Stream:
-    """A text stream, or None as Python has it for a closed one, that drops what it cannot write."""
+    """A text stream that drops what it cannot write, around another one, or around None, as Python has it for a closed one."""
 
     def __init__(self, stream, failure=None):
         """failure: the exception to raise instead, made from an OSError."""
@@ -65,7 +67,7 @@ class _Stream:
                 raise self.failure(error) from None
 
     def _discard(self):
-        """What is still in the stream's buffer, and all that follows, goes nowhere."""
+        """Send the contents of the stream's buffer, and all later output, to the null device."""
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, self.stream.fileno())
         os.close(nothing)
