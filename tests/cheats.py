@@ -12,7 +12,7 @@ HOOKS = ("connect", "before_training", "before_backward", "learn", "between_step
 
 
 def audited(rule, model="mlp"):
-    (finding,) = audit(CPU, {"mine": rule}, model)
+    (finding,) = audit({"mine": rule}, model)
     return finding
 
 

@@ -1,7 +1,13 @@
-"""`pytest --kernels plain` runs the tests as on a machine without a C compiler: no CPU device has ops."""
+"""`pytest --kernels plain` runs the tests as on a machine without a C compiler: no CPU device has ops.
+
+With pytest-xdist, `pytest -n 2 --dist loadgroup` shares the tests out to two processes; those that start several processes
+themselves stay in one of them, where no other such test runs meanwhile.
+"""
 
 import os
 import signal
+
+import pytest
 
 from wtref.device import open_device
 from wtref.fast.ops import equip
@@ -20,3 +26,9 @@ def pytest_configure(config):
 
 def pytest_report_header(config):
     return equip(open_device("cpu")).kernels
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "distributed" in item.path.parts or item.path.name == "test_scaling.py":
+            item.add_marker(pytest.mark.xdist_group("processes"))

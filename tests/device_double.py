@@ -112,7 +112,7 @@ FUNCTIONS = (
     "less_equal log log1p logical_and logical_not logical_or matmul max maximum mean min minimum "
     "moveaxis multiply negative ones ones_like outer pad power prod ravel repeat reshape roll rint "
     "rot90 sign sqrt square squeeze stack std subtract sum swapaxes take take_along_axis tanh tensordot "
-    "tile transpose true_divide var vdot where zeros zeros_like"
+    "tile transpose true_divide unpackbits var vdot where zeros zeros_like"
 ).split()
 
 for _name in BINARY:

@@ -20,23 +20,20 @@ from wtref.runs.prepare import prepare
 from wtref.runs.resuming import state
 
 STEPS = 20
-RULES = ("bp", "fa", "ss", "frsf", "brsf", "dfa", "kp", "wm")
+RULES = ("bp", "fa", "ss", "frsf", "brsf", "dfa", "dkp", "pfa", "kp", "wm")
 USUAL = {
     "dtype": "float64", "device": "cpu", "threads": 1, "batch_size": 7, "epochs": 3, "lr": 0.05, "hidden": (20, 12),
     "bucket_mib": 0.02, "check_copies": 5,
 }  # fmt: skip
-MIRRORS = {
-    "turns": {"mirror_rows": 16},
-    "scaling": {"mirror_noise": "independent", "mirror_rows": 2, "mirror_bound": "scaling"},
-    "relu": {"mirror_activation": "relu"},
-}
 CASES = {
     **{f"{model} {rule}": Config(**USUAL, model=model, rule=rule) for model in ("mlp", "lenet", "resnet8") for rule in RULES},
-    **{f"mlp wm {name}": Config(**USUAL, model="mlp", rule="wm", norm="after", **how) for name, how in MIRRORS.items()},
+    **{f"mlp {rule}": Config(**USUAL, model="mlp", rule=rule, norm="after") for rule in ("om", "aa", "ia", "sa", "frozen")},
+    "mlp wm few rows": Config(**USUAL, model="mlp", rule="wm", norm="after", mirror_rows=5),
+    "mlp fa after noise": Config(**USUAL, model="mlp", rule="fa", noise_steps=3, output_backprop=True),
     "plain kernels": Config(**USUAL, model="resnet8", rule="wm", norm="after", kernels="plain"),
     "own statistics": Config(**USUAL, model="resnet8", rule="kp", sync_bn=False),
 }
-DOUBLED = ("resnet8 kp", "lenet dfa", "mlp wm turns")
+DOUBLED = ("resnet8 kp", "lenet dfa", "mlp wm few rows")
 
 
 def data():
@@ -53,8 +50,8 @@ def outcome(config, device, group):
     found = {}
     for _, record in zip(range(STEPS), training.run()):
         if record:
-            found |= {f"{name} {record['epoch']}": record[name] for name in ("train_loss", "train_error", "test_loss", "test_error")}
-            found |= {f"{kind} {layer}": angle for kind in ("matrix_angles", "delta_angles") for layer, angle in record[kind].items()}
+            found |= {f"{name} {record['epoch']}": record[name] for name in ("train_loss", "train_error", "test_loss", "test_error", "update_angle")}
+            found |= {f"{kind} {layer}": angle for kind in ("matrix_angles", "delta_angles", "delta_ratios") for layer, angle in record[kind].items()}
     return found | state(training)[0]
 
 

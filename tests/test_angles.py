@@ -8,7 +8,7 @@ import pytest
 
 from helpers import CPU
 from wtref import models
-from wtref.angles import angle, delta_angles, matrix_angles, mean_angle
+from wtref.angles import angle, compare_with_backprop, delta_angles, feedback_ratios, matrix_angles, mean_angle
 from wtref.device import Device
 from wtref.fast import accelerate
 from wtref.fast.ops import equip
@@ -184,7 +184,7 @@ def test_measuring_leaves_no_trace(rule, fast):
                 angles = measure(used, rule_, images, labels)
                 assert all(np.array_equal(network.arrays()[name], x) for name, x in before.items())
                 assert all(s.delta is None and not s.keep_delta for s in network.synapses)
-                assert rule == "bp" or 0 < min(angles[s.name] for s in network.synapses[:-2])
+                assert rule in ("bp", "frozen") or 0 < min(angles[s.name] for s in network.synapses[:-2])
         return network.arrays()
 
     found, wanted = trained(measured=True), trained(measured=False)
@@ -233,6 +233,74 @@ def test_matrix_angles_leave_out_direct_feedback():
     assert list(matrix_angles(network)) == ["output"]
 
 
+def test_feedback_ratios_by_hand():
+    """|B| / |W|, one number at a time, for the layers that have a matrix angle."""
+    network, *_ = ready_to_measure("fa")
+    network.synapses[1].B *= 3
+    network.synapses[2].B[...] = 0
+    network.synapses[3].W[...] = 0
+    found = feedback_ratios(network)
+    assert found.keys() == matrix_angles(network).keys()
+    for s in network.with_feedback:
+        b2, w2 = sum(x * x for x in s.B.ravel().tolist()), sum(x * x for x in s.W.ravel().tolist())
+        if w2:
+            assert found[s.name] == pytest.approx(math.sqrt(b2 / w2), rel=1e-12)
+        else:
+            assert math.isnan(found[s.name])
+    assert found[network.synapses[2].name] == 0
+    assert list(feedback_ratios(ready_to_measure("dfa", "mlp", hidden=(7, 6))[0])) == ["output"]
+
+
+@pytest.mark.parametrize("size", [1e-170, 1e170])
+def test_feedback_ratios_of_numbers_whose_squares_no_float_holds(size):
+    network, *_ = ready_to_measure("fa", "mlp", hidden=(7, 6))
+    wanted = feedback_ratios(network)
+    for s in network.with_feedback:
+        s.W *= size
+        s.B *= size
+    assert feedback_ratios(network) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_backprop_differs_from_backprop_in_nothing():
+    network, *batch = ready_to_measure("bp")
+    found = compare_with_backprop(network, batch[0], softmax_cross_entropy, *batch[1:])
+    assert set(found["delta_angles"].values()) == {0} and found["update_angle"] == 0
+    assert set(found["delta_ratios"].values()) == {1} and found["delta_ratios"].keys() == found["delta_angles"].keys()
+
+
+def test_the_update_of_a_frozen_network_counts_its_hidden_layers_as_zeros():
+    """cos = |G_output| / |G| of backprop's gradients G, whatever the momentum or decay of training."""
+    network, rule, images, labels = ready_to_measure("frozen", "mlp", hidden=(7, 6))
+    found = compare_with_backprop(network, rule, softmax_cross_entropy, images, labels)
+    _, error = softmax_cross_entropy(network.forward(images), labels)
+    network.backward(error)
+    squares = [(s.W_gradient**2).sum() for s in network.synapses]
+    cosine = math.sqrt(squares[-1] / sum(squares))
+    assert 10 < found["update_angle"] < 89
+    assert found["update_angle"] == pytest.approx(math.degrees(math.acos(cosine)), rel=1e-10)
+    assert set(found["delta_angles"].values()) == {0}  # its errors are backprop's own
+
+
+def test_a_delta_that_is_all_zero_has_neither_angle_nor_ratio():
+    """Where backprop's is zero; a ratio of 0 where the rule's alone is."""
+    network, rule, *batch = ready_to_measure("fa", "mlp", hidden=(7, 6))
+    hidden1, hidden2, _ = network.synapses
+    hidden2.B[...] = 0
+    found = compare_with_backprop(network, rule, softmax_cross_entropy, *batch)
+    assert math.isnan(found["delta_angles"]["hidden1"]) and found["delta_ratios"]["hidden1"] == 0
+    hidden2.B[...], hidden2.W[...] = 1, 0
+    hidden2.b[...] = 1
+    found = compare_with_backprop(network, rule, softmax_cross_entropy, *batch)
+    assert math.isnan(found["delta_angles"]["hidden1"]) and math.isnan(found["delta_ratios"]["hidden1"])
+    assert found["delta_ratios"]["hidden2"] > 0 and 0 < found["update_angle"] < 180
+
+
+def test_a_batch_without_images_has_no_update_angle_and_no_ratios():
+    network, rule, images, labels = ready_to_measure("fa")
+    found = compare_with_backprop(network, rule, softmax_cross_entropy, images[:0], labels[:0])
+    assert math.isnan(found["update_angle"]) and all(map(math.isnan, found["delta_ratios"].values()))
+
+
 # --- PyTorch -----------------------------------------------------------------------------------------------
 
 
@@ -270,7 +338,8 @@ def test_delta_angles_against_autograd(rule_name):
     for s in network.with_feedback:
         rule.connect(s, CLASSES)
     images, labels = rng.standard_normal((6, 12, 12, 2)), np.arange(6) % CLASSES
-    found, true = measure(network, rule, images, labels), torch_deltas(network, images)
+    compared, true = compare_with_backprop(network, rule, softmax_cross_entropy, images, labels), torch_deltas(network, images)
+    found = compared["delta_angles"]
 
     deltas = deltas_of(network, rule, images, labels)
     assert np.allclose(deltas["output"], true["output"], rtol=0, atol=1e-14)
@@ -279,3 +348,38 @@ def test_delta_angles_against_autograd(rule_name):
         cosine = u @ v / np.linalg.norm(u) / np.linalg.norm(v)
         assert 1 < found[s.name] < 179
         assert found[s.name] == pytest.approx(math.degrees(math.acos(cosine)), rel=1e-9)
+        ratio = np.linalg.norm(u) / np.linalg.norm(v)
+        assert compared["delta_ratios"][s.name] == pytest.approx(ratio, rel=1e-10)
+
+
+def torch_gradients(network, images, labels, feedback):
+    """The gradients of an mlp's W as one vector, from autograd in float64; feedback: whether errors return through B.
+
+    Then each layer's product is W y for y itself held fixed, and B^T (y - y) = 0, whose gradient with respect to y is B delta.
+    """
+    torch = pytest.importorskip("torch")
+    y, weights = torch.tensor(images).flatten(1), []
+    for s in network.synapses:
+        W, b = torch.tensor(s.W, requires_grad=True), torch.tensor(s.b)
+        weights.append(W)
+        if feedback and s.B is not None:
+            B = torch.tensor(s.B)
+            a = torch.nn.functional.linear(y.detach(), W, b) + (y - y.detach()) @ B
+        else:
+            a = torch.nn.functional.linear(y, W, b)
+        y = torch.tanh(a)
+    torch.nn.functional.cross_entropy(a, torch.tensor(labels)).backward()
+    return np.concatenate([W.grad.numpy().ravel() for W in weights])
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("rule_name", ["fa", "kp", "ss", "wm", "pfa", "bp"])
+def test_update_angles_against_autograd(rule_name, fast):
+    network, rule, images, labels = ready_to_measure(rule_name, "mlp", hidden=(9, 8), activation="tanh")
+    used = accelerate(network, equip(CPU)) if fast else network
+    found = compare_with_backprop(used, rule, softmax_cross_entropy, images, labels)["update_angle"]
+    for s in network.with_feedback:
+        rule.before_backward(s, None)
+    u, v = (torch_gradients(network, images, labels, feedback) for feedback in (True, False))
+    wanted = math.degrees(math.acos(min(u @ v / np.linalg.norm(u) / np.linalg.norm(v), 1)))
+    assert found == pytest.approx(wanted, rel=1e-9, abs=1e-5) and (found < 1e-12 if rule_name == "bp" else found > 1)

@@ -137,16 +137,10 @@ def test_losses_and_ways_of_descent(double, loss, momentum, nesterov):
 
 @pytest.mark.parametrize(
     "options",
-    [
-        dict(mirror_noise="independent"),
-        dict(mirror_bound="scaling"),
-        dict(mirror_activation="relu", hidden=(20, 18), mirror_rows=32),
-        dict(mirror_activation="sigmoid", mirror_noise="independent"),
-        dict(mirror_window=3, mirror_every=2),
-    ],
+    [dict(mirror_window=3), dict(output_backprop=True), dict(rule="om"), dict(rule="aa"), dict(rule="ia"), dict(rule="fa", noise_steps=2)],
 )
-def test_every_kind_of_mirror(double, options):
-    assert_same_on_both(config("wm", **options), double)
+def test_every_kind_of_mirror_and_every_option_of_a_rule(double, options):
+    assert_same_on_both(config(**options), double)
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -1,6 +1,7 @@
 """Twenty steps of every rule on four small networks, in float64, plain and accelerated, held to recorded numbers.
 
-The numbers in digests.json are what the program gave before it was rebuilt.  `python tests/test_digests.py` writes them
+The numbers in digests.json of bp, fa, ss, kp, om (then called wm), usf, frsf, brsf and dfa are what the program gave before it
+was rebuilt, the others what it gave when they were added.  `python tests/test_digests.py` writes them
 anew; only a change of the mathematics itself, said in the commit, may do that.
 """
 

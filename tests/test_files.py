@@ -75,7 +75,7 @@ def test_what_a_failed_export_replaces_stays(full, capsys):
 @needs_proc
 def test_mirror_shows_its_table(full):
     out, err = full("mirror", "--inputs", "64")
-    assert "weight mirror, independent noise" in out and "Kolen-Pollack, lambda 0.01" in out
+    assert "weight mirror, W at rest" in out and "Kolen-Pollack, lambda 0.01" in out
     assert err == "wtref: cannot write runs/mirror-1/mirror.png: No space left on device\n"
 
 

@@ -64,3 +64,15 @@ def _imports():
                 found |= {alias.name for alias in node.names}
         imports[name] = found & paths.keys()
     return imports
+
+
+SOURCES = [path for path in sorted(HOUSE.rglob("*")) if path.suffix in {".py", ".c", ".cu"}]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(HOUSE).as_posix())
+def test_no_file_has_more_than_300_lines_and_no_function_more_than_50(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 300
+    if path.suffix == ".py":
+        functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+        assert {node.name: node.end_lineno - node.lineno + 1 for node in functions if node.end_lineno - node.lineno >= 50} == {}

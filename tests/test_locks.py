@@ -90,7 +90,7 @@ def test_two_processes_do_not_write_one_report_at_the_same_time(monkeypatch, cap
     with locks.held(folder / "lock", "it"):
         assert main(["reproduce", "tiny", "--jobs", "1"]) == 2
     out, err = capsys.readouterr()
-    assert "test accuracy %" in out and not list(folder.iterdir())
+    assert "accuracy %" in out and not list(folder.iterdir())
     assert err == (IN_USE % os.getpid()).replace("run 'mine'", "the report runs/reproduce-tiny")
     assert main(["reproduce", "tiny", "--jobs", "1"]) == 0 and (folder / "report.html").exists() and not (folder / "lock").exists()
 

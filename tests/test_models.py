@@ -146,7 +146,7 @@ def test_only_the_first_layer_has_no_feedback(model, rule):
         learner.connect(s, 10)
     first, *others = network.synapses
     assert first.B is None and others == network.with_feedback
-    assert all(s.B.shape == (s.n_in, 10 if rule == "dfa" else s.n_out) for s in others)
+    assert all(s.B.shape == (s.n_in, 10 if rule in ("dfa", "dkp") else s.n_out) for s in others)
     _, error = softmax_cross_entropy(network.forward(images(shape)), np.array([3, 4]))
     for s in others:
         learner.before_backward(s, error)

@@ -10,7 +10,7 @@ from wtref.datasets import open_feed
 from wtref.runs.config import Config
 from wtref.runs.prepare import prepare
 
-INDICES = {"WEIGHTS": 0, "FEEDBACK": 0, "ORDER": 1, "VARIATION": 2, "NOISE": 2, "ROW_SIGNS": 2, "COLUMN_SIGNS": 2}
+INDICES = {"WEIGHTS": 0, "FEEDBACK": 0, "ORDER": 1, "VARIATION": 2, "NOISE": 2, "ORTHOGONAL_NOISE": 2, "PRETRAINING": 0}
 EDGES = [*range(20), 255, 256, 65535, 65536, 2**31, 2**32 - 1]
 
 
@@ -27,12 +27,12 @@ def test_no_two_names_are_one_stream():
         for name, number in named.items():
             for indices in itertools.product(EDGES, repeat=INDICES[name]):
                 found.append(beginning(randomness.generator(seed, number, *indices)))
-        assert len(set(found)) == len(found) == 1 + 2 + len(EDGES) + 4 * len(EDGES) ** 2
+        assert len(set(found)) == len(found) == 1 + 3 + len(EDGES) + 3 * len(EDGES) ** 2
 
 
-@pytest.mark.parametrize("noise", ["independent", "decorrelated"])
+@pytest.mark.parametrize("rule", ["wm", "om"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_all_generators_of_a_run_begin_in_different_places(noise, seed, monkeypatch):
+def test_all_generators_of_a_run_begin_in_different_places(rule, seed, monkeypatch):
     """The mirror noise of layers 1 and 2 was once drawn from the streams of the order and the augmentation."""
     drawn, default_rng = [], np.random.default_rng
 
@@ -42,8 +42,8 @@ def test_all_generators_of_a_run_begin_in_different_places(noise, seed, monkeypa
         return rng
 
     config = Config(
-        model="mlp", hidden=(8, 6, 4), rule="wm", dataset="digits", crop=1, flip=True, epochs=2, batch_size=500, device="cpu",
-        kernels="plain", threads=1, mirror_noise=noise, seed=seed,
+        model="mlp", hidden=(8, 6, 4), rule=rule, dataset="digits", crop=1, flip=True, epochs=2, batch_size=500, device="cpu",
+        kernels="plain", threads=1, seed=seed,
     )  # fmt: skip
     device = config.open_device()
     feed = open_feed(config, device)
@@ -54,8 +54,7 @@ def test_all_generators_of_a_run_begin_in_different_places(noise, seed, monkeypa
     for _ in training.run():
         pass
     mirror_steps = sum(training.rule.state.values())
-    each = 1 if noise == "independent" else 2
-    assert len(drawn) == 2 + 2 + 2 * feed.steps + each * mirror_steps and mirror_steps >= 3 * 2 * feed.steps
+    assert len(drawn) == 2 + 2 + 2 * feed.steps + mirror_steps and mirror_steps >= 3 * 2 * feed.steps
     assert len(set(drawn)) == len(drawn)
 
 

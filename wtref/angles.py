@@ -1,15 +1,17 @@
-"""Two angles that tell how well feedback weights do backprop's work.
+"""How well feedback weights do backprop's work, in angles and ratios of norms.
 
-matrix angle   between B and W^T, both flattened to one vector
-delta angle    between the delta_l that arrive through the B's, all the way down from the output,
-               and those that backprop would send through the W^T's on the same batch
+matrix angle     between B and W^T, both flattened to one vector
+delta angle      between the delta_l that arrive through the B's, all the way down from the output,
+                 and those that backprop would send through the W^T's on the same batch
+update angle     between the Delta W of all layers together, by the rule and by backprop
 """
 
+import contextlib
 import math
 
 import numpy as np
 
-from wtref.device import to_host
+from wtref.device import array_module, to_host
 
 
 def angle(u, v):
@@ -34,53 +36,130 @@ def matrix_angles(network):
     return {s.name: angle(s.B, s.W.T) for s in synapses}
 
 
-def delta_angles(network, rule, loss, images, labels):
-    """{layer: degrees between delta_l through the B's and through the W^T's}, output layer left out.
+def feedback_ratios(network):
+    """{layer: |B| / |W|}, Frobenius norms, for the layers that have a matrix angle."""
+    found = matrix_angles(network)
+    return {s.name: _ratio(s.B, s.W) for s in network.with_feedback if s.name in found}
 
-    Parameters: as of training.step.  Nothing is learned: the running statistics, what the rule does before a
-    backward pass and its generator are put back.  NaN where a delta is all zero.
+
+def compare_with_backprop(network, rule, loss, images, labels):
+    """A rule's errors and updates on one batch beside those that backprop would give there, nothing being learned.
+
+    Parameters: as of training.train_step.
+    Returns: {"delta_angles": {layer: degrees between delta_l through the B's and through the W^T's},
+        "delta_ratios": {layer: the ratio of their norms}, both without the output layer,
+        "update_angle": degrees between the rule's Delta W and backprop's, decay left out, all layers as one vector}.
+        An angle or ratio is NaN where it does not exist, as the angle of a delta that is all zero.
     """
+    names = [s.name for s in network.synapses[:-1]]
     if not len(labels):
-        return {s.name: math.nan for s in network.synapses[:-1]}
+        return {"delta_angles": dict.fromkeys(names, math.nan), "delta_ratios": dict.fromkeys(names, math.nan), "update_angle": math.nan}
+    with _unchanged(network, rule):
+        _, error = loss(network.forward(images), labels)
+        for s in network.with_feedback:
+            rule.before_backward(s, error)
+        deltas = _deltas(network, error)
+        updates = _updates(network, rule)
+        for s in network.with_feedback:
+            s.B, s.output_error = s.W.T, None
+        network.forward(images)
+        wanted = _deltas(network, error)
+        update_angle = angle(updates, _flat([s.W_gradient for s in network.synapses]))
+    return {
+        "delta_angles": {name: angle(u, v) for name, u, v in zip(names, deltas, wanted)},
+        "delta_ratios": {name: _ratio(u, v) for name, u, v in zip(names, deltas, wanted)},
+        "update_angle": update_angle,
+    }
+
+
+def delta_angles(network, rule, loss, images, labels):
+    """{layer: degrees between delta_l through the B's and through the W^T's}, as compare_with_backprop finds them."""
+    return compare_with_backprop(network, rule, loss, images, labels)["delta_angles"]
+
+
+@contextlib.contextmanager
+def _unchanged(network, rule):
+    """A context that puts back, at its end, the running statistics, the feedback and the rule's generator and state."""
     running = [(x, x.copy()) for norm in network.norms for x in (norm.running_mean, norm.running_var)]
     feedback = [(s, s.B, s.B.copy(), s.output_error) for s in network.with_feedback]
-    drawn = rule.rng.bit_generator.state
-    _, error = loss(network.forward(images), labels)
-    for s in network.with_feedback:
-        rule.before_backward(s, error)
-    found = _deltas(network, error)
-    for s in network.with_feedback:
-        s.B, s.output_error = s.W.T, None
-    network.forward(images)
-    wanted = _deltas(network, error)
-    rule.rng.bit_generator.state = drawn
-    for x, before in running:
-        x[...] = before
-    for s, B, before, output_error in feedback:
-        s.B, s.output_error = B, output_error
-        B[...] = before
-    return {s.name: angle(u, v) for s, u, v in zip(network.synapses, found, wanted)}
+    drawn, state = rule.rng.bit_generator.state, dict(rule.state)
+    try:
+        yield
+    finally:
+        rule.rng.bit_generator.state = drawn
+        rule.state.clear()
+        rule.state.update(state)
+        for x, before in running:
+            x[...] = before
+        for s, B, before, output_error in feedback:
+            s.B, s.output_error = B, output_error
+            B[...] = before
 
 
 def _deltas(network, error):
     """delta_l of every layer but the last, from a backward pass."""
     for s in network.synapses:
         s.keep_delta = True
-    network.backward(error)
-    deltas = [s.delta for s in network.synapses[:-1]]
+    try:
+        network.backward(error)
+        return [s.delta for s in network.synapses[:-1]]
+    finally:
+        for s in network.synapses:
+            s.keep_delta, s.delta = False, None
+
+
+def _updates(network, rule):
+    """What the rule descends each W along after a backward pass, zeros where it leaves W alone, as one vector."""
+    recorder = Recorder()
     for s in network.synapses:
-        s.keep_delta, s.delta = False, None
-    return deltas
+        rule.learn(s, recorder)
+    return _flat([recorder.gradient_of(s.W) for s in network.synapses])
+
+
+class Recorder:
+    """An optimizer that descends nothing and keeps each gradient."""
+
+    lr = 0.0
+
+    def __init__(self):
+        self.descents = []
+
+    def descend(self, w, gradient, decay):
+        self.descents.append((w, gradient))
+
+    def gradient_of(self, w):
+        return sum((gradient for array, gradient in self.descents if array is w), start=0 * w)
+
+
+def _flat(arrays):
+    return array_module(arrays[0]).concatenate([x.reshape(-1) for x in arrays])
+
+
+def _ratio(u, v):
+    """|u| / |v|; NaN where that is no number."""
+    u, v = _length(u), _length(v)
+    return u / v if 0 < v < math.inf else math.nan
 
 
 def _unit(x):
-    """x / |x|, or None where x has no direction; scaled by its largest value first, so that no square over- or underflows."""
-    x = x.astype("float32") if x.dtype.kind == "V" else x  # sums of bfloat16 would be no more
-    largest = float(to_host(abs(x).max())) if x.size else 0.0
+    """x / |x|, or None where x has no direction."""
+    x, largest = _largest(x)
     if not 0 < largest < math.inf:
         return None
-    x = x / largest
+    x = x / largest  # so that no square over- or underflows
     return x / _norm(x)
+
+
+def _length(x):
+    """|x|, for values of any size."""
+    x, largest = _largest(x)
+    return largest * _norm(x / largest) if 0 < largest < math.inf else largest
+
+
+def _largest(x):
+    """x and its largest absolute value; bfloat16 as float32, as its sums would be no more precise than itself."""
+    x = x.astype("float32") if x.dtype.kind == "V" else x
+    return x, float(to_host(abs(x).max())) if x.size else 0.0
 
 
 def _norm(x):

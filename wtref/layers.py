@@ -1,11 +1,10 @@
 """How signals travel: activities forward, errors back.
 
-Every layer has `forward(y, train)` and `backward(delta)`, to be read against each other.  The forward pass keeps
-what the backward pass needs; the backward pass, called at most once after each forward pass, takes the error at the
-layer's output and returns the error at its input.  No layer knows which learning rule it serves: it multiplies by W on
-the way up and by B on the way down, and leaves in its synapses the products that the rules learn from.
-
-Activities are (N, features) or channels-last images (N, H, W, C).
+Every layer has `forward(y, train)` and `backward(delta)`, to be read against each other; activities are (N, features)
+or channels-last images (N, H, W, C).  The forward pass keeps what the backward pass needs.  The backward pass, called
+at most once after each forward pass, takes the error at the layer's output and returns the error at its input.
+No layer depends on the learning rule: it multiplies by W on the way up and by B on the way down, and stores in its
+synapses the products that the rules learn from.
 """
 
 import math
@@ -34,7 +33,10 @@ class Linear:
         s.delta = delta if s.keep_delta else None
         s.W_gradient = delta.T @ self.y  # delta_{l+1} y_l^T, which (4), (16) and (17) learn from
         s.b_gradient = delta.sum(axis=0)
-        return None if s.B is None else s.received(delta) @ s.B.T  # (2), (3): B_{l+1} delta_{l+1}; phi' follows below
+        if s.output_error is not None:  # direct feedback: e in the place of delta_{l+1}
+            delta = s.direct_error(delta.shape)
+            s.B_gradient = self.y.T @ delta
+        return None if s.B is None else delta @ s.B.T  # (2), (3): B_{l+1} delta_{l+1}; phi' follows below
 
     def check(self, y):
         """Raise InputError unless y has as many values a row as there are cells below."""
@@ -52,10 +54,8 @@ class Conv2d:
         """kernel, stride, padding: an int or a pair (vertical, horizontal)."""
         self.geometry = self.kernel, self.stride, self.padding = _pair(kernel), _pair(stride), _pair(padding)
         self.c_in, area = c_in, math.prod(self.kernel)
-        self.synapses = Synapses(
-            name, area * c_in, c_out, bias=bias,
-            std=math.sqrt(2 / (area * c_in)), sign_scale=math.sqrt(2 / (area * c_out)),
-        )  # fmt: skip
+        std, sign_scale = math.sqrt(2 / (area * c_in)), math.sqrt(2 / (area * c_out))
+        self.synapses = Synapses(name, area * c_in, c_out, bias=bias, std=std, sign_scale=sign_scale)
 
     def forward(self, y, train=True):
         """y (N, H, W, C_in) -> (N, H', W', C_out)."""
@@ -72,17 +72,19 @@ class Conv2d:
         s.b_gradient = rows(delta).sum(axis=0) if s.bias else None
         if s.B is None:
             return None
-        return image(product(s.received(delta), s.B.T), self.y.shape, *self.geometry)  # (2), (3), patch by patch
+        if s.output_error is not None:  # direct feedback: e in the place of delta_{l+1}
+            delta = s.direct_error(delta.shape)
+            s.B_gradient = rows(patches(self.y, *self.geometry)).T @ rows(delta)
+        return image(product(delta, s.B.T), self.y.shape, *self.geometry)  # (2), (3), patch by patch
 
 
 class BatchNorm:
     """gamma (y - mean) / sqrt(variance + epsilon) + beta, each channel over batch and positions.
 
-    One class for (N, C) and (N, H, W, C).  Training normalises with the mean and variance of the
-    batch and moves the running statistics towards them by `momentum` (the variance unbiased, as in
-    PyTorch); evaluation normalises with the running statistics, and so does training where a channel has
-    a single value, and no variance.  Errors return by ordinary backprop
-    under every rule: there is no weight matrix here.  (Ioffe and Szegedy, 2015.)
+    One class for (N, C) and (N, H, W, C).  Training normalises with the mean and variance of the batch and moves the
+    running statistics towards them by `momentum` (the variance unbiased, as in PyTorch); evaluation normalises with
+    the running statistics, and so does training where a channel has a single value and thus no variance.  Errors
+    return by ordinary backprop under every rule, as there is no weight matrix here.  (Ioffe and Szegedy, 2015.)
     """
 
     def __init__(self, name, channels, momentum=0.1, epsilon=1e-5):
@@ -286,9 +288,7 @@ def check_fit(name, y, kernel, stride, padding, channels=None):
         raise InputError(f"{name}: takes images of {channels or 'any number of'} channels, was given {_shape(y)}")
     if min(output_size(y.shape[1:3], kernel, stride, padding)) < 1:
         size, pad = ("x".join(map(str, pair)) for pair in (kernel, padding))
-        raise InputError(
-            f"{name}: a {size} kernel does not fit its {_shape(y)} input (padding {pad}); use larger images"
-        )
+        raise InputError(f"{name}: a {size} kernel does not fit its {_shape(y)} input (padding {pad}); use larger images")
 
 
 def _pair(value):

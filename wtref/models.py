@@ -30,7 +30,7 @@ class Network(Sequential):
         self.with_feedback = self.synapses[1:]
         self.norms = [part for part in parts if isinstance(part, BatchNorm)]
         for layer, s in enumerate(self.synapses):
-            s.layer = layer
+            s.layer, s.is_output = layer, s is self.synapses[-1]
 
     def initialise(self, device, rng):
         """Draw every W; set biases and batch norms to their starting values."""

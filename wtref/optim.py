@@ -3,7 +3,7 @@
 import math
 
 from wtref.device import array_module
-from wtref.errors import choose
+from wtref.errors import InputError, choose
 
 
 class SGD:
@@ -32,7 +32,9 @@ class SGD:
         w -= self.lr * (g + self.momentum * v if self.nesterov else v)
 
     def name_of(self, w):
-        """What the array w is called in `arrays`."""
+        """What the array w is called in `arrays`.  Raises InputError if it is none of them."""
+        if id(w) not in self._names:
+            raise InputError("an array that is none of the optimizer's is to be descended; create it once every layer has its B")
         return self._names[id(w)]
 
     def velocity_of(self, w):

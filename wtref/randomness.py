@@ -11,9 +11,9 @@ WEIGHTS = 0  # no index: the initial weights
 FEEDBACK = 1  # no index: the feedback weights, layer by layer
 ORDER = 2  # epoch: the order of the images
 VARIATION = 3  # epoch, and batch or image: the augmentation
-NOISE = 4  # layer, mirror step: independent noise
-ROW_SIGNS = 5  # layer, mirror step: of decorrelated noise
-COLUMN_SIGNS = 6  # layer, block: of decorrelated noise
+NOISE = 4  # layer, step of mirror mode: independent noise
+ORTHOGONAL_NOISE = 5  # layer, step of mirror mode
+PRETRAINING = 6  # the images and labels of pretraining with noise
 
 
 def generator(seed, stream, *indices):

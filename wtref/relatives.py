@@ -1,6 +1,10 @@
-"""Published relatives of the paper's rules.  rules.py says when each method is called."""
+"""Published relatives of the paper's rules, and two rules of our own.  rules.py says when each method is called."""
 
-from wtref.rules import PAPER, Rule, SignSymmetry
+import math
+
+from wtref.noise import orthogonal_signs
+from wtref.randomness import ORTHOGONAL_NOISE, generator
+from wtref.rules import PAPER, Backprop, Rule, SignSymmetry, WeightMirror
 
 
 class FixedRandomSignSymmetry(Rule):
@@ -39,10 +43,184 @@ class DirectFeedbackAlignment(Rule):
         s.output_error = error
 
 
+class DirectKolenPollack(DirectFeedbackAlignment):
+    """DKP: direct feedback alignment whose B learns from the two cells it lies between.  (Webster et al., 2021.)
+
+    B thus follows the product of all W above, as far as one matrix can.
+    """
+
+    def learn(self, s, sgd):
+        super().learn(s, sgd)  # (4)
+        if s.B is not None:
+            sgd.descend(s.B, s.B_gradient, decay=True)  # Delta B = -eta_W y_l e^T - lambda B
+
+
+class ProductFeedbackAlignment(Rule):
+    """PFA: errors return through a product of two matrices, B = R F, of which F is random and fixed.
+
+    W and R feel the same adjustments and the same decay, seen through F: R(t) - W(t)^T F^T falls by 1 - lambda a step, so
+    B settles at W^T F^T F.  With orthogonal F this is Kolen-Pollack.  (Li et al., 2024.)
+
+    Parameters
+    ----------
+    width : m / n_out, F being (m, n_out)
+    """
+
+    def __init__(self, rng=None, width=4):
+        super().__init__(rng)
+        self.width = width
+
+    def connect(self, s, classes):
+        m = self.width * s.n_out
+        s.extra["F"] = s.device.array(self.rng.standard_normal((m, s.n_out)) / m**0.5)
+        s.extra["R"] = s.draw_feedback(self.rng, width=m)
+        s.B = s.extra["R"] @ s.extra["F"]
+
+    def before_backward(self, s, error):
+        s.B = s.extra["R"] @ s.extra["F"]  # delta_l = phi'(y_l) * R F delta_{l+1}
+
+    def learn(self, s, sgd):
+        super().learn(s, sgd)  # (16)
+        if s.B is not None:
+            R, F = s.extra["R"], s.extra["F"]
+            sgd.descend(R, (F @ s.W_gradient).T, decay=True)  # Delta R = -eta_W y_l (F delta_{l+1})^T - lambda R
+
+
+class ActivationAlignment(WeightMirror):
+    """AA: in mirror mode each feedback cell predicts z = W y from B, and learns from the difference.  (Kunin et al., 2020.)
+
+    Delta B = eta y (beta z - 2 alpha B^T y)^T with beta = 2 alpha = 1: the delta rule.  Its fixed point B = W^T is exact, as
+    the difference is zero there for every y: no noise is left, and none but the recent rows count.  It asks of the
+    circuit what the weight mirror does not: that a cell compares what it copies with what it predicts.
+    """
+
+    def before_training(self, s):
+        """So many steps that B is W^T to about a degree: each multiplies |B - W^T|^2 by n / (M + n), on average."""
+        for _ in range(math.ceil(9 / math.log1p(self.batch(s) / s.n_in))):
+            self.mirror(s)
+
+    def between_steps(self, s, sgd, step):
+        self.mirror(s)
+
+    def mirror(self, s):
+        """One step of mirror mode."""
+        y, M = self.noise(s), self.batch(s)
+        z = y @ s.W.T
+        s.B += 1 / (M + s.n_in) * ((z - y @ s.B).T @ y).T  # eta = 1 / (M + n) keeps every direction stable
+
+
+class InformationAlignment(WeightMirror):
+    """IA: in mirror mode B learns to reconstruct y from z = W y, under decay.  (Kunin et al., 2020.)
+
+    Delta B = eta (alpha y z^T - 2 beta (B z) z^T - 2 gamma B) with alpha = 2, beta = gamma = 1.  Under white noise B settles at
+    W^T (W W^T + I)^{-1}, a regularised pseudo-inverse of W: its matrix angle does not go to 0.
+    """
+
+    def before_training(self, s):
+        for _ in range(100):
+            self.mirror(s)
+
+    def between_steps(self, s, sgd, step):
+        self.mirror(s)
+
+    def mirror(self, s):
+        """One step of mirror mode."""
+        y, M = self.noise(s), self.batch(s)
+        z = y @ s.W.T
+        eta = 1 / ((z * z).sum() + M)  # below 1 over the largest eigenvalue of z^T z + M I
+        s.B += eta * ((z.T @ (y - z @ s.B.T)).T - M * s.B)
+
+
+class SymmetricAlignment(Rule):
+    """SA: B follows W^T with a delay, Delta B = eta (beta W^T - 2 alpha B), beta = 2 alpha = 1, eta = 0.1.  (Kunin et al., 2020.)"""
+
+    transports_weights = True
+
+    def before_backward(self, s, error):
+        s.B += 0.1 * (s.W.T - s.B)
+
+
+class OrthogonalMirror(Rule):
+    """OM: a weight mirror whose noise comes in mutually orthogonal patterns, so that one step shows W^T to rounding.
+
+    Ours, not the paper's.  It asks the cells of a layer to fire in concert, which no local circuit makes them do.
+
+    Parameters
+    ----------
+    seed : of the noise
+    """
+
+    draw = staticmethod(orthogonal_signs)
+
+    def __init__(self, rng=None, seed=0):
+        super().__init__(rng)
+        self.seed = seed
+
+    def before_training(self, s):
+        self.mirror(s)
+
+    def between_steps(self, s, sgd, step):
+        self.mirror(s)
+
+    def mirror(self, s):
+        """One step of mirror mode."""
+        t = self.state[s.name] = self.state.get(s.name, 0) + 1
+        y_l = self.draw(s.device, generator(self.seed, ORTHOGONAL_NOISE, s.layer, t - 1), s.n_in)
+        y_next = y_l @ s.W.T
+        s.B[...] = (y_l.T @ y_next) / len(y_next)  # (7) and its matched decay, lambda_B = eta_B P = 1
+
+
+class Frozen(Backprop):
+    """The control: hidden weights keep their first values; the output layer and all batch norms learn by backprop.
+
+    What a rule achieves beyond this is what its hidden layers have learned.
+    """
+
+    def learn(self, s, sgd):
+        if s.is_output:
+            super().learn(s, sgd)
+
+
+class OutputByBackprop(Rule):
+    """Any rule, but errors leave the output layer through its own W^T, as in the studies of sign-symmetry."""
+
+    transports_weights = True
+
+    def __init__(self, rule):
+        self.rule, self.backprop = rule, Backprop()
+        self.rng, self.state, self.draws_each_batch = rule.rng, rule.state, rule.draws_each_batch
+
+    def of(self, s):
+        """The rule of one layer's synapses."""
+        return self.backprop if s.is_output else self.rule
+
+    def connect(self, s, classes):
+        self.of(s).connect(s, classes)
+
+    def before_training(self, s):
+        self.of(s).before_training(s)
+
+    def before_backward(self, s, error):
+        self.of(s).before_backward(s, error)
+
+    def learn(self, s, sgd):
+        self.of(s).learn(s, sgd)
+
+    def between_steps(self, s, sgd, step):
+        self.of(s).between_steps(s, sgd, step)
+
+
 RULES = {
     **PAPER,
+    "om": OrthogonalMirror,
     "usf": SignSymmetry,
     "frsf": FixedRandomSignSymmetry,
     "brsf": BatchRandomSignSymmetry,
     "dfa": DirectFeedbackAlignment,
+    "dkp": DirectKolenPollack,
+    "pfa": ProductFeedbackAlignment,
+    "aa": ActivationAlignment,
+    "ia": InformationAlignment,
+    "sa": SymmetricAlignment,
+    "frozen": Frozen,
 }

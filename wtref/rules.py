@@ -16,11 +16,8 @@ and stands in layers.py: it multiplies by s.B and leaves delta_{l+1} y_l^T in s.
 
 import math
 
-import numpy as np
-
-from wtref.activations import ACTIVATIONS
-from wtref.errors import InputError, choose
-from wtref.noise import NOISES, power_of_two
+from wtref.noise import independent_signs
+from wtref.randomness import FEEDBACK, NOISE, generator
 
 
 class Rule:
@@ -37,8 +34,8 @@ class Rule:
     transports_weights = draws_each_batch = False
 
     def __init__(self, rng=None):
-        """rng: None for a generator with seed 0."""
-        self.rng = np.random.default_rng(0) if rng is None else rng
+        """rng: None for that of the feedback weights in a run with seed 0."""
+        self.rng = generator(0, FEEDBACK) if rng is None else rng
         self.state = {}
 
     def connect(self, s, classes):
@@ -59,8 +56,8 @@ class Rule:
         if s.b is not None:
             sgd.descend(s.b, s.b_gradient, decay=False)
 
-    def between_steps(self, s, step):
-        pass
+    def between_steps(self, s, sgd, step):
+        """step: the number of training steps before this one."""
 
 
 class Backprop(Rule):
@@ -111,96 +108,50 @@ class KolenPollack(Rule):
 class WeightMirror(Rule):
     """WM: between training steps B learns to mirror W from noise.
 
-    In mirror mode layer l fires zero-mean noise y_l, which passes through W to y_{l+1}; the feedback
-    cells copy both, and their product moves B towards W^T, (5).  Decay keeps B bounded: with the
-    matched lambda_B = eta_B M sigma^2, B settles at exactly W^T, and one constant is left, the length
-    of B's memory, S rows of noise.
+    In mirror mode layer l fires noise y_l, independent from cell to cell, with mean 0 and variance 1, which passes
+    through W to y_{l+1}; the feedback cells copy both, and their product moves B towards W^T, (5).  Decay keeps B
+    bounded: with the matched lambda_B = eta_B M, for M rows of noise a step, E[B] settles at W^T.
 
-    By default there is no constant at all: one block of decorrelated noise shows W^T to rounding and replaces B.
+    B then averages over the last S = 2 / eta_B - M rows.  Its matrix angle consists of the noise that this average
+    leaves, tan^2(theta) = n / S, and of its lag behind W, S / (2 M) steps; S ~ eta_W^(-2/3) balances the two.
 
     Parameters
     ----------
-    noise : "decorrelated" or "independent" (noise.py)
-    window : S in rows per input cell; None: one step where that shows W^T exactly, else the noise's own default
-    rows : M, rows of noise per step, a power of two, of decorrelated noise a block at most; None: the noise's own default
-    every : one step of mirror mode after every so many training steps
-    bound : "decay" (matched), or "scaling": each B is scaled back to the norm expected of its first draw
-    activation : None, or the phi ("relu", "sigmoid", "tanh") that noise also passes on its way up;
-        E[x phi(w x)] = E[phi'] w (Stein), so each cell divides by its own mean phi'
+    rows : M; None: 6 n_in, or fewer where that would be more than two million values
+    window : S / n_in at eta_W = 0.1
     seed : of the noise
     """
 
-    def __init__(
-        self, rng=None, noise="decorrelated", window=None, rows=None, every=1, bound="decay", activation=None, seed=0
-    ):
+    def __init__(self, rng=None, rows=None, window=40, seed=0):
         super().__init__(rng)
-        self.noise = choose("mirror noise", noise, NOISES)()
-        self.rows = self.noise.rows if rows is None else rows
-        if rows is not None and rows != power_of_two(rows):
-            raise InputError(f"mirror rows must be a power of two, found {rows}; try 512")
-        self.add_bounded = choose("mirror bound", bound, BOUNDS)
-        self.phi = choose("activation", activation, ACTIVATIONS)() if activation else None
-        self.exact = self.noise.exact and bound == "decay" and activation is None
-        self.window, self.every, self.seed = window, every, seed
+        self.rows, self.window, self.seed = rows, window, seed
 
     def before_training(self, s):
-        """An initial stretch of mirroring: S / 2 rows, whose plain average is as good as a memory of S."""
-        for _ in range(math.ceil(self.memory(s) / self.batch(s) / 2)):
-            self.mirror(s)
+        """The initial stretch of mirror mode: a plain average over S / 2 rows, as good as a memory of S."""
+        M = self.batch(s)
+        for t in range(1, 1 + math.ceil(self.window * s.n_in / M / 2)):
+            self.mirror(s, eta_B=1 / (t * M))
 
-    def between_steps(self, s, step):
-        if (step + 1) % self.every == 0:
-            self.mirror(s)
+    def between_steps(self, s, sgd, step):
+        slowness = (0.1 / sgd.lr) ** (2 / 3) if sgd.lr else math.inf
+        S, M = self.window * s.n_in * slowness, self.batch(s)
+        self.mirror(s, eta_B=2 / (max(S, M) + M))
 
-    def mirror(self, s):
+    def mirror(self, s, eta_B):
         """One step of mirror mode."""
-        t = self.state[s.name] = self.state.get(s.name, 0) + 1  # mirror steps of this layer so far
-        a, M = self.rate(s, t), self.batch(s)
-        y_l = self.noise.draw(s.device, (self.seed, s.layer, t - 1), M, s.n_in)  # sigma = 1
-        y_next = self._fire(y_l @ s.W.T)
-        eta_B = a / M
-        delta_B = eta_B * (y_l.T @ y_next)  # (7)  Delta B_{l+1} = eta_B y_l y_{l+1}^T
-        self.add_bounded(s, delta_B, lambda_B=a)  # lambda_B = eta_B M sigma^2
+        y_l, M = self.noise(s), self.batch(s)
+        y_next = y_l @ s.W.T
+        outer = (y_next.T @ y_l).T  # y_l y_{l+1}^T, summed over the rows; it lies in memory as B does
+        s.B += eta_B * outer - eta_B * M * s.B  # (7)  Delta B_{l+1} = eta_B y_l y_{l+1}^T - lambda_B B_{l+1}
+
+    def noise(self, s):
+        """y_l (M, n_in) of this layer's next step of mirror mode."""
+        t = self.state[s.name] = self.state.get(s.name, 0) + 1
+        return independent_signs(s.device, generator(self.seed, NOISE, s.layer, t - 1), self.batch(s), s.n_in)
 
     def batch(self, s):
         """M for this layer."""
-        return self.noise.batch(self.rows, s.n_in)
-
-    def memory(self, s):
-        """S for this layer, in rows."""
-        block, M = self.noise.block(s.n_in), self.batch(s)
-        if self.window is None and self.exact and M == block:
-            return M
-        return (self.window or self.noise.window) * block
-
-    def rate(self, s, t):
-        """a of step t = 1, 2, ...: a plain average over all steps at first, until S rows are remembered.
-
-        A moving average at rate a, M rows at a time, remembers S = M (2 - a) / a rows.
-        """
-        M, S = self.batch(s), self.memory(s)
-        return max(min(2 * M / (S + M), 1), 1 / t)
-
-    def _fire(self, a):
-        if self.phi is None:
-            return a
-        y, ones = self.phi.forward(a), a * 0 + 1
-        slope = self.phi.backward(ones).mean(axis=0)
-        return y / slope.clip(1 / len(a))  # a cell that was silent throughout tells nothing
-
-
-def _decay(s, delta_B, lambda_B):
-    s.B *= 1 - lambda_B
-    s.B += delta_B
-
-
-def _scale(s, delta_B, lambda_B):
-    s.B += delta_B
-    s.B /= abs(s.B).max()  # no square overflows or vanishes
-    s.B *= s.std * math.sqrt(s.B.size) / s.device.xp.linalg.norm(s.B)
-
-
-BOUNDS = {"decay": _decay, "scaling": _scale}
+        return self.rows or max(1, min(6 * s.n_in, 2**21 // s.n_in))
 
 
 PAPER = {"bp": Backprop, "fa": FeedbackAlignment, "ss": SignSymmetry, "wm": WeightMirror, "kp": KolenPollack}

@@ -4,6 +4,8 @@ This is all that a learning rule ever sees.  A linear layer and a convolution lo
 here: a convolution is W acting on patches of n_in = k_h k_w C_in values.
 """
 
+import math
+
 
 class Synapses:
     """The synapses from layer l (n_in cells) to layer l+1 (n_out cells).
@@ -19,11 +21,14 @@ class Synapses:
     W_gradient : (n_out, n_in)     sum over the batch of delta_{l+1} y_l^T, set by the backward pass
     b_gradient : (n_out,)          sum over the batch of delta_{l+1}, likewise
     delta : (..., n_out) or None   delta_{l+1} itself, likewise, where keep_delta is set
-    direct : bool                  whether a rule sends the error at the network's output through B instead of
-                                   delta_{l+1}; B is then (n_in, classes)
-    output_error : (N, classes)    that error, set before the backward pass where `direct` is
-        or None
-    device : device.Device        the device that holds these arrays
+    is_output : bool               whether l+1 is the network's output layer
+    device : device.Device         the device that holds these arrays
+    extra : dict                   arrays of a rule's own, by name, which are saved with the others
+
+    Of direct feedback rules alone:
+    direct : bool                  whether the error e at the network's output goes through B instead of delta_{l+1}
+    output_error : (N, classes)    e, set before the backward pass
+    B_gradient : (n_in, classes)   sum over the batch of y_l e^T, set by the backward pass
     """
 
     def __init__(self, name, n_in, n_out, *, bias, std, sign_scale):
@@ -31,8 +36,9 @@ class Synapses:
         self.name, self.n_in, self.n_out = name, n_in, n_out
         self.bias, self.std, self.sign_scale = bias, std, sign_scale
         self.W = self.b = self.B = None
-        self.W_gradient = self.b_gradient = self.delta = self.output_error = None
-        self.keep_delta = self.direct = False
+        self.W_gradient = self.b_gradient = self.delta = self.output_error = self.B_gradient = None
+        self.keep_delta = self.direct = self.is_output = False
+        self.extra = {}
 
     def initialise(self, device, rng):
         """W ~ N(0, std^2), b = 0."""
@@ -48,19 +54,17 @@ class Synapses:
         draw = rng.standard_normal((width or self.n_out, self.n_in)) * self.std
         return self.device.array(draw).T
 
-    def received(self, delta):
-        """What the backward pass sends through B: delta_{l+1} (N, ..., n_out), or the output error where that is set.
+    def direct_error(self, shape):
+        """e as this layer sends it through B, shape (N, ..., n_out) being delta_{l+1}'s: (N, ..., classes).
 
-        A convolution's output has P positions, each of which sends 1/P of the output error.
+        A convolution's output has P positions, each of which sends e / P.
         """
-        if self.output_error is None:
-            return delta
-        N, *positions = delta.shape[:-1]
-        share = self.output_error.reshape(N, *(1 for _ in positions), self.output_error.shape[-1])
-        for count in positions:
-            share = share / count
+        N, *positions, _ = shape
+        share = self.output_error / math.prod(positions)
+        share = share.reshape(N, *(1 for _ in positions), share.shape[-1])
         return self.device.xp.broadcast_to(share, (N, *positions, share.shape[-1]))
 
     def arrays(self):
         """The arrays that learning changes, by name."""
-        return {k: v for k, v in (("W", self.W), ("b", self.b), ("B", self.B)) if v is not None}
+        named = {"W": self.W, "b": self.b, "B": self.B, **self.extra}
+        return {name: array for name, array in named.items() if array is not None}

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from wtref.angles import delta_angles, matrix_angles
+from wtref.angles import compare_with_backprop, feedback_ratios, matrix_angles
 from wtref.device import array_module, to_host
 from wtref.errors import Diverged, InputError
 
@@ -29,7 +29,7 @@ def train_step(network, rule, sgd, loss, images, labels, step):
     for norm in network.norms:
         norm.learn(sgd)
     for s in network.with_feedback:
-        rule.between_steps(s, step)  # (7)
+        rule.between_steps(s, sgd, step)  # (7)
     return value, logits
 
 
@@ -78,11 +78,15 @@ class Training:
         Between two steps the training may be saved and left, and goes on as if nothing had happened (resuming.py).
         """
         if self.epoch == self.position == 0:
-            for s in self.network.with_feedback:
-                self.rule.before_training(s)
+            self.before_training()
         while self.epoch < self.epochs:
             with contextlib.closing(self.feed.train_batches(self.epoch, first=self.position)) as batches:
                 yield from self._train_epoch(batches)
+
+    def before_training(self):
+        """Let the rule do what comes before the first batch."""
+        for s in self.network.with_feedback:
+            self.rule.before_training(s)
 
     def _train_epoch(self, batches):
         start = time.perf_counter()
@@ -168,7 +172,8 @@ class Training:
             "test_loss": test_loss,
             "test_error": test_error,
             "matrix_angles": matrix_angles(self.network),
-            "delta_angles": delta_angles(self.network, self.rule, self.loss, *self.feed.fixed_batch()),
+            "feedback_ratios": feedback_ratios(self.network),
+            **compare_with_backprop(self.network, self.rule, self.loss, *self.feed.fixed_batch()),
             "seconds": self.seconds,
             "images_per_second": self.seen / self.seconds,
         }

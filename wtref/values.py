@@ -49,9 +49,9 @@ LIMITS = {  # the range of each number on the command line, by the name of its f
     "bucket_mib": Range(0, 1_000_000, above=True),
     "wait_limit": Range(0, 1_000_000, above=True),
     "check_copies": Range(0, 2**31 - 1),
-    "mirror_window": Range(0, 10_000, above=True),  # rows per input cell from which B learns before training begins
-    "mirror_rows": Range(1, 2**30),
-    "mirror_every": Range(1, 2**31 - 1),
+    "mirror_window": Range(0, 10_000, above=True),  # B learns from so many rows before training begins
+    "mirror_rows": Range(1, 2**24),
+    "noise_steps": Range(0, 1_000_000),
     "seeds": Range(1, 10_000),
     "jobs": Range(1, 1_000),
     "batches": Range(1, 10_000_000),

@@ -66,12 +66,6 @@ def test_a_turn_ends_when_the_device_is_done():
     assert measure.median_seconds([lambda: left.append(1)], 3, wait=wait, clock=clock) == [7]
 
 
-def test_a_turn_holds_whole_rounds_of_the_mirror():
-    clock = Clock()
-    assert measure.median_seconds([clock.task("a", *[1, 1, 1, 1, 4] * 2)], 2, multiples=[3], clock=clock) == [1.5]
-    assert len(clock.calls) == 2 + 2 * 3
-
-
 def test_the_fastest_setting_is_chosen(monkeypatch, quick):
     pauses = dict(zip(SETTINGS, (0.02, 0.01, 0.001, 0.02)))
     sides = SimpleNamespace(

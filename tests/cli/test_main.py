@@ -62,7 +62,7 @@ def test_no_arguments_mean_reproduce_digits(compared, argv):
     ((experiment, name, folder, command, jobs, _),) = compared
     assert (name, folder, command, jobs) == ("digits", Path("runs/reproduce-digits"), "python run.py reproduce digits", None)
     configs = [Config(model="resnet20", epochs=8, weight_decay=0.03, rule=rule, seed=seed)
-               for seed in range(5) for rule in ("bp", "fa", "ss", "wm", "kp")]  # fmt: skip
+               for seed in range(5) for rule in ("bp", "fa", "ss", "wm", "kp", "frozen")]  # fmt: skip
     assert list(experiment.configs(name).values()) == configs
 
 

@@ -155,8 +155,8 @@ def test_figures_of_several_runs(mine, said):
     pytest.importorskip("matplotlib")
     said(*MLP, "--rule", "fa", "--log-name", "other")
     out = said("figures", "other", "mine")
-    assert out.splitlines() == [f"picture: runs/other/{name}.png" for name in ("test-error", "depth", "angles")]
-    for name in ("test-error", "depth", "angles"):
+    assert out.splitlines() == [f"picture: runs/other/{name}.png" for name in ("test-error", "depth", "angles", "sizes")]
+    for name in ("test-error", "depth", "angles", "sizes"):
         with Image.open(f"runs/other/{name}.png") as image:
             assert image.size[0] > 300 and len(np.unique(np.asarray(image.convert("L")))) > 10
 

@@ -93,7 +93,8 @@ def test_the_last_line_says_whether_anything_was_left_to_do(said):
 
 
 def test_angles_that_no_layer_has_are_left_out(monkeypatch, said):
-    monkeypatch.setattr("wtref.training.delta_angles", lambda *args: {"hidden1": math.nan})
+    found = {"delta_angles": {"hidden1": math.nan}, "delta_ratios": {"hidden1": 0.0}, "update_angle": math.nan}
+    monkeypatch.setattr("wtref.training.compare_with_backprop", lambda *args: found)
     assert "angle nan" not in (out := said(*MLP, "--rule", "kp")) and "  matrix angle " in out and "delta angle" not in out
 
 

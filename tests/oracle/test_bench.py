@@ -12,6 +12,7 @@ from wtref.bench.work import Work
 from wtref.oracle import bench
 from wtref.oracle.bench import Feedback, Setting, Theirs, settings
 from wtref.oracle.networks import NORMS, Linear, Unit
+from wtref.runs.config import Config
 
 SETTINGS = settings(on_gpu=False)
 
@@ -100,21 +101,21 @@ def test_in_bf16_their_errors_still_travel_through_B():
 
 def test_their_mirror_finds_W():
     torch.manual_seed(0)
-    layer = Feedback(Linear(8, 4))
+    layer, config = Feedback(Linear(8, 4)), Config(mirror_rows=512, mirror_window=400)
     for _ in range(1000):
-        layer.mirror(512)
+        layer.mirror(config)
     W, B = layer.layer.weight, layer.B
     assert (W - B).norm() < 0.2 * W.norm()
     assert B.grad is None and not torch.equal(W, B)
 
 
-def test_their_mirror_runs_as_often_as_ours(monkeypatch):
+def test_their_mirror_runs_as_often_as_ours_with_as_many_rows(monkeypatch):
     calls = []
-    monkeypatch.setattr(Feedback, "mirror", lambda layer, rows: calls.append(rows))
-    theirs = Theirs(Work.of("mlp", "wm", 2, mirror_every=3, mirror_rows=64), SETTINGS[0])
-    for steps in range(1, 7):
+    monkeypatch.setattr(Feedback, "mirror", lambda layer, config: calls.append(config.mirror_rows))
+    theirs = Theirs(Work.of("mlp", "wm", 2, mirror_rows=64), SETTINGS[0])
+    for steps in range(1, 4):
         theirs.step()
-        assert calls == [64] * (steps // 3)
+        assert calls == [64] * steps
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch")
 
 from helpers import CPU  # noqa: E402
-from wtref import fast, layers, noise, optim, relatives, rules
+from wtref import fast, layers, optim, relatives, rules
 from wtref.errors import InputError
 from wtref.fast.ops import equip
 from wtref.models import Options
@@ -219,10 +219,6 @@ def largest_in_the_wrong_place(real):
     return backward
 
 
-def products_halved(real):
-    return lambda self, *arguments: real(self, *arguments) / 2
-
-
 def half_the_noise(real):
     return lambda self, s: real(self, s) // 2
 
@@ -232,7 +228,7 @@ FAULTS = [
     (rules.SignSymmetry, "before_backward", signs_of_size_one, "lenet", "ss"),
     (rules.FeedbackAlignment, "before_backward", weights_transported, "mlp", "fa"),
     (relatives.DirectFeedbackAlignment, "before_backward", direct_error_doubled, "lenet", "dfa"),
-    (rules.WeightMirror, "memory", half_the_noise, "mlp", "wm"),
+    (rules.WeightMirror, "batch", half_the_noise, "mlp", "wm"),
 ]
 FAULTS_OF_PARTS = [
     (optim.SGD, fast.SGD, "descend", decay_on_everything, "mlp", "bp"),
@@ -242,7 +238,6 @@ FAULTS_OF_PARTS = [
     (layers.Residual, fast.layers.Residual, "backward", errors_stop_at_shortcuts, "resnet8", "dfa"),
     (layers.Linear, fast.layers.Linear, "forward", bias_forgotten, "mlp", "wm"),
     (layers.MaxPool, fast.layers.MaxPool, "backward", largest_in_the_wrong_place, "lenet", "kp"),
-    (noise.Patterns, fast.noise.Patterns, "product", products_halved, "mlp", "wm"),
 ]
 
 

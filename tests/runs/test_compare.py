@@ -49,7 +49,7 @@ def test_table_and_report_say_what_the_runs_found(capsys):
     assert re.search(rf"KP +{kp:.2f} ± \d+\.\d\d .* 2 +1\.25\(5\)$", table, re.MULTILINE)
     assert re.search(r"BP .* 0\.0 .* –$", table, re.MULTILINE)
     page = Path("runs/reproduce-tiny/report.html").read_text()
-    assert page.count('src="data:image/png;base64,') == 3 and not re.search(r'(src|href)="(?!data:)', page)
+    assert page.count('src="data:image/png;base64,') == 4 and not re.search(r'(src|href)="(?!data:)', page)
     assert f"{kp:.2f} ±" in page and "reproduce tiny --threads 1" in page and "nobody" in page
     assert "bp: {&quot;lr&quot;: 0.1}\nkp: {&quot;lr&quot;: 0.2}" in page
     lines = [json.loads(line) for line in Path("runs/reproduce-tiny/metrics.jsonl").read_text().splitlines()]
@@ -202,7 +202,7 @@ def test_a_comparison_of_one_s_own_is_continued_by_its_name(capsys, jobs):
     capsys.readouterr()
     assert main([*COMPARE, jobs, "--log-name", "compare-digits-1"]) == 0
     out = capsys.readouterr().out
-    assert "1 of 2 runs finished already" in out and "[2/2] fa   seed 0: test accuracy " in out
+    assert "1 of 2 runs finished already" in out and "[2/2] fa     seed 0: test accuracy " in out
     assert Run("compare-digits-1-bp-0").metrics() == trained and set(os.listdir("runs")) == names
     accuracies = [re.findall(r"^ *(BP|FA) +(\S+)", text, re.MULTILINE) for text in (table, out)]
     assert accuracies[0] == accuracies[1] and len(accuracies[0]) == 2
@@ -246,7 +246,7 @@ def test_the_flags_of_a_comparison_are_those_of_its_runs():
 
 def test_figures_are_redrawn_from_the_metrics_file(capsys):
     assert main([*TINY_ALONE, "--seeds", "1"]) == 0
-    drawn = {name: Path(f"runs/reproduce-tiny/{name}.png").read_bytes() for name in ("test-error", "depth", "angles")}
+    drawn = {name: Path(f"runs/reproduce-tiny/{name}.png").read_bytes() for name in ("test-error", "depth", "angles", "sizes")}
     assert main(["figures", "runs/reproduce-tiny/metrics.jsonl"]) == 0
     assert {name: Path(f"runs/figures-1/{name}.png").read_bytes() for name in drawn} == drawn
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -195,22 +196,62 @@ def test_every_entry_of_the_metrics(trained, refused):
     first, second = (trained / "metrics.jsonl").read_text().splitlines()
     free = {"train_loss", "train_error", "test_loss", "lr", "seconds", "images_per_second"}  # of which any number will do
     record = json.loads(second)
-    cases = list(variants({name: record[name] for name in run_files.RECORD}, depth=2))
+    cases = list(variants({name: record[name] for name in (*run_files.RECORD, *run_files.LATER)}, depth=2))
     for what, changed in cases:
         name = what.split()[0]
         number = name in free and name in changed and isinstance(changed[name], int | float | None)  # null is read as NaN
-        if number or "angles: " in what and ("nan" in what or "None" in what or "no " in what):
+        unmeasured = re.fullmatch(r"(update_angle|\w+: \w+) is (nan|None)", what)
+        if number or unmeasured or what in [f"no {later}" for later in run_files.LATER]:
             continue
         path.write_text(f"{first}\n{json.dumps(changed)}\n")
         refused("figures", "runs/mine/metrics.jsonl is damaged")
-    assert len(cases) > 130
+    assert len(cases) > 180
 
 
 def test_lines_about_other_layers(refused):
     """A picture of them would lack points."""
     path = Path("runs/mine/metrics.jsonl")
-    path.write_text(path.read_text().replace('"output"', '"exit"', 1))
+    first, second = path.read_text().splitlines(keepends=True)
+    path.write_text(first.replace('"output"', '"exit"') + second)
     assert "the layers of epoch 2 are not those of the other lines" in refused("figures", "runs/mine/metrics.jsonl is damaged")
+
+
+@pytest.mark.parametrize(
+    "name, value, right",
+    [
+        ("update_angle", 181.0, "update_angle must be from 0 to 180, found 181.0"),
+        ("update_angle", -1.0, "update_angle must be from 0 to 180, found -1.0"),
+        ("update_angle", "x", "update_angle must be a number, found 'x'"),
+        ("feedback_ratios", {"output": -0.5}, "feedback_ratios of output must be at least 0 and finite, found -0.5"),
+        ("feedback_ratios", {"exit": 0.5}, "the layers of feedback_ratios are not those of matrix_angles"),
+        ("delta_ratios", {"hidden1": -0.5}, "delta_ratios of hidden1 must be at least 0 and finite, found -0.5"),
+        ("delta_ratios", {}, "the layers of delta_ratios are not those of delta_angles"),
+        ("delta_ratios", 3, "delta_ratios must be names, each with a number, found 3"),
+    ],
+)
+def test_entries_that_older_files_lack_are_checked_where_they_are(trained, refused, name, value, right):
+    record = json.loads((trained / "metrics.jsonl").read_text().splitlines()[0])
+    Path("runs/mine/metrics.jsonl").write_text(json.dumps(record | {name: value}) + "\n")
+    assert f"runs/mine/metrics.jsonl is damaged ({right})" in refused("figures", "metrics.jsonl")
+    with pytest.raises(ValueError, match=re.escape(right)):
+        arrays, plain = checkpoints.read(trained / "last.npz")
+        resuming.check_plain({**plain, "record": plain["record"] | {name: value}})
+
+
+def test_a_run_of_an_older_version_is_continued(trained):
+    """Neither its metrics nor the record in its checkpoint have the later entries."""
+    arrays, plain = checkpoints.read(trained / "last.npz")
+    older = [without_later(json.loads(line)) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    checkpoints.write(Path("runs/mine/last.npz"), arrays, plain | {"record": without_later(plain["record"])})
+    Path("runs/mine/metrics.jsonl").write_text(json.dumps(older[0]) + "\n")  # as left by a kill between the two files
+    assert main(["train", "--resume", "mine"]) == 0
+    *before, after = Run("mine").metrics()
+    assert before == older and run_files.LATER.keys() <= after.keys()
+    assert main(["figures", "mine"]) == main(["runs"]) == 0
+
+
+def without_later(record):
+    return {name: value for name, value in record.items() if name not in run_files.LATER}
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wtref.relatives import RULES
 from wtref.runs import figures
+from wtref.runs.experiments import RELATED
+from wtref.runs.run_files import LATER
 
 pytest.importorskip("matplotlib").use("Agg")
 pyplot = pytest.importorskip("matplotlib.pyplot")
@@ -16,7 +19,13 @@ pyplot = pytest.importorskip("matplotlib.pyplot")
 def line(curve, epoch, error, seed=0, angle=30.0):
     angles = {"hidden": angle, "output": angle + 10}
     return {"curve": curve, "rule": curve, "seed": seed, "epoch": epoch, "test_error": error,
-            "matrix_angles": angles, "delta_angles": angles}  # fmt: skip
+            "matrix_angles": angles, "delta_angles": angles, "update_angle": angle / 2,
+            "feedback_ratios": {"hidden": 0.5, "output": 2.0}, "delta_ratios": {"hidden": 3.0, "output": 0.3}}  # fmt: skip
+
+
+def old(line):
+    """The line as an older version wrote it."""
+    return {name: value for name, value in line.items() if name not in LATER}
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +36,7 @@ def closed():
 
 def drawn(lines, draw=figures._draw_errors):
     """The axes of the picture, laid out."""
-    assert figures._ready()
+    assert figures.available()
     figure = draw(lines, figures.palette(dict.fromkeys(line["curve"] for line in lines)))
     figure.canvas.draw()
     return figure.axes
@@ -121,3 +130,69 @@ def test_depth_shows_runs_of_unlike_lengths():
 def test_labels_at_line_ends_keep_order_and_distance():
     placed = figures._spread_out({"a": 0.2, "b": 0.21, "c": 0.97, "d": 0.99}, gap=0.1)
     assert placed == pytest.approx({"a": 0.2, "b": 0.3, "c": 0.9, "d": 1.0})
+
+
+def test_sizes_show_ratios_by_layer_and_the_update_angle_by_epoch():
+    lines = [line("kp", epoch, 5.0, seed, angle) for epoch in (1, 2) for seed, angle in ((0, 20.0), (1, 40.0))]
+    lines[3]["feedback_ratios"] = {"hidden": 0.7, "output": 8.0}
+    feedback, delta, update = drawn(lines + [line(rule, epoch, 5.0) for rule in ("bp", "frozen") for epoch in (1, 2)], figures._draw_sizes)
+    assert [axes.get_yscale() for axes in (feedback, delta, update)] == ["log", "log", "linear"]
+    for axes, wanted, text in ((feedback, (0.6, 5.0), "KP 5"), (delta, (3.0, 0.3), "KP 0.3")):
+        assert [list(curve.get_ydata()) for curve in axes.lines] == [[], [1, 1], pytest.approx(wanted)]
+        assert [label.get_text() for label in axes.texts] == [text] and 1 in axes.get_yticks()
+        assert axes.get_ylim()[0] < min(1, *wanted) < max(1, *wanted) < axes.get_ylim()[1]
+    assert [list(curve.get_ydata()) for curve in update.lines] == [[15, 15], [15, 15]], "KP and the control, not backprop"
+    assert [curve.get_linestyle() for curve in update.lines] == ["-", "--"]
+
+
+def test_errors_that_are_zero_are_crosses_and_those_that_could_not_be_measured_gaps():
+    lines = [line(rule, 1, 5.0) for rule in ("fa", "ss")]
+    lines[0]["delta_ratios"], lines[1]["delta_ratios"] = {"hidden": 0.0, "output": 0.25}, {"hidden": math.nan, "output": 1e-9}
+    _, delta, _ = drawn(lines, figures._draw_sizes)
+    assert [list(curve.get_xdata()) for curve in delta.lines if curve.get_marker() == "x"] == [[1], []]
+    low, high = delta.get_ylim()
+    assert low < 1e-9 and high > 1 and len(delta.get_yticks()) < 20
+    assert {text.get_text() for text in delta.texts} == {"FA 0.25", "SS 1e-09"}
+
+
+def test_pictures_without_content_are_left_out(tmp_path):
+    def names(lines):
+        return [path.stem for path in figures.draw_comparison(lines, tmp_path)]
+
+    exact, new = [line("bp", 1, 5.0), line("frozen", 1, 9.0)], [line("kp", 1, 5.0), line("kp", 2, 5.0)]
+    assert names(exact) == ["test-error"]
+    assert names(exact + new) == ["test-error", "depth", "angles", "sizes"]
+    assert names([old(each) for each in exact + new]) == ["test-error", "depth", "angles"]
+    assert names([*exact, *map(old, new)]) == ["test-error", "depth", "angles"]
+    assert names([old(new[0]), new[1]]) == ["test-error", "depth", "angles", "sizes"], "a run that a newer version has continued"
+    assert names([*new, old(line("fa", 1, 5.0))])[-1] == "sizes"
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_many_rules_fill_rows_and_no_labels_overlap(epochs):
+    lines = [line(rule, epoch, 5.0 + place, angle=5.0 * place) for place, rule in enumerate(RELATED) for epoch in range(1, epochs + 1)]
+    for draw in (figures._draw_errors, figures._draw_depth, figures._draw_sizes):
+        for axes in drawn(lines, draw):
+            boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
+            assert len(boxes) > 10 and all(below.y1 <= above.y0 + 1 for below, above in zip(boxes, boxes[1:]))
+    *grid, _ = [axes for axes in drawn(lines, figures._draw_angles) if axes.get_visible()]
+    assert [axes.get_title() for axes in grid if axes.get_title()] == [figures.label(rule) for rule in RELATED]
+    assert len(grid) == 2 * len(RELATED) and max(axes.get_subplotspec().colspan.stop for axes in grid) == figures.MOST_COLUMNS - 1
+
+
+def test_every_rule_has_a_colour_of_its_own():
+    colours = figures.palette(RULES)
+    lab = {rule: lightness_and_hue(colour) for rule, colour in colours.items()}
+    distances = {(a, b): np.linalg.norm(lab[a] - lab[b]) for a in lab for b in lab if a < b}
+    assert min(distances.values()) > 20, min(distances, key=distances.get)
+    for pair in (("om", "wm"), ("dfa", "dkp"), ("kp", "pfa"), ("ss", "usf"), ("sa", "ss"), ("sa", "usf")):
+        assert distances[tuple(sorted(pair))] > 40, pair
+
+
+def lightness_and_hue(colour):
+    """A colour such as #0072B2 in CIELAB, where distances are as they are seen."""
+    coded = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ linear / [0.9505, 1, 1.089]
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])

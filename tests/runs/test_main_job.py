@@ -34,10 +34,10 @@ def layer_angles(lines, rule, kind="matrix"):
     return [mean(angles[name] for angles in mine) for name in mine[0]]
 
 
-def test_five_seeds_of_five_rules(main_job):
+def test_five_seeds_of_five_rules_and_the_control(main_job):
     _, _, lines = main_job
     assert {(line["rule"], line["seed"]) for line in lines} == {
-        (rule, seed) for rule in ("bp", "fa", "ss", "wm", "kp") for seed in range(5)
+        (rule, seed) for rule in ("bp", "fa", "ss", "wm", "kp", "frozen") for seed in range(5)
     }
 
 
@@ -45,6 +45,12 @@ def test_feedback_alignment_falls_behind_and_stays_unaligned(main_job):
     _, _, lines = main_job
     assert accuracy(lines, "fa") <= accuracy(lines, "bp") - 1
     assert mean(layer_angles(lines, "fa")) > 70
+
+
+@pytest.mark.parametrize("rule", ["bp", "ss", "wm", "kp"])  # what FA teaches hidden layers here is worth nothing
+def test_hidden_layers_learn_more_than_the_control_s(main_job, rule):
+    _, _, lines = main_job
+    assert accuracy(lines, rule) >= accuracy(lines, "frozen") + 1
 
 
 def test_sign_symmetry_lies_between(main_job):
@@ -64,16 +70,16 @@ def test_mirrors_and_kolen_pollack_match_backprop_and_align(main_job, rule, wide
 def test_printed_paths_exist(main_job):
     text, folder, _ = main_job
     paths = re.findall(r"^(?:metrics|table|picture|report): (\S+)$", text, re.MULTILINE)
-    assert len(paths) == 6 and all((folder / path).stat().st_size > 0 for path in paths)
+    assert len(paths) == 7 and all((folder / path).stat().st_size > 0 for path in paths)
 
 
 def test_the_table_has_the_columns_and_rules_of_the_readme(main_job):
     text, _, lines = main_job
     readme = (ROOT / "README.md").read_text()
     columns = re.search(r"^\| (rule .*) \|$", readme, re.MULTILINE)[1].split(" | ")
-    heading, *rows = text[text.index("\nrule") + 1 :].splitlines()[:6]
+    heading, *rows = text[text.index("\nrule") + 1 :].splitlines()[:7]
     assert re.split(r"  +", heading)[: len(columns)] == columns
-    assert [row.split()[0] for row in rows] == re.findall(r"^\| ([A-Z]{2}) \| \d", readme, re.MULTILINE)
+    assert [row.split()[0] for row in rows] == re.findall(r"^\| ([A-Z]{2}|frozen) \| \d", readme, re.MULTILINE)
     assert all(f"{accuracy(lines, row.split()[0].lower()):.2f} ± " in row for row in rows)
 
 
@@ -81,5 +87,5 @@ def test_a_second_time_nothing_is_trained_and_the_output_says_so(main_job):
     first, folder, _ = main_job
     done = subprocess.run([sys.executable, ROOT / "run.py"], cwd=folder, capture_output=True, text=True, check=True)
     said, again = done.stdout.split("\n", 1)
-    assert said.startswith("25 of 25 runs finished already") and "runs/digits-RULE-SEED" in said
+    assert said.startswith("30 of 30 runs finished already") and "runs/digits-RULE-SEED" in said
     assert again == first[first.index("\nrule") :]

@@ -9,8 +9,13 @@ from wtref.runs.experiments import EXPERIMENTS, Experiment
 
 def line_of(rule, seed, error, angle):
     angles = {"conv": angle, "output": 0.0}
-    return {"rule": rule, "seed": seed, "epoch": 1, "seconds": 2.0, "test_error": error,
-            "matrix_angles": {} if rule == "dfa" else angles, "delta_angles": {"stem": angle}}  # fmt: skip
+    return {"rule": rule, "seed": seed, "epoch": 1, "seconds": 2.0, "test_error": error, "update_angle": angle / 2,
+            "matrix_angles": {} if rule == "dfa" else angles, "delta_angles": {"stem": angle}, "delta_ratios": {"stem": 0.5}}  # fmt: skip
+
+
+def text_of(lines):
+    configs = [Config(rule=line["rule"], seed=line["seed"]) for line in lines]
+    return report.text(Experiment("a tiny one", {}), configs, lines)
 
 
 def rows_of(lines, published=None):
@@ -21,21 +26,59 @@ def rows_of(lines, published=None):
 def test_the_table_has_mean_and_standard_deviation_over_seeds():
     heading, kp, dfa = rows_of([line_of("kp", 0, 2.0, 10.0), line_of("kp", 1, 4.0, 30.0), line_of("dfa", 0, 5.0, 90.0)])
     assert heading == report.COLUMNS
-    assert kp == ("KP", "97.00 ± 1.41", "10.0", "20.0", "20.0", "2.0", "2")
-    assert dfa == ("DFA", "95.00", "–", "–", "90.0", "2.0", "1")
+    assert kp == ("KP", "97.00 ± 1.41", "10.0", "20.0", "20.0", "10.0", "2.0", "2")
+    assert dfa == ("DFA", "95.00", "–", "–", "90.0", "45.0", "2.0", "1")
 
 
 def test_the_table_leaves_out_angles_that_could_not_be_measured():
     lines = [line_of("kp", 0, 2.0, 10.0), line_of("kp", 1, 4.0, math.nan), line_of("fa", 0, 5.0, math.nan)]
     lines[2]["matrix_angles"] = {"conv": math.nan, "output": math.nan}
     _, kp, fa = rows_of(lines)
-    assert kp[2:5] == ("5.0", "10.0", "10.0")  # of the layers' 10 and 0
-    assert fa[2:5] == ("–", "–", "–")
+    assert kp[2:6] == ("5.0", "10.0", "10.0", "5.0")  # of the layers' 10 and 0
+    assert fa[2:6] == ("–", "–", "–", "–")
+
+
+def test_lines_of_older_versions_have_no_update_angle():
+    old = line_of("kp", 0, 2.0, 10.0)
+    del old["update_angle"], old["delta_ratios"]
+    assert rows_of([old])[1] == ("KP", "98.00", "5.0", "10.0", "10.0", "–", "2.0", "1")
+    assert rows_of([old, line_of("kp", 1, 2.0, 30.0)])[1][5] == "15.0"
+    assert "zero" not in text_of([old])
+
+
+def test_layers_whose_errors_are_zero_are_named():
+    lines = [line_of(rule, seed, 2.0, 10.0) for rule in ("bp", "fa", "kp") for seed in (0, 1)]
+    assert "zero" not in text_of(lines)
+    names = [f"conv{number}" for number in range(6)]
+    for line, zero in zip(lines[2:], (names[:1], names, names[:2], names[1:2]), strict=True):
+        line["delta_ratios"] = {name: 0.0 if name in zero else 1.0 for name in names}
+        line["delta_angles"] = {name: math.nan if name in zero else 20.0 for name in names}
+    said = [line for line in text_of(lines).splitlines() if "zero" in line]
+    assert said == [
+        "FA: no delta angle in conv0, conv1, conv2, conv3 and 2 more: δ is zero there",
+        "KP: no delta angle in conv0, conv1: δ is zero there",
+    ]
+    assert rows_of(lines)[2][4] == rows_of(lines)[3][4] == "20.0"
+    lines[0]["delta_ratios"] = {"conv0": 1.0, "conv1": math.nan}
+    assert "BP: no delta angle in conv1: backprop's δ is zero there" in text_of(lines).splitlines()
+    later = [line | {"epoch": 2, "delta_ratios": dict.fromkeys(names, 1.0)} for line in lines]
+    assert "zero" not in text_of(lines + later), "only the last epoch counts"
+
+
+def test_the_main_job_s_table_fits_a_terminal_and_says_what_its_columns_are():
+    rules = ("bp", "fa", "ss", "wm", "kp", "frozen")
+    wide = [line_of(rule, seed, error, 89.0) | {"seconds": 1234.5} for rule in rules for seed, error in ((0, 5.0), (1, 45.0))]
+    text = text_of(wide)
+    assert max(map(len, text.splitlines())) <= 80 and "± 28.28" in text
+    for column in ("matrix", "worst", "delta", "update"):
+        assert f"{column}: " in text
+    assert text.count("\nfrozen: hidden weights never learn; ") == 1
+    assert "frozen" not in text_of([line for line in wide if line["rule"] != "frozen"])
 
 
 def test_only_the_last_epoch_counts_but_for_the_seconds():
     lines = [line_of("kp", 0, 50.0, 80.0), line_of("kp", 0, 2.0, 10.0) | {"epoch": 2}]
-    assert rows_of(lines)[1] == ("KP", "98.00", "5.0", "10.0", "10.0", "4.0", "1")
+    assert rows_of(lines)[1] == ("KP", "98.00", "5.0", "10.0", "10.0", "5.0", "4.0", "1")
 
 
 def test_published_accuracies_have_a_column_where_there_are_any():
@@ -56,7 +99,7 @@ def test_a_run_without_metrics_is_named():
 def test_the_configuration_shows_what_differs_by_rule():
     configs = list(EXPERIMENTS["mnist-mlp"].configs("x").values())
     shared, own = report.recipes(configs)
-    assert own == {"bp": {"lr": 0.2}, "wm": {"lr": 0.05}, "kp": {"lr": 0.3}, "ss": {"lr": 0.2}, "fa": {"lr": 0.2}}
+    assert own == {"bp": {"lr": 0.2}, "wm": {"lr": 0.05}, "kp": {"lr": 0.3}, "ss": {"lr": 0.2}, "fa": {"lr": 0.2}, "frozen": {"lr": 0.2}}
     assert shared["hidden"] == (500,) and not {"lr", "rule", "seed", "data_dir"} & shared.keys()
     alone = [config for config in configs if config.rule == "bp"]
     assert report.recipes(alone) == ({**shared, "lr": 0.2}, {})

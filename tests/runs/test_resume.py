@@ -253,9 +253,10 @@ def test_the_best_checkpoint_is_the_epoch_with_the_lowest_test_error():
     assert last["epoch"] == 12 and last["best"] == plain["best"]
 
 
-def test_eval_of_the_best_checkpoint_gives_its_error(capsys):
+@pytest.mark.parametrize("rule", ["bp", "pfa", "dkp"])  # of which two keep more than B, or a B of another shape
+def test_eval_of_the_best_checkpoint_gives_its_error(capsys, rule):
     flags = "--model mlp --hidden 8 --batch-size 200 --epochs 12 --lr 0.8 --schedule constant --device cpu".split()
-    train("--log-name", "mine", *flags)
+    train("--log-name", "mine", *flags, "--rule", rule)
     capsys.readouterr()
     assert main("eval mine --checkpoint best --device cpu".split()) == 0
     lowest = min(record["test_error"] for record in Run("mine").metrics())

@@ -91,8 +91,11 @@ CASES = {
     "brsf": ["--rule", "brsf"],
     "frsf": ["--rule", "frsf"],
     "wm": ["--rule", "wm", "--mirror-rows", "16"],
-    "wm every third step": ["--rule", "wm", "--mirror-every", "5", "--mirror-bound", "scaling"],
-    "wm independent": ["--rule", "wm", "--mirror-noise", "independent", "--mirror-window", "3"],
+    "om": ["--rule", "om"],
+    "wm output backprop": ["--rule", "wm", "--mirror-window", "3", "--output-backprop"],
+    "fa after noise": ["--rule", "fa", "--noise-steps", "4"],
+    "pfa": ["--rule", "pfa"],
+    "dkp": ["--rule", "dkp"],
     "kp": ["--rule", "kp"],
     "dfa": ["--rule", "dfa", "--schedule", "step"],
     "float64": ["--rule", "kp", "--dtype", "float64", "--loss", "sigmoid"],
@@ -264,8 +267,7 @@ UNUSUAL = Config(
     model="lenet", rule="wm", dataset="synthetic", data_dir="elsewhere", epochs=3, batch_size=7, lr=0.25,
     momentum=0.5, nesterov=True, weight_decay=0.0, schedule="step", warmup=0.3, milestones=(0.1, 0.2, 0.9),
     loss="sigmoid", norm="after", activation="tanh", hidden=(3, 4), stem="imagenet", seed=9, device="cpu",
-    dtype="float64", mirror_noise="independent", mirror_window=2.5, mirror_rows=64, mirror_every=3,
-    mirror_bound="scaling", mirror_activation="sigmoid", crop=2, flip=True, rotate=7.5, jitter=0.4, image_size=96,
+    dtype="float64", mirror_window=2.5, mirror_rows=64, noise_steps=3, output_backprop=True, crop=2, flip=True, rotate=7.5, jitter=0.4, image_size=96,
     bad_images="skip", workers=3, save_every=7, tensorboard=True,
 )  # fmt: skip
 

@@ -3,21 +3,20 @@
 import numpy as np
 import pytest
 
-from cheats import CPU, add_it, assign_it, audited, copy_it, let_B_be_it, planted, slice_it, take_its_signs, write_B_into_it
-from device_double import xp
+from cheats import audited, copy_it, let_B_be_it, planted, take_its_signs
 from wtref.cli.main import main
-from wtref.device import Device
 from wtref.relatives import RULES
 from wtref.rules import Backprop, FeedbackAlignment, KolenPollack, Rule, WeightMirror
 from wtref.studies.audit import Finding, audit, table
 from wtref.synapses import Synapses
 
-TRANSPORT = {"bp": "connect", "ss": "before_backward", "usf": "before_backward", "frsf": "before_backward", "brsf": "before_backward"}
+TRANSPORT = {"bp": "connect", "ss": "before_backward", "usf": "before_backward", "frsf": "before_backward", "brsf": "before_backward", "sa": "before_backward",
+             "frozen": "connect"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def findings():
-    return {finding.rule: finding for finding in audit(CPU)}
+    return {finding.rule: finding for finding in audit()}
 
 
 # --- the program's own rules -------------------------------------------------------------------------------
@@ -41,13 +40,7 @@ def test_the_hook_that_transports_is_named(findings, rule, hook):
 
 @pytest.mark.parametrize(
     "options",
-    [
-        pytest.param({"noise": "independent"}, marks=pytest.mark.slow),
-        {"rows": 16},
-        {"bound": "scaling"},
-        {"activation": "relu"},
-        {"every": 2},
-    ],
+    [{"rows": 16}, {"window": 1}, {"rows": 5, "window": 200}],
 )
 @pytest.mark.parametrize("model", ["mlp", pytest.param("resnet8", marks=pytest.mark.slow)])
 def test_the_mirror_is_honest_in_all_its_forms(options, model):
@@ -87,7 +80,7 @@ def test_guarded_training_is_training(findings):
     seen = []
 
     class Watching(KolenPollack):
-        def between_steps(self, s, step):
+        def between_steps(self, s, sgd, step):
             seen.append((s.name, step, np.eye(s.n_in) @ s.W.T - s.B))
 
     assert audited(Watching).found is None
@@ -119,23 +112,11 @@ def test_a_rule_that_declares_its_transport_is_honest(found, declares, honest):
     assert ("NOT AS DECLARED" in table([Finding("fa", declares, found)])) == (not honest)
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_arrays_of_another_device_are_guarded_too(rule):
-    """Arrays that do not implement NumPy's protocols."""
-    device = Device("double", xp, np.float64)
-    (finding,) = audit(device, {rule: RULES[rule]}, "mlp")
-    assert finding.honest and finding.declares == (finding.found is not None)
-    for cheat in (let_B_be_it, copy_it, assign_it, slice_it, add_it, write_B_into_it):
-        (finding,) = audit(device, {rule: planted(RULES[rule], "learn", cheat)}, "mlp")
-        assert finding.found.startswith(f"{TRANSPORT.get(rule, 'learn')} ")
-
-
 # --- the command -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
-def test_the_command_finds_all_in_order(capsys, dtype):
-    assert main(["audit", "--device", "cpu", "--dtype", dtype]) == 0
+def test_the_command_finds_all_in_order(capsys):
+    assert main(["audit"]) == 0
     head, *rows = capsys.readouterr().out.splitlines()
     assert [row.split()[0] for row in rows] == list(RULES)
     assert {row.split()[0] for row in rows if row.split()[1] == "yes"} == TRANSPORT.keys()
@@ -145,7 +126,7 @@ def test_the_command_finds_all_in_order(capsys, dtype):
 @pytest.mark.slow
 def test_the_command_exits_1_on_a_cheat(monkeypatch, capsys):
     monkeypatch.setattr(FeedbackAlignment, "before_backward", let_B_be_it)
-    assert main(["audit", "--device", "cpu"]) == 1
+    assert main(["audit"]) == 1
     rows = {row.split()[0]: row for row in capsys.readouterr().out.splitlines()}
     assert rows["fa"].endswith("NOT AS DECLARED  before_backward lets B be W")
     assert rows["kp"].endswith("as declared")

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from cheats import (
-    CHEATS, HOOKS, add_it, assert_found, assign_through_copyto, audited, copy_it, let_B_be_it, planted, read_its_memory, slice_it,
+    CHEATS,
+    HOOKS,
+    add_it,
+    assert_found,
+    assign_through_copyto,
+    audited,
+    copy_it,
+    let_B_be_it,
+    planted,
+    read_its_memory,
+    slice_it,
     write_B_into_it,
 )  # fmt: skip
 from wtref import layers

@@ -1,4 +1,4 @@
-"""B approaches W^T as theory predicts, and the theory follows from the noise."""
+"""B approaches W^T as theory predicts, where W is at rest and where it moves."""
 
 import math
 from itertools import islice
@@ -8,42 +8,51 @@ import numpy as np
 import pytest
 
 from wtref.cli.main import main
-from wtref.noise import hadamard, power_of_two
+from wtref.relatives import ActivationAlignment
+from wtref.rules import WeightMirror
 from wtref.studies import mirror
 
+SIZES = [(64, 4), (100, 1), pytest.param(576, 1, marks=pytest.mark.slow)]
 
-@pytest.mark.parametrize("n_in, seeds", [(64, 4), (100, 1), pytest.param(576, 1, marks=pytest.mark.slow)])
-def test_independent_noise_shows_w_as_fast_as_theory_says(n_in, seeds):
-    lessons = [mirror.noise_lesson("independent", n_in, n_out=200, seed=seed) for seed in range(seeds)]
-    assert lessons[0][0].count == 32 and lessons[0][-1].count == 32 * n_in
+
+@pytest.mark.parametrize("rule", [WeightMirror, ActivationAlignment])
+@pytest.mark.parametrize("n_in, seeds", SIZES)
+def test_noise_shows_w_as_fast_as_theory_says(n_in, seeds, rule):
+    lessons = [mirror.still_lesson(rule, n_in, n_out=200, seed=seed) for seed in range(seeds)]
+    assert lessons[0][0].at == 32 and 10 * n_in < lessons[0][-1].at <= 20 * n_in
     for points in zip(*lessons):
-        count, _, theory = points[0]
-        assert math.tan(math.radians(theory)) ** 2 == pytest.approx(n_in / count)
-        assert np.mean([point.measured for point in points]) == pytest.approx(theory, rel=0.03)
+        assert np.mean([point.measured for point in points]) == pytest.approx(points[0].theory, rel=0.05)
 
 
-@pytest.mark.parametrize("n_in", [64, 100, 576])
-def test_decorrelated_noise_shows_w_within_one_block(n_in):
-    points = mirror.noise_lesson("decorrelated", n_in, n_out=200)
-    assert points[-1].count == power_of_two(n_in) and points[-1].measured < 1e-6
-    for point in points[:-1]:
-        assert point.measured == pytest.approx(point.theory, rel=0.03)
-        assert point.measured < mirror.independent_angle(n_in, point.count)
+def test_the_average_s_theory_is_the_ratio_of_noise_to_signal():
+    assert math.tan(mirror.average_angle(65, 32, 4)) ** 2 == pytest.approx(64 / 128)
 
 
-@pytest.mark.parametrize("n, S", [(1, 1), (5, 2), (64, 16), (100, 64), (100, 128), (576, 512)])
-def test_decorrelated_theory_is_the_block_s_own_covariance(n, S):
-    """tan^2(theta) is the ratio of the squared correlations with other inputs to the squared variance of each."""
-    x = hadamard(power_of_two(n))[:S, :n]
-    covariance = x.T @ x / S
-    others = (covariance**2).sum() - n
-    assert math.tan(math.radians(mirror.decorrelated_angle(n, S))) ** 2 == pytest.approx(others / n)
+@pytest.mark.slow
+@pytest.mark.parametrize("window", [3, 25, 100])
+def test_a_moving_w_is_followed_as_theory_says(window):
+    point = mirror.moving_mirror(64, window)
+    assert point.measured == pytest.approx(point.theory, rel=0.05)
+
+
+def test_the_delta_rule_follows_a_moving_w_as_theory_says():
+    point = mirror.moving_alignment(64)
+    assert point.measured == pytest.approx(point.theory, rel=0.05) and point.theory < 3
+
+
+@pytest.mark.parametrize("window", [3, 20, 200])
+def test_noise_and_lag_are_the_parts_of_the_whole(window):
+    """The whole exceeds each part and their sum exceeds it; there is a best memory between much noise and much lag."""
+    noise, lag = mirror.noise_and_lag(576, window)
+    whole = mirror.moving_angle(576, window)
+    assert max(noise, lag) < whole < noise + lag
+    assert mirror.moving_angle(576, 60) < min(mirror.moving_angle(576, each) for each in (10, 400))
 
 
 @pytest.mark.parametrize("weight_decay, momentum", mirror.DECAYS)
 def test_kolen_pollack_decays_as_theory_says(weight_decay, momentum):
     points = mirror.decay_lesson(weight_decay, steps=60, momentum=momentum)
-    assert [point.count for point in points] == list(range(61))
+    assert [point.at for point in points] == list(range(61))
     for point in points:
         assert point.measured == pytest.approx(point.theory, rel=1e-9)
     assert points[-1].measured < 0.9
@@ -54,11 +63,12 @@ def test_without_momentum_theory_is_the_paper_s():
     np.testing.assert_allclose(found, (1 - 0.003) ** np.arange(1, 51), rtol=1e-12)
 
 
-def test_the_command_prints_and_draws_both(monkeypatch, tmp_path, capsys):
+@pytest.mark.slow
+def test_the_command_prints_and_draws_all(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["mirror", "--inputs", "64"]) == 0
     out = capsys.readouterr().out
-    assert out.count("weight mirror,") == 2 and out.count("Kolen-Pollack, lambda") == 3
+    assert out.count("weight mirror, W") == out.count("activation alignment, W") == 2 and out.count("Kolen-Pollack, lambda") == 3
     assert Path("runs/mirror-1/mirror.png").stat().st_size > 10_000
     assert main(["mirror", "--inputs", "63"]) == 2
     assert capsys.readouterr().err == "wtref: --inputs must be at least 64, found 63\n"

@@ -20,14 +20,15 @@ def test_the_defaults_hold_on_a_small_network(capsys):
 
 @pytest.mark.slow
 def test_a_mirror_that_sees_too_little_is_found_out(capsys):
-    flags = ["--mirror-noise", "independent", "--mirror-window", "1", "--dataset", "digits"]
+    flags = ["--mirror-window", "1", "--mirror-rows", "64", "--dataset", "digits"]
     assert main(["constants", "--models", "mlp", "--steps", "6", *flags]) == 1
     out = capsys.readouterr().out
     assert out.count("   not held") == 10 and "NOT held by all" in out
 
 
 def test_the_worst_of_all_moments_counts(monkeypatch):
-    seen = iter([{"a": 3.0, "b": 1.0}, {"a": 1.0, "b": 7.0}, {"a": 2.0, "b": 2.0}] * 2)
+    angles = [{"a": 3.0, "b": 1.0, "output": 20.0}, {"a": 1.0, "b": 7.0, "output": 0.0}, {"a": 2.0, "b": 2.0, "output": 9.0}]
+    seen = iter([dict(each) for each in angles * 2])
     monkeypatch.setattr(mirror_constants, "matrix_angles", lambda network: next(seen))
     finding = mirror_constants.measure(Config(**TINY), mirror_constants.LOOKS)
     assert (finding.matrix, finding.matrix_layer) == (7.0, "b") and 0 < finding.delta < mirror_constants.DELTA and finding.held
@@ -35,8 +36,8 @@ def test_the_worst_of_all_moments_counts(monkeypatch):
 
 @pytest.mark.slow
 def test_the_share_of_mirroring_is_what_it_takes():
-    often, seldom = (mirror_constants.measure(Config(**TINY, mirror_every=every), 40).mirroring for every in (1, 20))
-    assert 0 < 2 * seldom < often < 1
+    many, few = (mirror_constants.measure(Config(**TINY, mirror_rows=rows), 40).mirroring for rows in (4096, 16))
+    assert 0 < 2 * few < many < 1
 
 
 def test_a_loss_that_explodes_is_no_success():

@@ -3,7 +3,6 @@
 import math
 import time
 from dataclasses import replace
-from itertools import repeat
 from statistics import median
 
 from wtref.bench.launch_times import kernel_times, timed_device
@@ -35,8 +34,7 @@ def measure(work, repeats, profiled=False):
         compiled, obstacle = _compiled(work, pytorch, setting) if work.on_gpu else (None, None)
         if compiled:
             tasks["torch.compile"] = work.task(compiled)
-    multiples = [1 if name == "bp" else work.config.mirror_every for name in tasks]
-    seconds = median_seconds(tasks.values(), repeats, multiples, ours.device.wait)
+    seconds = median_seconds(tasks.values(), repeats, ours.device.wait)
     ms = {name: 1000 * each for name, each in zip(tasks, seconds)}
 
     row = work.description() | {"ms": ms["wtref"]} | _speed(work, ours, ms["wtref"]) | memory
@@ -82,19 +80,18 @@ def _beside(row, ms, setting, memory):
     return theirs | {f"torch_{name}": value for name, value in memory.items()}
 
 
-def median_seconds(tasks, repeats, multiples=repeat(1), wait=lambda: None, clock=time.perf_counter):
+def median_seconds(tasks, repeats, wait=lambda: None, clock=time.perf_counter):
     """The median seconds of one call of each task, over `repeats` rounds in which the tasks take turns.
 
-    A turn is as many calls as fill TURN seconds, rounded up to the task's own multiple, and ends when `wait` returns.
+    A turn is as many calls as fill TURN seconds, and ends when `wait` returns.
     """
     turns = []
-    for task, multiple in zip(tasks, multiples):
+    for task in tasks:
         for _ in range(WARM_UP):
             start = clock()
             task()
             wait()
-        calls = math.ceil(TURN / (clock() - start))
-        turns.append((task, -(-calls // multiple) * multiple, []))
+        turns.append((task, math.ceil(TURN / (clock() - start)), []))
     for _ in range(repeats):
         for task, calls, seconds in turns:
             start = clock()

@@ -32,10 +32,10 @@ CATEGORIES = {
     "wtref.optim.SGD": "optimizer",
     "wtref.fast.optim.SGD": "optimizer",
     "wtref.rules.WeightMirror": "mirror",
-    "wtref.rules._decay": "mirror",
-    "wtref.rules._scale": "mirror",
+    "wtref.relatives.OrthogonalMirror": "mirror",
+    "wtref.relatives.ActivationAlignment": "mirror",
+    "wtref.relatives.InformationAlignment": "mirror",
     "wtref.noise": "mirror",
-    "wtref.fast.noise": "mirror",
 }
 
 # A thread whose innermost frame is in one of these modules has no work.

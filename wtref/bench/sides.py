@@ -23,7 +23,7 @@ class Ours:
     def step(self):
         """Take a training step."""
         self.training.step(self.images, self.labels)
-        self.training.position += 1  # mirror_every counts the steps
+        self.training.position += 1
 
     def evaluate(self):
         """Compute the logits of evaluation."""

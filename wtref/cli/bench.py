@@ -38,7 +38,7 @@ def add_bench(parser):
 
     add_profile(kind("goals", bench_goals, MACHINE))
     add_profile(kind("growth", bench_growth, MACHINE))
-    steps = kind("steps", bench_steps, (*NETWORK, *MACHINE, "mirror_every"))
+    steps = kind("steps", bench_steps, (*NETWORK, *MACHINE))
     add_grid(steps)
     add_shape(steps)
     add_profile(steps)

@@ -3,22 +3,20 @@
 from wtref import datasets
 from wtref.cli.arguments import WHERE, add_config, add_device, listed
 from wtref.datasets import fetch, inventory
-from wtref.device import open_device
 from wtref.errors import InputError, check_choice
 from wtref.models import MODELS
 from wtref.relatives import RULES
-from wtref.runs import figures
 from wtref.runs.config import Config
 from wtref.runs.effects import check_effects
 from wtref.runs.folders import free_folder
-from wtref.studies import audit, decays, mirror, mirror_constants
+from wtref.studies import audit, decays, mirror, mirror_constants, mirror_figure
 from wtref.text import printable
 
 
 def add_commands(command):
     add_data(command("data", list_data))
     add_check(command("check", check_against_torch))
-    add_device(command("audit", audit_rules), dtype="float64")
+    command("audit", audit_rules)
     add_mirror(command("mirror", show_mirror))
     add_constants(command("constants", study_constants))
     add_decays(command("decays", study_decays))
@@ -60,7 +58,7 @@ def check_against_torch(args, given):
 
 def audit_rules(args, given):
     """Find which rules transport weights, and how; exits 1 if a rule does that does not declare it."""
-    findings = audit.audit(open_device(args.device, args.dtype))
+    findings = audit.audit()
     print(audit.table(findings))
     return int(not all(finding.honest for finding in findings))
 
@@ -74,9 +72,9 @@ def show_mirror(args, given):
     """Show B approach W^T in one layer, under the weight mirror and Kolen-Pollack, beside what theory predicts."""
     lessons = mirror.lessons(args.inputs, args.seed)
     try:
-        pictures = figures.draw_lessons(*lessons, free_folder("mirror"))
+        pictures = mirror_figure.draw(lessons, free_folder("mirror"))
     finally:  # the table is printed even where the pictures cannot be saved
-        print(mirror.table(*lessons))
+        print(mirror.table(lessons))
     for path in pictures:
         print(f"picture: {path}")
 
@@ -84,7 +82,7 @@ def show_mirror(args, given):
 def add_constants(parser):
     parser.add_argument("--models", nargs="+", default=list(mirror_constants.MODELS), metavar="MODEL", help=listed(MODELS))
     parser.add_argument("--steps", type=int, default=60, metavar="N", help="training steps each (default 60)")
-    add_config(parser, only=(*WHERE, "mirror_noise", "mirror_window", "mirror_rows", "mirror_every", "seed"))
+    add_config(parser, only=(*WHERE, "mirror_window", "mirror_rows", "seed"))
 
 
 def study_constants(args, given):

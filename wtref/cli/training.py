@@ -11,7 +11,7 @@ from wtref.runs import session
 from wtref.runs.compare import compare, free_prefix
 from wtref.runs.config import Config
 from wtref.runs.effects import check_effects
-from wtref.runs.experiments import DIGITS, EXPERIMENTS, FIVE, Experiment
+from wtref.runs.experiments import COMPARED, DIGITS, EXPERIMENTS, Experiment
 from wtref.runs.folders import RUNS
 from wtref.runs.run import Run, check_name
 from wtref.runs.tensorboard import check_installed
@@ -24,7 +24,7 @@ def add_commands(command):
 
 
 def add_compare(parser):
-    parser.add_argument("--rules", nargs="+", default=FIVE, metavar="RULE", help=listed(RULES))
+    parser.add_argument("--rules", nargs="+", default=COMPARED, metavar="RULE", help=listed(RULES))
     parser.add_argument("--seeds", type=int, default=EXPERIMENTS["digits"].seeds, help="how many seeds, from 0 up (default 5)")
     parser.add_argument(
         "--log-name", metavar="NAME", help="the report's folder in runs/ (default: a free name); one that exists is continued"

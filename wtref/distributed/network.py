@@ -14,6 +14,7 @@ from wtref import layers
 from wtref.device import array_module
 from wtref.fast import layers as fast
 from wtref.fast import plain as plain_ops
+from wtref.relatives import ActivationAlignment, OrthogonalMirror
 from wtref.rules import WeightMirror
 from wtref.training import train_step
 
@@ -87,7 +88,7 @@ class ReducingLayer:
 
     def backward(self, delta):
         delta, s = self.layer.backward(delta), self.layer.synapses
-        self.group.queue_all_reduce(s.W_gradient, s.b_gradient)
+        self.group.queue_all_reduce(s.W_gradient, s.b_gradient, s.B_gradient)
         return delta
 
 
@@ -172,19 +173,21 @@ def _shard_loss(loss, group):
 
 
 def shard_mirroring(rule, group):
-    """Make each process find its shard of a weight mirror's Delta B, from noise that is the same in all processes."""
-    if group.size == 1 or not isinstance(rule, WeightMirror):
+    """Make each process mirror its shard of W's rows into B's columns, from noise that is the same in all processes.
+
+    Rules whose columns of B do not learn from each other only; the others mirror all of W in every process.
+    """
+    rule = getattr(rule, "rule", rule)  # of OutputByBackprop
+    if group.size == 1 or type(rule) not in (WeightMirror, ActivationAlignment, OrthogonalMirror):
         return
-    mirror, add_bounded = rule.mirror, rule.add_bounded
+    mirror = rule.mirror
 
-    def mirror_shard(s):
-        part = copy.copy(s)
-        part.W = s.W[group.shard(s.n_out)]
-        mirror(part)
+    def mirror_shard(s, *arguments):
+        part, columns = copy.copy(s), group.shard(s.n_out)
+        part.W, part.B = s.W[columns], s.B[:, columns]
+        mirror(part, *arguments)
+        whole = array_module(s.B).zeros((s.n_out, s.n_in), dtype=s.B.dtype)
+        whole[columns] = part.B.T
+        s.B[...] = group.all_reduce(whole).T
 
-    def add_gathered(s, delta_B, lambda_B):
-        whole = array_module(delta_B).zeros((s.n_out, len(delta_B)), dtype=delta_B.dtype)
-        whole[group.shard(s.n_out)] = delta_B.T
-        add_bounded(s, group.all_reduce(whole).T, lambda_B)
-
-    rule.mirror, rule.add_bounded = mirror_shard, add_gathered
+    rule.mirror = mirror_shard

@@ -71,7 +71,7 @@ class CapturedStep:
             self.engaged = Captured(self.cupy, partial(_engaged_step, network, _Engaged(rule), sgd, loss))
         value, logits = self.engaged(images, labels)
         for s in network.with_feedback:
-            rule.between_steps(s, step)  # (7)
+            rule.between_steps(s, sgd, step)  # (7)
         return value, logits
 
 
@@ -85,5 +85,5 @@ class _Engaged:
     def __init__(self, rule):
         self.before_backward, self.learn = rule.before_backward, rule.learn
 
-    def between_steps(self, s, step):
+    def between_steps(self, s, sgd, step):
         pass

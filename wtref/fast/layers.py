@@ -23,8 +23,11 @@ class Linear(layers.Linear):
         s.delta = delta if s.keep_delta else None
         s.W_gradient = product(delta.T, self.y)
         s.b_gradient = self.ops.total(delta)
+        if s.output_error is not None:
+            delta = s.direct_error(delta.shape)
+            s.B_gradient = product(self.y.T, delta)
         self.y = None
-        return None if s.B is None else product(s.received(delta), s.B.T)
+        return None if s.B is None else product(delta, s.B.T)
 
 
 class Conv2d(layers.Conv2d):
@@ -49,8 +52,11 @@ class Conv2d(layers.Conv2d):
         s.delta = delta if s.keep_delta else None
         s.W_gradient = ops.convolve_gradient(delta, self.y, *self.geometry)
         s.b_gradient = ops.total(delta) if s.bias else None
+        if s.output_error is not None:
+            delta = s.direct_error(delta.shape)
+            s.B_gradient = ops.convolve_gradient(delta, self.y, *self.geometry).T
         self.y = None
-        return None if s.B is None else ops.convolve_back(s.received(delta), s.B, *self.geometry, size)
+        return None if s.B is None else ops.convolve_back(delta, s.B, *self.geometry, size)
 
 
 class BatchNorm:

@@ -1,6 +1,6 @@
 """The SGD of optim.py in one pass over memory.
 
-The learning rate is an array on the device, so that a CUDA graph reads its current value at each replay.
+The learning rate has a copy on the device, so that a CUDA graph reads its current value at each replay.
 """
 
 from wtref import optim
@@ -9,7 +9,7 @@ from wtref import optim
 class SGD(optim.SGD):
     def __init__(self, device, *arguments, **options):
         """device: a Device with ops; the other arguments are those of optim.SGD."""
-        self.ops, self._lr = device.ops, device.array(0.0)
+        self.ops, self._lr_on_device = device.ops, device.array(0.0)
         super().__init__(*arguments, **options)
 
     @property
@@ -18,8 +18,8 @@ class SGD(optim.SGD):
 
     @lr.setter
     def lr(self, value):
-        self._lr[...] = value
+        self._lr, self._lr_on_device[...] = value, value
 
     def descend(self, w, gradient, decay):
         decay = self.weight_decay if decay else 0.0
-        self.ops.descend(w, self.velocity_of(w), gradient, self._lr, self.momentum, decay, self.nesterov)
+        self.ops.descend(w, self.velocity_of(w), gradient, self._lr_on_device, self.momentum, decay, self.nesterov)

@@ -13,7 +13,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from wtref.models import ALIASES
-from wtref.noise import IndependentNoise, power_of_two
 from wtref.oracle import networks
 
 RULES = ("bp", "fa", "ss", "usf", "wm", "kp")
@@ -78,9 +77,9 @@ class Theirs:
                 layer.B.grad = layer.layer.weight.grad
         self.optimizer.step()
         self.steps += 1
-        if self.config.rule == "wm" and self.steps % self.config.mirror_every == 0:
+        if self.config.rule == "wm":
             for layer in self.feedback:
-                layer.mirror(self.config.mirror_rows or IndependentNoise.rows)
+                layer.mirror(self.config)
 
     def _loss(self):
         with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
@@ -125,16 +124,12 @@ class Feedback(nn.Module):
         torch.sign(self.layer.weight, out=self.B).mul_(self.layer.sign_scale)
 
     @torch.no_grad()
-    def mirror(self, rows):
-        """Take one step of rules.WeightMirror with matched decay.
-
-        The noise is independent signs, which PyTorch draws faster than normal numbers, and B averages over as many rows
-        as IndependentNoise needs.  A step draws no more rows than wtref's, at most a block.
-        """
+    def mirror(self, config):
+        """One step of rules.WeightMirror, with as many rows of the same kind of noise."""
         W, B = _matrix(self.layer.weight), _matrix(self.B)
         n = W.shape[1]
-        M, S = min(rows, power_of_two(n)), IndependentNoise.window * n
-        a = min(2 * M / (S + M), 1)
+        M, S = config.mirror_rows or max(1, min(6 * n, 2**21 // n)), config.mirror_window * n * (0.1 / config.lr) ** (2 / 3)
+        a = 2 * M / (S + M)
         y = torch.randint(0, 2, (M, n), dtype=torch.int8, device=W.device).mul_(2).sub_(1).to(W.dtype)
         B.addmm_((y @ W.T).T, y, beta=1 - a, alpha=a / M)
 

@@ -219,7 +219,7 @@ class _RecordingSGD:
     """An SGD that keeps the gradients it was called with."""
 
     def __init__(self, sgd):
-        self.sgd, self.gradients = sgd, {}
+        self.sgd, self.lr, self.gradients = sgd, sgd.lr, {}
 
     def descend(self, w, gradient, decay):
         self.gradients[self.sgd.name_of(w)] = gradient

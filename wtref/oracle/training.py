@@ -11,15 +11,15 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from wtref.device import to_host
-from wtref.noise import NOISES
+from wtref.noise import independent_signs
 from wtref.oracle import networks
+from wtref.randomness import NOISE, generator
 
 # At a usual learning rate, training on four images multiplies a difference of 1e-13 by 10 in every step.  At this small
 # one the difference does not grow, and the large decay keeps lr * weight_decay well above rounding.
 LR, MOMENTUM, WEIGHT_DECAY = 1e-5, 0.9, 10.0
 
-# With this window the mirror sees one block of noise before training, the least that shows all of W^T.
-MIRROR = {"noise": "decorrelated", "window": 2, "rows": 128, "seed": 0}
+MIRROR = {"rows": 128, "window": 2, "seed": 0}  # at eta_W = 0.1
 
 
 class Theirs:
@@ -38,7 +38,7 @@ class Theirs:
             arrays = {array: start.get(f"{name}.{array}") for array in ("W", "b", "B")}
             layer.start(**{array: self._tensor(x) for array, x in arrays.items() if x is not None})
         self.optimizer = torch.optim.SGD(self._groups(), LR, MOMENTUM)
-        self.noise, self.mirrored = NOISES[MIRROR["noise"]](), [0] * len(self.layers)
+        self.mirrored = [0] * len(self.layers)
 
     def _groups(self):
         """The optimizer's parameter groups: W and, under Kolen-Pollack, B decay; biases and batch norms do not."""
@@ -53,9 +53,9 @@ class Theirs:
         """Under the weight mirror, average over S / 2 rows of noise for each layer."""
         if self.rule == "wm":
             for number, layer in enumerate(self.with_feedback, start=1):
-                M, S = _mirror_rows(layer)
-                for _ in range(math.ceil(S / (2 * M))):
-                    self._mirror(number, layer)
+                M = MIRROR["rows"]
+                for t in range(1, 1 + math.ceil(MIRROR["window"] * len(layer.B) / (2 * M))):
+                    self._mirror(number, layer, 1 / t)
 
     def step(self, images, labels):
         """Take a training step on images (N, H, W, C); returns {"logits": array on the host}."""
@@ -74,15 +74,16 @@ class Theirs:
         self.optimizer.step()
         if self.rule == "wm":
             for number, layer in enumerate(self.with_feedback, start=1):
-                self._mirror(number, layer)
+                S = MIRROR["window"] * len(layer.B) * (0.1 / LR) ** (2 / 3)
+                self._mirror(number, layer, 2 * MIRROR["rows"] / (S + MIRROR["rows"]))  # S = M (2 - a) / a
         return {"logits": _host(logits)}
 
-    def _mirror(self, number, layer):
-        """(7) with matched decay: B <- (1 - a) B + a y_l y_{l+1}^T / M, a plain average over the first rows."""
-        (M, S), n, step = _mirror_rows(layer), len(layer.B), self.mirrored[number]
+    def _mirror(self, number, layer, a):
+        """(7) with matched decay: B <- (1 - a) B + a y_l y_{l+1}^T / M."""
+        M, n, step = MIRROR["rows"], len(layer.B), self.mirrored[number]
         self.mirrored[number] += 1
-        a = max(2 * M / (S + M), 1 / self.mirrored[number])  # S = M (2 - a) / a
-        y = layer.theirs(self._tensor(self.noise.draw(self.device, (MIRROR["seed"], number, step), M, n).laid_out()))
+        rng = generator(MIRROR["seed"], NOISE, number, step)
+        y = layer.theirs(self._tensor(independent_signs(self.device, rng, M, n)))
         y_next = y @ layer.weight.detach().flatten(1).T
         layer.B = torch.addmm(layer.B, y.T, y_next, beta=1 - a, alpha=a / M)
 
@@ -116,12 +117,6 @@ class Theirs:
 
     def _tensor(self, x):
         return torch.tensor(to_host(x), device=self.device.name)
-
-
-def _mirror_rows(layer):
-    """M and S: the rows of noise of one mirror step, and the rows that B averages over."""
-    block = 2 ** math.ceil(math.log2(len(layer.B)))
-    return min(MIRROR["rows"], block), MIRROR["window"] * block
 
 
 def _host(tensor):

@@ -171,7 +171,7 @@ def _finished_lines(configs):
 def _result(name):
     *_, last = lines = Run(name).lines()
     seconds = sum(line["seconds"] for line in lines)
-    return f"{last['rule']:<4} seed {last['seed']}: test accuracy {100 - last['test_error']:.2f} %, {seconds:.1f} s"
+    return f"{last['rule']:<6} seed {last['seed']}: test accuracy {100 - last['test_error']:.2f} %, {seconds:.1f} s"
 
 
 def _reason(error):

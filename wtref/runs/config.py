@@ -11,16 +11,17 @@ from wtref.fast.cuda_launches import PRECISIONS
 from wtref.fast.ops import KERNELS, equip
 from wtref.losses import LOSSES
 from wtref.models import ALIASES, MODELS, NORMS, STEMS, Options
-from wtref.noise import NOISES, power_of_two
 from wtref.optim import SCHEDULES
 from wtref.relatives import RULES
-from wtref.rules import BOUNDS
 from wtref.values import check_limits, check_type, refuse
 
 
 def _option(default, help, choices=None, changeable=False):
     """A field of Config; changeable: it concerns where and how the run is computed, and may differ when it is resumed."""
     return field(default=default, metadata={"help": help, "choices": choices, "changeable": changeable})
+
+
+MIRRORS = ("wm", "om", "aa", "ia")  # the rules with a mirror mode
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,10 @@ class Config:
     bucket_dtype: str = _option("float32", "several processes on GPUs: of gradients on their way", BUCKET_DTYPES)
     wait_limit: float = _option(10.0, "several processes: minutes that they wait for one that does not answer", changeable=True)
     check_copies: int = _option(0, "several processes: compare their W, b and B every so many steps; 0: never", changeable=True)
-    mirror_noise: str = _option("decorrelated", "WM: noise of mirror mode", NOISES)
-    mirror_window: float | None = _option(None, "WM: noise rows that B remembers, per input cell; default: one whole block of "
-                                          "decorrelated noise, 6 of slices, 100 of independent noise")  # fmt: skip
-    mirror_rows: int | None = _option(None, "WM: noise rows per mirror step, a power of two; default: a whole block of "
-                                      "decorrelated noise, which is also the most, or 512 of independent noise")  # fmt: skip
-    mirror_every: int = _option(1, "WM: training steps between mirror steps")
-    mirror_bound: str = _option("decay", "WM: matched decay, or synaptic scaling", BOUNDS)
-    mirror_activation: str | None = _option(None, "WM: activation that the noise passes through", ACTIVATIONS)
+    mirror_rows: int | None = _option(None, "WM, AA, IA: rows of noise per step; default: 6 for each input, at most two million values")
+    mirror_window: float = _option(40.0, "WM: rows of noise that B averages over, for each input, at learning rate 0.1")
+    noise_steps: int = _option(0, "FA: steps on random images and labels before training")
+    output_backprop: bool = _option(False, "let errors leave the output layer through its own W^T, whatever the rule")
 
     def __post_init__(self):
         for spec in fields(self):
@@ -83,7 +80,6 @@ class Config:
             if choices is not None and value is not None:
                 check_choice(spec.name.replace("_", " "), value, choices)
         check_limits(vars(self))
-        self._require("mirror_rows", self.mirror_rows is None or self.mirror_rows == power_of_two(self.mirror_rows), "a power of two")
         self._require("precision", self.dtype == "float32" or self.precision == "float32", "float32 with --dtype float64")
         self._require("bucket_dtype", self.dtype == "float32" or self.bucket_dtype == "float32", "float32 with --dtype float64")
 
@@ -104,7 +100,7 @@ class Config:
     @property
     def rule_options(self):
         """The keyword arguments of the rule's class."""
-        if self.rule != "wm":
-            return {}
-        mirror = {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.name.startswith("mirror_")}
-        return {"seed": self.seed, **{name.removeprefix("mirror_"): value for name, value in mirror.items()}}
+        seed = {"seed": self.seed} if self.rule in MIRRORS else {}
+        rows = {"rows": self.mirror_rows} if self.rule in ("wm", "aa", "ia") else {}
+        window = {"window": self.mirror_window} if self.rule == "wm" else {}
+        return {**seed, **rows, **window}

@@ -7,7 +7,6 @@ from wtref.errors import InputError
 from wtref.runs.config import Config
 
 FOLDERS = ("folder", "small-folder")
-MIRROR = tuple(name for name in vars(Config()) if name.startswith("mirror_"))
 
 
 class Effect(NamedTuple):
@@ -27,7 +26,9 @@ EFFECTS = (
     Effect(("stem",), "residual networks", lambda config, rules: config.model not in ("mlp", "lenet")),
     Effect(("milestones",), "--schedule step", lambda config, rules: config.schedule == "step"),
     Effect(("nesterov",), "--momentum above 0", lambda config, rules: config.momentum > 0),
-    Effect(MIRROR, "rule wm", lambda config, rules: "wm" in rules),
+    Effect(("mirror_rows",), "rules wm, aa and ia", lambda config, rules: not {"wm", "aa", "ia"}.isdisjoint(rules)),
+    Effect(("mirror_window",), "rule wm", lambda config, rules: "wm" in rules),
+    Effect(("noise_steps",), "rule fa", lambda config, rules: "fa" in rules),
 )
 
 

@@ -1,23 +1,27 @@
-"""Pictures of runs: test error per epoch, angles per layer and epoch, and against depth.  Needs matplotlib."""
+"""Pictures of runs: test error per epoch, angles and sizes of feedback and errors, per layer and epoch.  Needs matplotlib."""
 
+import math
 import sys
 from statistics import mean
 
 from wtref.angles import mean_angle, measured
 from wtref.files import saving
+from wtref.runs.run_files import LATER
 from wtref.text import printable
 
-COLOURS = {  # the palette of Okabe and Ito, which colour-blind readers can distinguish; one colour per rule everywhere
-    "bp": "#000000", "fa": "#D55E00", "ss": "#E69F00", "wm": "#0072B2", "kp": "#009E73",
-    "usf": "#E69F00", "frsf": "#56B4E9", "brsf": "#8C6D31", "dfa": "#CC79A7",
+COLOURS = {  # bp to dfa are the palette of Okabe and Ito, which colour-blind readers can distinguish; one colour per rule everywhere
+    "bp": "#000000", "fa": "#D55E00", "ss": "#E69F00", "wm": "#0072B2", "kp": "#009E73", "frsf": "#56B4E9", "dfa": "#CC79A7",
+    "usf": "#6E3B30", "brsf": "#8C6D31", "om": "#2B00FF", "dkp": "#660066", "pfa": "#99DD55", "aa": "#B00020", "ia": "#9C8CFF",
+    "sa": "#1F3D00", "frozen": "#808080",
 }  # fmt: skip
-
+EXACT = ("bp", "frozen")  # rules whose B is W^T: their angles are 0 and their ratios 1
 OTHERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # runs by name, in order
 COARSE_TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 TICKS = tuple(sorted((*COARSE_TICKS, 0.3, 3, 7, 15, 30, 40, 70)))
 LONGEST = 20  # characters of a name
+MOST_COLUMNS = 8  # of curves beside each other
 ONE_EPOCH = (0, 2)  # limits of the axis of epochs if there is only one
-LABELS = {"usf": "uSF", "frsf": "frSF", "brsf": "brSF"}
+LABELS = {"usf": "uSF", "frsf": "frSF", "brsf": "brSF", "frozen": "frozen"}
 
 
 def label(curve):
@@ -38,53 +42,29 @@ def palette(curves):
 
 
 def draw_comparison(lines, folder):
-    """Draw test-error.png, depth.png and angles.png from metrics lines of several runs.
+    """Draw test-error.png, depth.png, angles.png and sizes.png from metrics lines of several runs.
 
-    Lines of the same "curve" (a rule or a run's name) are seeds of one curve.
+    Lines of the same "curve" (a rule or a run's name) are seeds of one curve.  Pictures of which the lines hold nothing are
+    left out: all but the first for rules whose B is W^T, and sizes.png for lines of an older version.
 
     Returns the paths; none, and a line on stderr, where matplotlib is not installed.
     """
-    if not _ready():
+    if not available():
         return []
     colours = palette(dict.fromkeys(line["curve"] for line in lines))
     pictures = {"test-error.png": _draw_errors(lines, colours)}
-    angled = {line["curve"] for line in lines if line["rule"] != "bp"}  # backprop's angles are 0
+    angled = {line["curve"] for line in lines if line["rule"] not in EXACT}
     if angled:
         theirs = {curve: colour for curve, colour in colours.items() if curve in angled}
         pictures["depth.png"] = _draw_depth(lines, theirs)
         pictures["angles.png"] = _draw_angles(lines, theirs)
-    return _save(pictures, folder)
+        sized = [line for line in lines if LATER.keys() <= line.keys()]
+        if any(line["curve"] in angled for line in sized):
+            pictures["sizes.png"] = _draw_sizes(sized, colours)
+    return save(pictures, folder)
 
 
-def draw_lessons(noises, decays, folder):
-    """Draw mirror.png from mirror.lessons; returns the paths, as draw_comparison does."""
-    if not _ready():
-        return []
-    figure, ((left, right),) = _figure(1, 2, (10, 4), share=False)
-    for (noise, points), dashes in zip(noises.items(), ("-", "--")):
-        counts, measured, theory = zip(*points)
-        left.plot(counts, theory, color=COLOURS["wm"], linestyle=dashes, linewidth=1.4)
-        left.plot(counts, measured, color=COLOURS["wm"], linestyle="", marker="o", markersize=5)
-        left.annotate(noise, (counts[-1], measured[-1]), xytext=(6, 6), textcoords="offset points", color=COLOURS["wm"],
-                      annotation_clip=False)  # fmt: skip
-    left.set_xscale("log", base=2)
-    left.set(xlabel="rows of noise", ylabel="matrix angle (degrees)", ylim=(-2, 90))
-    left.set_title("WM: points measured, lines by theory", fontsize=10, loc="left")
-    for (decay, momentum), points in decays.items():
-        counts, measured, theory = zip(*points)
-        right.plot(counts, theory, color=COLOURS["kp"], linewidth=1.4)
-        right.plot(counts[::25], measured[::25], color=COLOURS["kp"], linestyle="", marker="o", markersize=4)
-        text = f"λ = {decay:g}" + (f", momentum {momentum:g}" if momentum else "")
-        end = next((p for p in points if p.measured < 1e-3), points[-1])
-        right.annotate(text, (end.count, max(end.measured, 1.3e-3)), xytext=(6, 0), textcoords="offset points", va="center",
-                       color=COLOURS["kp"], annotation_clip=False)  # fmt: skip
-    right.set_yscale("log")
-    right.set(xlabel="training step", ylabel="‖W − Bᵀ‖, relative to its start", xlim=(0, counts[-1]), ylim=(1e-3, 1.3))
-    right.set_title("KP: points measured, lines by theory", fontsize=10, loc="left")
-    return _save({"mirror.png": figure}, folder)
-
-
-def _ready():
+def available():
     """Whether matplotlib is installed; if it is not, print a line to stderr that says how to install it."""
     try:
         import matplotlib
@@ -95,7 +75,7 @@ def _ready():
     return True
 
 
-def _save(pictures, folder):
+def save(pictures, folder):
     from matplotlib import pyplot
 
     for name, figure in pictures.items():
@@ -107,7 +87,7 @@ def _save(pictures, folder):
 
 def _draw_errors(lines, colours):
     """One line per curve: the mean over seeds, in a band from the best seed to the worst."""
-    figure, ((axes,),) = _figure(1, 1, (7, 4.2))
+    figure, ((axes,),) = subplots(1, 1, (7, 4.2))
     ends, last = {}, max(line["epoch"] for line in lines)
     for curve, colour in colours.items():
         epochs, values = _by_epoch(lines, curve, lambda line: line["test_error"])
@@ -117,7 +97,7 @@ def _draw_errors(lines, colours):
             axes.fill_between(epochs, *band, color=colour, alpha=0.15, linewidth=0)
         else:  # a band would have no width
             axes.vlines(epochs, *band, color=colour, alpha=0.4, linewidth=4)
-        axes.plot(epochs, centre, color=colour, linewidth=1.8, marker=_marker(epochs))
+        axes.plot(epochs, centre, color=colour, linewidth=1.8, linestyle=_style(curve), marker=_marker(epochs))
         ends[curve] = centre[-1]
     axes.set(xlabel="epoch", xlim=(1, last) if last > 1 else ONE_EPOCH)
     _scale_errors(axes, [line["test_error"] for line in lines])
@@ -143,55 +123,116 @@ def _scale_errors(axes, errors):
     axes.minorticks_off()
 
 
+def _style(curve):
+    """A dashed line for the control."""
+    return "--" if curve == "frozen" else "-"
+
+
 def _marker(epochs):
     """A marker for a curve of a single point, where a line would be invisible."""
     return "o" if len(epochs) == 1 else None
 
 
 def _draw_depth(lines, colours):
-    """Angles at each curve's last epoch, a point per layer, mean over seeds; the first layer on the left."""
-    figure, (row,) = _figure(1, 2, (9, 3.8))
-    depths = _depths(lines)
+    """Angles at each curve's last epoch, by layer; the first layer on the left."""
+    figure, (row,) = subplots(1, 2, (9, 3.8))
     for axes, kind in zip(row, ("matrix", "delta")):
-        ends = {}
-        for curve, colour in colours.items():
-            last = max(line["epoch"] for line in lines if line["curve"] == curve)
-            mine = [line[f"{kind}_angles"] for line in lines if line["curve"] == curve and line["epoch"] == last]
-            values = [mean_angle(angles[name] for angles in mine) for name in mine[0]]
-            if not measured(values):
-                continue
-            axes.plot([depths[name] for name in mine[0]], values, color=colour, linewidth=1.4, marker="o", markersize=3)
-            ends[curve] = measured(values)[-1]
-        axes.set(ylim=(-3, 100), yticks=range(0, 101, 20), xlabel="layer")
-        axes.set_ylabel(f"{kind} angle (degrees)")
+        ends = _draw_by_layer(axes, lines, colours, f"{kind}_angles")
+        axes.set(ylim=(-3, 100), yticks=range(0, 101, 20), xlabel="layer", ylabel=f"{kind} angle (degrees)")
         _label_ends(axes, {curve: (end, f"{label(curve)} {end:.0f}°") for curve, end in ends.items()}, colours)
     return figure
 
 
+def _draw_by_layer(axes, lines, colours, entry):
+    """Draw an entry of each curve's last epoch, a point per layer, mean over seeds; returns {curve: the last layer's}."""
+    depths, ends = _depths(lines), {}
+    for curve, colour in colours.items():
+        values = _last_by_layer(lines, curve, entry)
+        if measured(values.values()):
+            axes.plot([depths[name] for name in values], values.values(), color=colour, linewidth=1.4, marker="o", markersize=3)
+            ends[curve] = measured(values.values())[-1]
+    return ends
+
+
+def _last_by_layer(lines, curve, entry):
+    """{layer: the mean over seeds} of an entry at the curve's last epoch; empty for a curve without lines."""
+    mine = [line for line in lines if line["curve"] == curve]
+    last = [line[entry] for line in mine if line["epoch"] == max(line["epoch"] for line in mine)]
+    return {name: mean_angle(each[name] for each in last) for name in (last[0] if last else ())}
+
+
+def _draw_sizes(lines, colours):
+    """The sizes of B and of delta by layer, relative to backprop's, and the angle of the update over the epochs."""
+    figure, (axes,) = subplots(1, 3, (14, 4), share=False)
+    figure.get_layout_engine().set(wspace=0.06)  # else labels of curves would touch the next axis's name
+    rules = {line["curve"]: line["rule"] for line in lines}
+    free = {curve: colours[curve] for curve, rule in rules.items() if rule not in EXACT}
+    _draw_ratios(axes[0], lines, free, "feedback_ratios", "‖B‖ / ‖W‖")
+    _draw_ratios(axes[1], lines, free, "delta_ratios", "‖δ‖ / ‖δ by backprop‖")
+    _draw_updates(axes[2], lines, {curve: colours[curve] for curve, rule in rules.items() if rule != "bp"})
+    return figure
+
+
+def _draw_ratios(axes, lines, colours, entry, name):
+    """Ratios at each curve's last epoch, by layer, on a logarithmic axis; a cross at the bottom stands for 0."""
+    positive, depths = [], _depths(lines)
+    for curve, colour in colours.items():
+        values = _last_by_layer(lines, curve, entry)
+        positive += [value for value in values.values() if value > 0]
+        zeros = [depths[layer] for layer, value in values.items() if value == 0]
+        axes.plot(zeros, [0.03] * len(zeros), transform=axes.get_xaxis_transform(), color=colour, linestyle="", marker="x")
+    axes.axhline(1, color="grey", linewidth=0.8)
+    axes.set(xlabel="layer", ylabel=name, xlim=(0.5, len(depths) + 0.5))
+    _scale_ratios(axes, positive)
+    ends = _draw_by_layer(axes, lines, colours, entry)
+    _label_ends(axes, {curve: (end, f"{label(curve)} {end:.3g}") for curve, end in ends.items()}, colours)
+
+
+def _scale_ratios(axes, ratios):
+    """Set a logarithmic axis that shows 1 and all ratios, with ticks at 1, 2 and 5 unless it spans many decades."""
+    low, high = min([0.5, *ratios]), max([2, *ratios])
+    axes.set_yscale("log", nonpositive="mask")
+    axes.set_ylim(low / 1.3, high * 1.3)
+    if high / low < 1000:
+        decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+        ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+        ticks = [tick for tick in ticks if low / 1.3 <= tick <= high * 1.3]
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+
+
+def _draw_updates(axes, lines, colours):
+    """The angle between the whole update and backprop's, per epoch, mean over seeds."""
+    ends, last = {}, max(line["epoch"] for line in lines)
+    for curve, colour in colours.items():
+        epochs, values = _by_epoch(lines, curve, lambda line: line["update_angle"])
+        means = [mean_angle(v) for v in values]
+        axes.plot(epochs, means, color=colour, linewidth=1.4, linestyle=_style(curve), marker=_marker(epochs))
+        if measured(means):
+            ends[curve] = measured(means)[-1]
+    axes.set(xlabel="epoch", ylabel="update angle (degrees)", xlim=(1, last) if last > 1 else ONE_EPOCH)
+    axes.set(ylim=(-3, 100), yticks=range(0, 101, 20))
+    _label_ends(axes, {curve: (end, f"{label(curve)} {end:.0f}°") for curve, end in ends.items()}, colours)
+
+
 def _draw_angles(lines, colours):
-    """Rows: matrix and delta angle; a column per curve; a line per layer, mean over seeds."""
+    """A column per curve, its matrix angles above its delta angles; many curves fill several rows of such columns."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
 
-    figure, grid = _figure(2, len(colours), (2.3 * len(colours) + 1.2, 4.8))
-    colour_of, depths = colormaps["viridis"], _depths(lines)
-    for axes_row, kind in zip(grid, ("matrix", "delta")):
-        for axes, curve in zip(axes_row, colours):
-            mine = [line for line in lines if line["curve"] == curve]
-            names = list(mine[0][f"{kind}_angles"])
-            for name in names:
-                epochs, values = _by_epoch(mine, curve, lambda line: line[f"{kind}_angles"][name])
-                colour = colour_of((depths[name] - 1) / max(len(depths) - 1, 1))
-                axes.plot(epochs, [mean_angle(v) for v in values], color=colour, linewidth=1.2, marker=_marker(epochs), markersize=4)
-            if not names:
-                axes.text(0.5, 0.5, "no such matrix", transform=axes.transAxes, ha="center", color="grey")
-            axes.set(ylim=(-3, 100), yticks=range(0, 101, 20))
-            axes.label_outer()
-        axes_row[0].set_ylabel(f"{kind} angle (degrees)")
-    for axes, curve in zip(grid[0], colours):
-        axes.set_title(label(curve), color=colours[curve], fontweight="bold")
-    for axes in grid[-1]:
-        axes.set_xlabel("epoch")
+    rows = math.ceil(len(colours) / MOST_COLUMNS)
+    columns = math.ceil(len(colours) / rows)
+    figure, grid = subplots(2 * rows, columns, (2.3 * columns + 1.2, 4.8 * rows))
+    colour_of = colormaps["viridis"]
+    for number, curve in enumerate(colours):
+        row, column = divmod(number, columns)
+        for axes, kind in zip(grid[2 * row :, column], ("matrix", "delta")):
+            _draw_layers(axes, lines, curve, f"{kind}_angles", colour_of)
+            axes.tick_params(labelbottom=kind == "delta", labelleft=column == 0)
+            axes.set(xlabel="epoch" if kind == "delta" else "", ylabel=f"{kind} angle (degrees)" if column == 0 else "")
+        grid[2 * row, column].set_title(label(curve), color=colours[curve], fontweight="bold")
+    for axes in grid[-2:, len(colours) - columns * (rows - 1) :].flat:
+        axes.set_visible(False)
     if max(line["epoch"] for line in lines) == 1:
         grid[0, 0].set_xlim(ONE_EPOCH)  # of all, which share it
     bar = figure.colorbar(ScalarMappable(cmap=colour_of), ax=grid, ticks=[0, 1], fraction=0.03, pad=0.02)
@@ -200,13 +241,26 @@ def _draw_angles(lines, colours):
     return figure
 
 
+def _draw_layers(axes, lines, curve, entry, colour_of):
+    """Angles of a curve over the epochs, a line per layer, mean over seeds."""
+    depths = _depths(lines)
+    names = next(line[entry] for line in lines if line["curve"] == curve)
+    for name in names:
+        epochs, values = _by_epoch(lines, curve, lambda line: line[entry][name])
+        colour = colour_of((depths[name] - 1) / max(len(depths) - 1, 1))
+        axes.plot(epochs, [mean_angle(v) for v in values], color=colour, linewidth=1.2, marker=_marker(epochs), markersize=4)
+    if not names:
+        axes.text(0.5, 0.5, "no such matrix", transform=axes.transAxes, ha="center", color="grey")
+    axes.set(ylim=(-3, 100), yticks=range(0, 101, 20))
+
+
 def _depths(lines):
     """{layer: 1, 2, ...} from the first layer, which has no B of its own, to the last, which has no delta below it."""
     names = dict.fromkeys(name for kind in ("delta", "matrix") for line in lines for name in line[f"{kind}_angles"])
     return {name: depth for depth, name in enumerate(names, start=1)}
 
 
-def _figure(rows, columns, size, share=True):
+def subplots(rows, columns, size, share=True):
     from matplotlib import pyplot
 
     figure, grid = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained",

@@ -9,7 +9,8 @@ from wtref.distributed.training import DistributedTraining
 from wtref.errors import InputError
 from wtref.losses import LOSSES
 from wtref.optim import SGD, Schedule, aligning_decay
-from wtref.relatives import RULES
+from wtref.relatives import RULES, OutputByBackprop
+from wtref.runs.pretraining import add_noise_steps
 from wtref.training import Training, train_step
 
 
@@ -38,11 +39,15 @@ def prepare(config, device=None, group=SINGLE, feed=None):
     network.forward(device.array(np.zeros((1, *feed.shape))), train=False)  # raises if images and network do not fit
     _check_batch(config, network, group)
     rule = RULES[config.rule](randomness.generator(config.seed, randomness.FEEDBACK), **config.rule_options)
+    if config.output_backprop:
+        rule = OutputByBackprop(rule)
     for s in network.with_feedback:
         rule.connect(s, feed.classes)
     schedule = Schedule(config.schedule, config.lr, config.epochs * feed.steps, config.warmup, config.milestones)
     parts = network, rule, _sgd(config, schedule, network, device), LOSSES[config.loss], feed, schedule, config.epochs
     training = _faster(config, device, group, *parts)
+    if config.noise_steps and config.rule == "fa":
+        add_noise_steps(training, config.noise_steps, config.batch_size, group, config.seed)
     training.config, training.group = config, group  # for session.py and the checkpoints
     return training
 

@@ -8,6 +8,7 @@ report.html     all of it, figures inlined
 
 import base64
 import json
+import math
 from dataclasses import asdict
 from html import escape
 from statistics import mean, stdev
@@ -17,12 +18,21 @@ from wtref.files import make_folder, write_lines, write_text
 from wtref.runs import figures
 from wtref.text import columns, counted, printable
 
-COLUMNS = ("rule", "test accuracy %", "matrix angle °", "worst layer °", "delta angle °", "seconds", "runs")
+COLUMNS = ("rule", "accuracy %", "matrix °", "worst °", "delta °", "update °", "seconds", "runs")
+MEANINGS = (
+    "matrix: angle between B and Wᵀ, mean over layers; worst: the worst layer's\n"
+    "delta: angle between δ and backprop's, mean over layers\n"
+    "update: angle between the updates of all W together and backprop's\n"
+)
+CONTROL = "frozen: hidden weights never learn; a gain over it is what hidden layers learned\n"
 NAMED = 12  # missing runs that a message names
+NAMED_LAYERS = 4  # without a delta angle that a line names
 CAPTIONS = {
     "test-error.png": "Test error per epoch: the mean over seeds, in a band from the best seed to the worst.",
     "depth.png": "Alignment against depth at the last epoch: a point per layer, the first layer on the left; numbers: the last layer's.",
     "angles.png": "Matrix and delta angle of each layer over the epochs, mean over seeds.",
+    "sizes.png": "Feedback weights and errors by layer at the last epoch, their norms relative to W's and to those of backprop's errors "
+    "(1: as large; a cross at the bottom: all zero), and the angle between the whole update and backprop's; means over seeds.",
 }
 STYLE = """
 :root { color-scheme: light dark }
@@ -53,11 +63,32 @@ def text(experiment, configs, lines):
 
 
 def _foot(experiment, configs, lines):
-    foot = f"{experiment.about}; after {counted(configs[0].epochs, 'epoch')}; mean ± standard deviation over seeds\n"
+    foot = f"{experiment.about}; after {counted(configs[0].epochs, 'epoch')}; mean ± standard deviation over seeds\n{MEANINGS}"
+    if any(line["rule"] == "frozen" for line in lines):
+        foot += CONTROL
+    foot += _unmeasured_in_words(lines)
     if experiment.published:
         foot += f"published: {experiment.source}\n"
     missing = missing_in_words(configs, lines)
     return foot + (f"{missing}\n" if missing else "")
+
+
+def _unmeasured_in_words(lines):
+    """For each rule, the layers without a delta angle at the last epoch, and whether its own delta is zero there or backprop's."""
+    text = ""
+    for rule in dict.fromkeys(line["rule"] for line in lines):
+        ratios = [item for line in _last([x for x in lines if x["rule"] == rule]) for item in line.get("delta_ratios", {}).items()]
+        if zero := list(dict.fromkeys(name for name, ratio in ratios if ratio == 0)):
+            text += f"{figures.label(rule)}: no delta angle in {_shortened(zero, NAMED_LAYERS)}: δ is zero there\n"
+        if unknown := list(dict.fromkeys(name for name, ratio in ratios if math.isnan(ratio))):
+            text += f"{figures.label(rule)}: no delta angle in {_shortened(unknown, NAMED_LAYERS)}: backprop's δ is zero there\n"
+    return text
+
+
+def _shortened(names, most):
+    """The names, of many only the first and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def missing_in_words(configs, lines):
@@ -66,8 +97,7 @@ def missing_in_words(configs, lines):
     missing = [f"{config.rule} seed {config.seed}" for config in configs if (config.rule, config.seed) not in finished]
     if not missing:
         return ""
-    more = f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
-    return f"{len(configs) - len(missing)} of {len(configs)} runs finished; missing: {', '.join(missing[:NAMED])}{more}"
+    return f"{len(configs) - len(missing)} of {len(configs)} runs finished; missing: {_shortened(missing, NAMED)}"
 
 
 def table(experiment, configs, lines):
@@ -82,14 +112,20 @@ def table(experiment, configs, lines):
 
 
 def _row(rule, mine):
-    end = max(line["epoch"] for line in mine)
-    last = [line for line in mine if line["epoch"] == end]
+    last = _last(mine)
     accuracies = [100 - line["test_error"] for line in last]
     spread = f" ± {stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
     matrix, worst = _angles(line["matrix_angles"] for line in last)
     delta, _ = _angles(line["delta_angles"] for line in last)
+    update, _ = _angles({"update": line.get("update_angle", math.nan)} for line in last)
     seconds = sum(line["seconds"] for line in mine) / len(last)
-    return figures.label(rule), f"{mean(accuracies):.2f}{spread}", matrix, worst, delta, f"{seconds:.1f}", str(len(last))
+    return figures.label(rule), f"{mean(accuracies):.2f}{spread}", matrix, worst, delta, update, f"{seconds:.1f}", str(len(last))
+
+
+def _last(mine):
+    """The lines of the last epoch."""
+    end = max(line["epoch"] for line in mine)
+    return [line for line in mine if line["epoch"] == end]
 
 
 def _angles(by_seed):

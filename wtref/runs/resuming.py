@@ -8,10 +8,10 @@ import contextlib
 
 import numpy as np
 
+from wtref.angles import Recorder
 from wtref.device import to_host
 from wtref.errors import InputError
 from wtref.files import nan_for_null
-from wtref.rules import KolenPollack
 from wtref.runs.run_files import check_record
 from wtref.values import check_entries
 
@@ -21,7 +21,7 @@ COUNTS = {  # attributes of a Training and their types
 }  # fmt: skip
 PLAIN = COUNTS | {"generator": dict, "rule": dict[str, int]}
 BEST = {"epoch": int, "test_error": float}
-WITHOUT_VELOCITY = ("running_mean", "running_var")  # the ends of their names
+FEEDBACK = (".B", ".R", ".F")  # the ends of names of arrays that only the backward pass reads
 
 
 def state(training):
@@ -50,7 +50,7 @@ def load(network, device, arrays, plain):
     """Check a checkpoint and bring a network without feedback weights to its arrays."""
     check_plain(plain)
     forward, wanted = _learned(arrays), network.arrays()
-    check_arrays({name: array for name, array in forward.items() if not name.endswith(".B")}, wanted)
+    check_arrays({name: array for name, array in forward.items() if not name.endswith(FEEDBACK)}, wanted)
     for name, array in wanted.items():
         array[...] = device.array(arrays[name])
 
@@ -65,7 +65,7 @@ def check_training(arrays, plain, training):
     wanted = training.network.arrays()
     check_arrays(_learned(arrays), wanted)
     begun = plain["epoch"] or plain["position"]
-    check_arrays(_velocities(arrays), _with_velocity(wanted, training.rule) if begun else {})
+    check_arrays(_velocities(arrays), _with_velocity(training.network, training.rule) if begun else {})
 
 
 def check_plain(plain):
@@ -113,7 +113,14 @@ def _velocities(arrays):
     return {name.removeprefix("velocity."): v for name, v in arrays.items() if name.startswith("velocity.")}
 
 
-def _with_velocity(wanted, rule):
-    """Those of the arrays `wanted` that have a velocity once training has begun."""
-    still = WITHOUT_VELOCITY if isinstance(rule, KolenPollack) else (*WITHOUT_VELOCITY, ".B")
-    return {name: array for name, array in wanted.items() if not name.endswith(still)}
+def _with_velocity(network, rule):
+    """{name: array} of those that a training step descends, found by one whose gradients are zero."""
+    recorder = Recorder()
+    for s in network.synapses:
+        s.W_gradient, s.b_gradient, s.B_gradient = (None if x is None else 0 * x for x in (s.W, s.b, s.B))
+        rule.learn(s, recorder)
+    for norm in network.norms:
+        norm.beta_gradient = norm.gamma_gradient = 0 * norm.beta
+        norm.learn(recorder)
+    descended = {id(w) for w, _ in recorder.descents}
+    return {name: array for name, array in network.arrays().items() if id(array) in descended}

@@ -5,6 +5,7 @@ Each reader raises FileNotFoundError if the file does not exist, and InputError,
 
 import contextlib
 import json
+import math
 import stat
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +18,7 @@ from wtref.values import LIMITS, check_entries
 
 MEASURED = {"epoch": int, "test_error": float, "matrix_angles": dict[str, float], "delta_angles": dict[str, float]}
 RECORD = MEASURED | dict.fromkeys(("lr", "train_loss", "train_error", "test_loss", "seconds", "images_per_second"), float)
+LATER = {"feedback_ratios": dict[str, float], "delta_ratios": dict[str, float], "update_angle": float}  # older files lack them
 
 
 class Images(NamedTuple):
@@ -90,14 +92,26 @@ def read_results(path):
 
 
 def check_record(line, kinds=RECORD):
-    """Raise ValueError unless `line` is an epoch's record, with entries of the given types."""
+    """Raise ValueError unless `line` is an epoch's record, with entries of the given types and, if at all, those of LATER."""
     check_entries(line, kinds)
+    check_entries(line, {name: kind for name, kind in LATER.items() if name in line})
     if LIMITS["epochs"].misfit(line["epoch"]) or not 0 <= line["test_error"] <= 100:
         raise ValueError(f"epoch {line['epoch']} with a test error of {line['test_error']} % cannot be")
     for kind in ("matrix_angles", "delta_angles"):
         for layer, angle in line[kind].items():
-            if angle < 0 or angle > 180:  # NaN is allowed: the angle could not be measured
-                raise ValueError(f"{kind} of {layer} must be from 0 to 180, found {angle}")
+            _check_angle(f"{kind} of {layer}", angle)
+    _check_angle("update_angle", line.get("update_angle", math.nan))
+    for kind, angles in (("feedback_ratios", "matrix_angles"), ("delta_ratios", "delta_angles")):
+        for layer, ratio in line.get(kind, {}).items():
+            if ratio < 0 or ratio == math.inf:
+                raise ValueError(f"{kind} of {layer} must be at least 0 and finite, found {ratio}")
+        if kind in line and line[kind].keys() != line[angles].keys():
+            raise ValueError(f"the layers of {kind} are not those of {angles}")
+
+
+def _check_angle(name, angle):
+    if angle < 0 or angle > 180:  # NaN is allowed: the angle could not be measured
+        raise ValueError(f"{name} must be from 0 to 180, found {angle}")
 
 
 def _check_layers(lines):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wtref import models
+from wtref.device import open_device
 from wtref.losses import softmax_cross_entropy
 from wtref.relatives import RULES
 from wtref.studies.guards import GuardedNetwork, GuardedRule, GuardedSGD, Transported
@@ -41,15 +42,15 @@ class Finding:
         return self.declares or self.found is None
 
 
-def audit(device, rules=RULES, model="resnet8"):
-    """Audit rules on a network of random weights.
+def audit(rules=RULES, model="resnet8"):
+    """Audit rules on a network of random weights, on the CPU in float64.
 
-    Parameters: device, a device.Device; rules, {name: class or function that makes the rule}; model, the network's name.
+    Parameters: rules, {name: class or function that makes the rule}; model, the network's name.
     Returns: a list of Findings.
     Raises: whatever a rule's own code raises.
     """
     made = {name: make() for name, make in rules.items()}
-    return [Finding(name, rule.transports_weights, _transport(rule, device, model)) for name, rule in made.items()]
+    return [Finding(name, rule.transports_weights, _transport(rule, model)) for name, rule in made.items()]
 
 
 def table(findings):
@@ -58,9 +59,9 @@ def table(findings):
     return columns([("rule", "transports weights", "verdict", "how"), *rows])
 
 
-def _transport(rule, device, model):
+def _transport(rule, model):
     """How the rule transports weights in STEPS training steps, in words; None if it does not."""
-    rng = np.random.default_rng(0)
+    device, rng = open_device("cpu", "float64"), np.random.default_rng(0)
     network = models.build(model, SHAPE, CLASSES)
     network.initialise(device, rng)
     network = GuardedNetwork(network)
