@@ -28,7 +28,7 @@ USUAL = {
 CASES = {
     **{f"{model} {rule}": Config(**USUAL, model=model, rule=rule) for model in ("mlp", "lenet", "resnet8") for rule in RULES},
     **{f"mlp {rule}": Config(**USUAL, model="mlp", rule=rule, norm="after") for rule in ("om", "aa", "ia", "sa", "frozen")},
-    "mlp wm few rows": Config(**USUAL, model="mlp", rule="wm", norm="after", mirror_rows=5),
+    "mlp wm few rows": Config(**USUAL, model="mlp", rule="wm", norm="after", mirror_rows=50),
     "mlp fa after noise": Config(**USUAL, model="mlp", rule="fa", noise_steps=3, output_backprop=True),
     "plain kernels": Config(**USUAL, model="resnet8", rule="wm", norm="after", kernels="plain"),
     "own statistics": Config(**USUAL, model="resnet8", rule="kp", sync_bn=False),

@@ -182,10 +182,10 @@ def shard_mirroring(rule, group):
         return
     mirror = rule.mirror
 
-    def mirror_shard(s, *arguments):
+    def mirror_shard(s, **arguments):
         part, columns = copy.copy(s), group.shard(s.n_out)
         part.W, part.B = s.W[columns], s.B[:, columns]
-        mirror(part, *arguments)
+        mirror(part, **arguments)
         whole = array_module(s.B).zeros((s.n_out, s.n_in), dtype=s.B.dtype)
         whole[columns] = part.B.T
         s.B[...] = group.all_reduce(whole).T
