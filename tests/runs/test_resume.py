@@ -14,7 +14,10 @@ import pytest
 from resumed_runs import AUGMENTED, SMALL, TINY, outcome, train
 from wtref.cli.main import main
 from wtref.datasets import DATA_DIR
-from wtref.runs import checkpoints
+from wtref.relatives import RULES
+from wtref.runs import checkpoints, resuming
+from wtref.runs.config import Config
+from wtref.runs.prepare import prepare
 from wtref.runs.run import Run
 from wtref.training import Training
 
@@ -235,6 +238,17 @@ def test_a_run_does_not_go_on_with_other_data(here, capsys):
     assert contents(Path("runs/mine")) == before
     file.write_bytes(original)
     assert train("--resume", "mine") == 0
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_check_of_a_checkpoint_leaves_no_gradients(rule):
+    """Rank 0 alone makes the check, and processes sum up the gradients that they have."""
+    config = Config(model="mlp", hidden=(6,), rule=rule, batch_size=400, epochs=1, dtype="float64", device="cpu")
+    stopped, resumed = prepare(config), prepare(config)
+    next(stopped.run())
+    resuming.check_training(*resuming.state(stopped), resumed)
+    for s in resumed.network.synapses:
+        assert s.W_gradient is s.b_gradient is s.B_gradient is None
 
 
 # --- the best ---------------------------------------------------------------------------------------------

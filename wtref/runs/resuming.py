@@ -119,6 +119,7 @@ def _with_velocity(network, rule):
     for s in network.synapses:
         s.W_gradient, s.b_gradient, s.B_gradient = (None if x is None else 0 * x for x in (s.W, s.b, s.B))
         rule.learn(s, recorder)
+        s.W_gradient = s.b_gradient = s.B_gradient = None  # several processes would sum up what only one of them has
     for norm in network.norms:
         norm.beta_gradient = norm.gamma_gradient = 0 * norm.beta
         norm.learn(recorder)
