@@ -14,7 +14,8 @@ from wtref.fast import accelerate
 from wtref.fast.ops import equip
 from wtref.losses import softmax_cross_entropy
 from wtref.optim import SGD
-from wtref.relatives import RULES
+from wtref.relatives import RULES, OutputByBackprop
+from wtref.rules import Rule
 from wtref.training import train_step
 
 CLASSES = 5
@@ -189,6 +190,46 @@ def test_measuring_leaves_no_trace(rule, fast):
 
     found, wanted = trained(measured=True), trained(measured=False)
     assert found.keys() == wanted.keys() and all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+class Restless(Rule):
+    """Changes in each method all that it can reach, some of it in place and some not."""
+
+    def connect(self, s, classes):
+        super().connect(s, classes)
+        s.extra |= {"kept": 0 * s.B, "replaced": 0 * s.B}
+
+    def before_backward(self, s, error):
+        s.B = s.B + 0.1 * self.rng.standard_normal(s.B.shape)
+
+    def learn(self, s, sgd):
+        super().learn(s, sgd)
+        self.state["steps"] = self.state.get("steps", 0) + 1
+        s.W *= 0.9
+        if s.B is not None:
+            s.B *= 0.9
+            s.extra["kept"] += s.B
+            s.extra["replaced"] = s.extra["replaced"] + s.B
+
+
+@pytest.mark.parametrize("wrap", [lambda rule: rule, OutputByBackprop])
+def test_measuring_undoes_whatever_a_rule_of_one_s_own_does(monkeypatch, wrap):
+    """And compares its errors with backprop's through the W that it found."""
+    monkeypatch.setitem(RULES, "restless", lambda: wrap(Restless()))
+    network, rule, images, labels = ready_to_measure("restless", "mlp", hidden=(7, 6))
+    train_step(network, rule, SGD(network.arrays(), 0.1), softmax_cross_entropy, images, labels, 0)
+    own, before = network.arrays(), {name: x.copy() for name, x in network.arrays().items()}
+    drawn, state = rule.rng.bit_generator.state, dict(rule.state)
+    found = measure(network, rule, images, labels)
+    assert all(network.arrays()[name] is x and np.array_equal(x, before[name]) for name, x in own.items())
+    assert rule.rng.bit_generator.state == drawn and rule.state == state and state["steps"] > 1
+
+    us = deltas_of(network, rule, images, labels)
+    for s in network.with_feedback:
+        s.B = s.W.T
+    network.forward(images)
+    bp = deltas_of(network, RULES["bp"](), images, labels)
+    assert found == pytest.approx({name: angle(us[name], bp[name]) for name in found}, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", RULES)

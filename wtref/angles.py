@@ -32,14 +32,16 @@ def matrix_angles(network):
 
     Under direct feedback alignment that is the output layer alone: the others skip all layers between.
     """
-    synapses = [s for s in network.with_feedback if not s.direct or s is network.synapses[-1]]
-    return {s.name: angle(s.B, s.W.T) for s in synapses}
+    return {s.name: angle(s.B, s.W.T) for s in _standing_for_W(network)}
 
 
 def feedback_ratios(network):
     """{layer: |B| / |W|}, Frobenius norms, for the layers that have a matrix angle."""
-    found = matrix_angles(network)
-    return {s.name: _ratio(s.B, s.W) for s in network.with_feedback if s.name in found}
+    return {s.name: _ratio(s.B, s.W) for s in _standing_for_W(network)}
+
+
+def _standing_for_W(network):
+    return [s for s in network.with_feedback if s.is_output or not s.direct]
 
 
 def compare_with_backprop(network, rule, loss, images, labels):
@@ -58,8 +60,8 @@ def compare_with_backprop(network, rule, loss, images, labels):
         _, error = loss(network.forward(images), labels)
         for s in network.with_feedback:
             rule.before_backward(s, error)
-        deltas = _deltas(network, error)
-        updates = _updates(network, rule)
+        deltas, updates = _deltas(network, error), _updates(network, rule)
+    with _unchanged(network, rule):
         for s in network.with_feedback:
             s.B, s.output_error = s.W.T, None
         network.forward(images)
@@ -79,9 +81,9 @@ def delta_angles(network, rule, loss, images, labels):
 
 @contextlib.contextmanager
 def _unchanged(network, rule):
-    """A context that puts back, at its end, the running statistics, the feedback and the rule's generator and state."""
-    running = [(x, x.copy()) for norm in network.norms for x in (norm.running_mean, norm.running_var)]
-    feedback = [(s, s.B, s.B.copy(), s.output_error) for s in network.with_feedback]
+    """A context that puts back, at its end, all that training changes, and the rule's generator and state."""
+    arrays = [(x, x.copy()) for x in network.arrays().values()]
+    feedback = [(s, s.B, s.output_error, dict(s.extra)) for s in network.with_feedback]
     drawn, state = rule.rng.bit_generator.state, dict(rule.state)
     try:
         yield
@@ -89,11 +91,10 @@ def _unchanged(network, rule):
         rule.rng.bit_generator.state = drawn
         rule.state.clear()
         rule.state.update(state)
-        for x, before in running:
+        for s, B, output_error, extra in feedback:
+            s.B, s.output_error, s.extra = B, output_error, extra
+        for x, before in arrays:
             x[...] = before
-        for s, B, before, output_error in feedback:
-            s.B, s.output_error = B, output_error
-            B[...] = before
 
 
 def _deltas(network, error):
