@@ -163,7 +163,7 @@ def test_direct_kolen_pollack_s_B_aligns_with_the_product_of_all_W_above():
 
 @pytest.mark.parametrize("momentum", [0, 0.9])
 def test_product_feedback_alignment_s_update(momentum):
-    """Delta R = -eta y (F delta)^T - lambda R, errors through B = R F, F fixed.  (Li et al., 2024.)"""
+    """Delta R = -eta y (F delta)^T - lambda R, errors through B = R F, F fixed.  (Li Ji-An and Benna, 2024.)"""
     rule, lr, decay = RULES["pfa"](), 0.1, 0.2
     network = small_network(rule)
     for s in network.with_feedback:
@@ -211,6 +211,16 @@ def test_with_an_orthogonal_F_product_feedback_alignment_is_kolen_pollack():
         for s, other in zip(network.synapses, twin.synapses):
             assert close(s.W, other.W, 1e-11) and close(s.b, other.b, 1e-11)
             assert s.B is None or close(s.extra["R"] @ s.extra["F"], other.B, 1e-11)
+
+
+@pytest.mark.parametrize("width", [1, 4, 9])
+def test_the_angle_at_which_product_feedback_alignment_settles(width):
+    """tan^2 = 1 / width between W^T F^T F and W^T."""
+    rule, s = RULES["pfa"](width=width), bare_synapses(50, 80)
+    rule.connect(s, CLASSES)
+    assert close(s.B, s.extra["R"] @ s.extra["F"])
+    limit = s.W.T @ s.extra["F"].T @ s.extra["F"]
+    assert math.tan(math.radians(angle(limit, s.W.T))) ** 2 == pytest.approx(1 / width, rel=0.1)
 
 
 # --- frozen ------------------------------------------------------------------------------------------------
