@@ -26,6 +26,7 @@ STEPS = 3
 def few_rows(monkeypatch):
     """A mirror step is then part of a block in narrow layers too."""
     monkeypatch.setitem(check.MIRROR, "rows", 32)
+    monkeypatch.setitem(check.MIRROR, "window", 8)
 
 
 def checked(model, rule, steps=STEPS, dtype="float64", kernels="auto", **options):

@@ -12,6 +12,10 @@ class DistributedTraining(Training):
         self.group, self.check_copies = group, check_copies
         super().__init__(*parts, **options)
 
+    def before_training(self):
+        super().before_training()
+        self.group.pop_waiting_time()  # only the steps' waiting is counted
+
     def step(self, images, labels):
         result = super().step(images, labels)
         if self.check_copies and (self.steps_done + 1) % self.check_copies == 0:
