@@ -50,7 +50,7 @@ def test_what_only_the_host_s_headers_define_is_noticed():
 
 @pytest.mark.slow
 @with_nvcc
-@pytest.mark.parametrize("kind, architecture", zip(KINDS, itertools.cycle(["sm_80", "sm_90"])))
+@pytest.mark.parametrize("kind, architecture", list(zip(KINDS, itertools.cycle(["sm_80", "sm_90"]))))
 def test_kernels_compile_cleanly(tmp_path, kind, architecture):
     dtype, precision = kind
     result = compiled(source(), tmp_path, architecture, options(dtype, precision))
