@@ -8,6 +8,10 @@ all of W; this is allowed by design, as the cells between which W lies could do 
 Two further tests do not depend on the guards.  While any other method of the rule runs, and during the backward pass, W's
 memory holds NaN, and NaN in B or in an error is found.  And errors may come down through B alone: the backward pass is
 taken with every B at zero, when none may arrive below the output layer, whatever a layer has kept of W.
+
+At the end the same steps are taken without guards.  They must end with the same arrays, up to rounding: a rule that looks for
+guards, or hides what they raise, ends with others.  The audit takes STEPS steps on one network; it cannot find a rule that
+transports weights in later steps only.
 """
 
 from dataclasses import dataclass
@@ -15,14 +19,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from wtref import models
-from wtref.device import open_device
+from wtref.device import open_device, to_host
 from wtref.losses import softmax_cross_entropy
 from wtref.relatives import RULES
-from wtref.studies.guards import GuardedNetwork, GuardedRule, GuardedSGD, Transported
+from wtref.optim import SGD
+from wtref.studies.guards import SETTINGS, GuardedNetwork, GuardedRule, GuardedSGD, Transported
 from wtref.text import columns
 from wtref.training import train_step
 
 SHAPE, CLASSES, BATCH, STEPS = (8, 8, 3), 10, 16, 2
+ROUNDING = 1e-9  # of the largest value of an array
 
 
 @dataclass(frozen=True)
@@ -45,12 +51,12 @@ class Finding:
 def audit(rules=RULES, model="resnet8"):
     """Audit rules on a network of random weights, on the CPU in float64.
 
-    Parameters: rules, {name: class or function that makes the rule}; model, the network's name.
+    Parameters: rules, {name: class or function that makes a new rule, always with the same random numbers}; model, the
+        network's name.
     Returns: a list of Findings.
     Raises: whatever a rule's own code raises.
     """
-    made = {name: make() for name, make in rules.items()}
-    return [Finding(name, rule.transports_weights, _transport(rule, model)) for name, rule in made.items()]
+    return [Finding(name, make().transports_weights, _transport(make, model)) for name, make in rules.items()]
 
 
 def table(findings):
@@ -59,22 +65,40 @@ def table(findings):
     return columns([("rule", "transports weights", "verdict", "how"), *rows])
 
 
-def _transport(rule, model):
-    """How the rule transports weights in STEPS training steps, in words; None if it does not."""
-    device, rng = open_device("cpu", "float64"), np.random.default_rng(0)
-    network = models.build(model, SHAPE, CLASSES)
-    network.initialise(device, rng)
-    network = GuardedNetwork(network)
-    rule = GuardedRule(rule, network)
+def _transport(make, model):
+    """How a rule transports weights in STEPS training steps, in words; None if it does not.  make: a function that makes the rule."""
+    plain, network = _network(model), _network(model)
+    guarded = GuardedNetwork(network)
     try:
-        for s in network.with_feedback:
-            rule.connect(s, CLASSES)
-        for s in network.with_feedback:
-            rule.before_training(s)
-        sgd = GuardedSGD(network)
-        for step in range(STEPS):
-            images, labels = device.array(rng.standard_normal((BATCH, *SHAPE))), device.raw(rng.integers(CLASSES, size=BATCH))
-            train_step(network, rule, sgd, softmax_cross_entropy, images, labels, step)
+        _train(guarded, GuardedRule(make(), guarded), lambda: GuardedSGD(guarded))
     except Transported as found:
         return str(found)
-    return None
+    _train(plain, make(), lambda: SGD(plain.arrays(), **SETTINGS))
+    arrays = network.arrays()
+    different = [name for name, array in plain.arrays().items() if name not in arrays or not _equal(array, arrays[name])]
+    return f"{different[0]} ends with other values without guards" if different else None
+
+
+def _network(model):
+    network = models.build(model, SHAPE, CLASSES)
+    network.initialise(open_device("cpu", "float64"), np.random.default_rng(0))
+    return network
+
+
+def _train(network, rule, make_sgd):
+    """Take STEPS training steps; make_sgd is called once every layer has its B."""
+    rng = np.random.default_rng(1)
+    for s in network.with_feedback:
+        rule.connect(s, CLASSES)
+    for s in network.with_feedback:
+        rule.before_training(s)
+    sgd = make_sgd()
+    for step in range(STEPS):
+        images, labels = rng.standard_normal((BATCH, *SHAPE)), rng.integers(CLASSES, size=BATCH)
+        train_step(network, rule, sgd, softmax_cross_entropy, images, labels, step)
+
+
+def _equal(x, y):
+    """Whether two arrays are equal up to rounding."""
+    x, y = to_host(x), to_host(y)
+    return x.shape == y.shape and abs(x - y).max() <= ROUNDING * max(abs(x).max(), abs(y).max())

@@ -12,12 +12,13 @@ from wtref.optim import SGD
 from wtref.synapses import Synapses
 
 MIRROR_MODE = ("before_training", "between_steps")
+SETTINGS = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01}  # of the optimizer
 
 
 class Transported(BaseException):
     """W was used in a way that a rule free of weight transport does not need; the message names the use.
 
-    No Exception, so that a rule that handles its own exceptions cannot hide it.
+    No Exception, so that a rule that handles its own exceptions does not hide it.
     """
 
 
@@ -219,7 +220,7 @@ class GuardedSGD:
     """An SGD that descends each guarded W once the rule's method is over, and shows none of its arrays."""
 
     def __init__(self, network):
-        self._network, self._sgd = network, SGD(network.network.arrays(), lr=0.01, momentum=0.9, weight_decay=0.01)
+        self._network, self._sgd = network, SGD(network.network.arrays(), **SETTINGS)
         self.lr, self.momentum = self._sgd.lr, self._sgd.momentum
         self.nesterov, self.weight_decay = self._sgd.nesterov, self._sgd.weight_decay
 
