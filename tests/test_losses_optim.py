@@ -138,7 +138,7 @@ def test_only_the_arrays_it_was_given_are_descended():
     W = np.ones((2, 2))
     sgd = SGD({"W": W}, 0.1)
     for other in (W.copy(), W.T, W[:]):
-        with pytest.raises(KeyError):
+        with pytest.raises(InputError, match="array that the SGD was not made with; make the SGD once every layer has its B"):
             sgd.descend(other, np.ones((2, 2)), decay=True)
     assert (W == 1).all()
 

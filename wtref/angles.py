@@ -17,7 +17,7 @@ from wtref.device import array_module, to_host
 def angle(u, v):
     """The angle between two arrays of one shape, in degrees: 0 aligned, 90 unrelated, 180 opposed.
 
-    NaN where there is no angle: an array of zeros has no direction, nor has one with NaN or infinity in it.
+    NaN where one of them has no direction: an array of zeros, or one that holds NaN or infinity.
 
     2 atan2(|u' - v'|, |u' + v'|) on unit vectors: exact for small angles too, where acos is not.
     """
@@ -168,11 +168,11 @@ def _norm(x):
 
 
 def measured(angles):
-    """Those of the angles that could be measured."""
+    """The angles that are not NaN, as a list."""
     return [angle for angle in angles if not math.isnan(angle)]
 
 
 def mean_angle(angles):
-    """The mean of those that could be measured; NaN where none could."""
+    """The mean of the angles that are not NaN; NaN if all are."""
     known = measured(angles)
     return sum(known) / len(known) if known else math.nan

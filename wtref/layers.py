@@ -36,10 +36,10 @@ class Linear:
         if s.output_error is not None:  # direct feedback: e in the place of delta_{l+1}
             delta = s.direct_error(delta.shape)
             s.B_gradient = self.y.T @ delta
-        return None if s.B is None else delta @ s.B.T  # (2), (3): B_{l+1} delta_{l+1}; phi' follows below
+        return None if s.B is None else delta @ s.B.T  # (2), (3): B_{l+1} delta_{l+1}; phi' is in activations.py
 
     def check(self, y):
-        """Raise InputError unless y has as many values a row as there are cells below."""
+        """Raise InputError unless each row of y has n_in values."""
         if y.shape[1:] != (self.synapses.n_in,):
             raise InputError(f"{self.synapses.name}: takes {self.synapses.n_in} values, was given {_shape(y)}")
 
@@ -149,7 +149,7 @@ class BatchNorm:
 
 
 class MaxPool:
-    """The largest value of each window; its error goes back to the first place that held it."""
+    """The largest value of each window; its error goes back to the first position that has it."""
 
     def __init__(self, name, kernel, stride=None, padding=0):
         self.name, self.kernel, self.padding = name, _pair(kernel), _pair(padding)

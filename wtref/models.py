@@ -13,7 +13,7 @@ from wtref.layers import BatchNorm, Conv2d, Flatten, GlobalAvgPool, Linear, MaxP
 
 
 class Network(Sequential):
-    """A stack of layers that knows its weights.
+    """A stack of layers, and the lists of its weights and batch norms.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ def build(name, shape, classes, options=Options()):
     Raises
     ------
     InputError
-        For an unknown name or option.  An image too small shows at the first forward pass.
+        For an unknown name or option.  Images that are too small raise it in the first forward pass.
     """
     make = choose("model", ALIASES.get(name, name), MODELS)
     return Network(*make(shape, classes, options))

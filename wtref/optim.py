@@ -22,7 +22,7 @@ class SGD:
         """arrays: {name: array} of all that may be descended; each is changed in place and never replaced."""
         self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
         self.arrays, self.velocity = arrays, {}
-        self._names = {id(array): name for name, array in arrays.items()}  # `arrays` keeps them, so no id changes hands
+        self._names = {id(array): name for name, array in arrays.items()}  # valid as long as `arrays` keeps the arrays
 
     def descend(self, w, gradient, decay):
         """One step of the array w, in place, against `gradient` of the same shape; decay: True or False."""
@@ -32,9 +32,9 @@ class SGD:
         w -= self.lr * (g + self.momentum * v if self.nesterov else v)
 
     def name_of(self, w):
-        """What the array w is called in `arrays`.  Raises InputError if it is none of them."""
+        """The name of the array w in `arrays`.  Raises InputError if it is none of them."""
         if id(w) not in self._names:
-            raise InputError("an array that is none of the optimizer's is to be descended; create it once every layer has its B")
+            raise InputError("descend was given an array that the SGD was not made with; make the SGD once every layer has its B")
         return self._names[id(w)]
 
     def velocity_of(self, w):

@@ -13,7 +13,7 @@ from wtref.rules import PAPER, Backprop, Rule, SignSymmetry, WeightMirror
 
 
 class FixedRandomSignSymmetry(Rule):
-    """frSF: the signs of W^T on magnitudes |M| drawn once, like W; B itself remembers them.  (Liao et al., 2016.)"""
+    """frSF: the signs of W^T on magnitudes |M| drawn once, like W, and kept in B itself.  (Liao et al., 2016.)"""
 
     transports_weights = True
 
@@ -63,7 +63,7 @@ class DirectKolenPollack(DirectFeedbackAlignment):
 class ProductFeedbackAlignment(Rule):
     """PFA: errors return through a product of two matrices, B = R F, of which F is random and fixed.
 
-    W and R feel the same adjustments and the same decay, seen through F: R(t) - W(t)^T F^T falls by 1 - lambda a step, so
+    W and R receive the same adjustments, R's through F, and the same decay: R(t) - W(t)^T F^T falls by 1 - lambda a step, so
     B settles at W^T F^T F.  With orthogonal F this is Kolen-Pollack.  With random F the matrix angle does not go to 0, but to
     tan^2(theta) = 1 / width: 27 degrees at width 4.  (Li Ji-An and Benna, 2024.)
 
@@ -96,12 +96,12 @@ class ActivationAlignment(WeightMirror):
     """AA: in mirror mode each feedback cell predicts z = W y from B, and learns from the difference.  (Kunin et al., 2020.)
 
     Delta B = eta y (beta z - 2 alpha B^T y)^T with beta = 2 alpha = 1: the delta rule.  Its fixed point B = W^T is exact, as
-    the difference is zero there for every y: no noise is left, and none but the recent rows count.  It asks of the
-    circuit what the weight mirror does not: that a cell compares what it copies with what it predicts.
+    the difference is zero there for every y: no noise is left, and only recent rows count.  Unlike the weight mirror, it
+    needs cells that compare the activity they copy with the activity they predict.
     """
 
     def before_training(self, s):
-        """So many steps that B is W^T to about a degree: each multiplies |B - W^T|^2 by n / (M + n), on average."""
+        """As many steps as bring B to within about a degree of W^T: each multiplies |B - W^T|^2 by n / (M + n), on average."""
         for _ in range(math.ceil(9 / math.log1p(self.batch(s) / s.n_in))):
             self.mirror(s)
 
@@ -148,9 +148,9 @@ class SymmetricAlignment(Rule):
 
 
 class OrthogonalMirror(Rule):
-    """OM: a weight mirror whose noise comes in mutually orthogonal patterns, so that one step shows W^T to rounding.
+    """OM: a weight mirror whose noise comes in mutually orthogonal patterns, so that one step sets B to W^T up to rounding.
 
-    Ours, not the paper's.  It asks the cells of a layer to fire in concert, which no local circuit makes them do.
+    Ours, not the paper's.  The cells of a layer must fire in concert, for which no local circuit is known.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ class Frozen(Backprop):
 
 
 class OutputByBackprop(Rule):
-    """Any rule, but errors leave the output layer through its own W^T, as in the studies of sign-symmetry."""
+    """Any rule, except that errors leave the output layer through its own W^T, as in the studies of sign-symmetry."""
 
     transports_weights = True
 

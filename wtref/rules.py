@@ -4,7 +4,7 @@ A rule sees one layer's synapses s (W, B, b and what the two cells did) and noth
 image, a convolution or an optimizer's insides.  The training step (training.py) calls, layer by layer,
 
     connect            once: gives the layer its feedback weights B (never to the first layer)
-    before_training    once: whatever has to happen before the first example
+    before_training    once, before the first example
     before_backward    each step, between the forward and the backward pass
     learn              each step, after the backward pass: Delta W, Delta b and perhaps Delta B
     between_steps      each step, last, with no input and no label
@@ -90,7 +90,7 @@ class SignSymmetry(Rule):
 
 
 class KolenPollack(Rule):
-    """KP: W and B meet because both feel the same adjustments and the same decay.
+    """KP: B converges to W^T because both receive the same adjustments and the same decay.
 
     Each synapse, forward or feedback, sees the two cells it lies between, y_l and delta_{l+1}, so
     W(t) - B(t)^T = (1 - lambda)^t [W(0) - B(0)^T].  With momentum B has a velocity of its own and
@@ -127,7 +127,7 @@ class WeightMirror(Rule):
         self.rows, self.window, self.seed = rows, window, seed
 
     def before_training(self, s):
-        """The initial stretch of mirror mode: a plain average over S / 2 rows, as good as a memory of S."""
+        """Mirror mode before the first example: B becomes the plain average over S / 2 rows."""
         M = self.batch(s)
         for t in range(1, 1 + math.ceil(self.window * s.n_in / M / 2)):
             self.mirror(s, eta_B=1 / (t * M))

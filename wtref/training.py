@@ -13,7 +13,7 @@ CHECK_EVERY = 20  # steps between looks at the loss: on a GPU each look waits fo
 
 
 def train_step(network, rule, sgd, loss, images, labels, step):
-    """Teach a network one batch by a learning rule.
+    """Train a network on one batch by a learning rule.
 
     Parameters: network (models.py), rule (rules.py), sgd (optim.py), loss (losses.py); images (N, H, W, C) and
         labels (N,), arrays on the network's device; step, the number of steps before this one.
@@ -61,8 +61,8 @@ class Training:
     epochs : int                 how many passes over the training images
     train_step                   train_step, or a function that computes the same
     epoch, position : int        finished epochs; finished steps of the present one
-    device : device.Device      the network's
-    best : dict or None          the number and test error of the epoch with the lowest
+    device : device.Device       the network's
+    best : dict or None          the epoch with the lowest test error: its number and that error
     """
 
     def __init__(self, network, rule, sgd, loss, feed, schedule, epochs, train_step=train_step):
@@ -75,7 +75,7 @@ class Training:
     def run(self):
         """Train.  Yields after each step: None, or at the end of an epoch its record, a dict of plain numbers.
 
-        Between two steps the training may be saved and left, and goes on as if nothing had happened (resuming.py).
+        Between two steps the training may be saved and left, and goes on as if nothing had happened (runs/resuming.py).
         """
         if self.epoch == self.position == 0:
             self.before_training()
@@ -104,9 +104,9 @@ class Training:
                 start = time.perf_counter()
         yield self._finish_epoch()
 
-    @np.errstate(over="ignore", invalid="ignore")  # what is wrong, flush says
+    @np.errstate(over="ignore", invalid="ignore")  # flush reports them
     def step(self, images, labels):
-        """One step on a batch; returns its loss, a 0-d array, and logits.  A batch without images teaches nothing."""
+        """One step on a batch; returns its loss, a 0-d array, and logits.  A batch without images changes nothing."""
         if self.total(len(labels)) == [0.0]:
             logits = self.network.forward(images, train=False)
             return logits.sum(), logits
@@ -115,7 +115,7 @@ class Training:
 
     @property
     def steps_done(self):
-        """Since the start of the training."""
+        """The number of steps since the start of the training."""
         return self.epoch * self.feed.steps + self.position
 
     def evaluate(self, batches):
@@ -141,12 +141,12 @@ class Training:
         self.pending = []
 
     def start_epoch(self):
-        """Begin to count anew."""
+        """Reset the counters of an epoch."""
         self.position, self.seconds, self.waited = 0, 0.0, 0.0  # waited: for other processes
         self.loss_sum, self.wrong, self.seen = 0.0, 0, 0  # over all images of the steps looked at
         self.pending = []  # (loss, wrong, seen) of later steps, still on the device
 
-    @np.errstate(over="ignore", invalid="ignore")  # what is wrong is said below
+    @np.errstate(over="ignore", invalid="ignore")  # they are reported below
     def _finish_epoch(self):
         if not self.seen:
             raise InputError("not one of the training images can be read")
@@ -161,7 +161,7 @@ class Training:
         return record
 
     def record(self, test_loss, test_error, tested):
-        """What is written down about the epoch that has just ended."""
+        """The record of the epoch that has just ended, a dict of plain numbers."""
         return {
             "epoch": self.epoch,
             "lr": self.schedule(self.epoch * self.feed.steps - 1),
@@ -179,6 +179,6 @@ class Training:
         }
 
     def _where(self, i):
-        """In words: step i of the present epoch."""
+        """Where step i of the present epoch is, in words."""
         lr = self.schedule(self.epoch * self.feed.steps + i)
         return f"in epoch {self.epoch + 1}, step {i + 1} of {self.feed.steps}, at learning rate {lr:g}; a smaller --lr may help"

@@ -216,6 +216,13 @@ def test_agreeing_flags_and_other_names_of_a_model_are_welcome(here, said):
     assert torch_state.config_of(file, {"model": "resnet18"}).model == "resnet18"
 
 
+def test_a_file_that_is_no_state_dict_is_refused_without_advice_to_execute_it(here, refused):
+    (here / "net.pt").write_text("# no pickle")
+    assert refused("import", "net.pt", *MLP) == (
+        "wtref: net.pt is no PyTorch state_dict (it is damaged, or holds other objects than tensors)\n"
+    )
+
+
 def test_a_file_without_options_says_what_was_assumed(mine, said, capsys):
     said("export", "mine", "--device", "cpu")
     without_options(Path("runs/mine/torch.pt"))

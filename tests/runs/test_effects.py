@@ -42,6 +42,8 @@ IDLE = {
     "train --rule kp --mirror-rows 64": "--mirror-rows (it is for rules wm, aa and ia)",
     "train --rule aa --mirror-window 3": "--mirror-window (it is for rule wm)",
     "compare --rules bp kp --noise-steps 2": "--noise-steps (it is for rule fa)",
+    "train --rule frozen --output-backprop": "--output-backprop (it is for rules with feedback weights of their own)",
+    "compare --rules bp frozen --output-backprop": "--output-backprop (it is for rules with feedback weights of their own)",
     "compare --jitter 1": f"--jitter ({FOLDER})",
     "reproduce digits --workers 2": f"--workers ({FOLDERS})",
     "constants --models mlp --workers 2": f"--workers ({FOLDERS})",

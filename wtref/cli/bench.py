@@ -23,7 +23,7 @@ def add_commands(command):
 
 def add_bench(parser):
     parser.set_defaults(repeats=REPEATS, profile=False, json=None)
-    kinds = parser.add_subparsers(title="kinds", metavar="KIND")
+    kinds = parser.add_subparsers(title="kinds", metavar="KIND", description="Without one of them: goals.")
 
     def kind(name, function, config):
         """The parser of a kind of benchmark; config: the fields of Config that are its flags."""
@@ -63,7 +63,7 @@ def add_shape(parser):
 
 
 def bench_goals(args, given):
-    """Time wtref beside PyTorch and judge it by the goals of speed, growth included; the default kind."""
+    """Time wtref beside PyTorch and judge it by the goals of speed, growth included."""
     _prepare(args, given)
     _measure_and_judge(goals.all_works(**given), args)
 

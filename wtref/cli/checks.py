@@ -57,7 +57,7 @@ def check_against_torch(args, given):
 
 
 def audit_rules(args, given):
-    """Find which rules transport weights, and how; exits 1 if a rule does that does not declare it."""
+    """Find which rules transport weights, and how; exits 1 if one does so without declaring it."""
     findings = audit.audit()
     print(audit.table(findings))
     return int(not all(finding.honest for finding in findings))

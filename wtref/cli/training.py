@@ -34,7 +34,7 @@ def add_compare(parser):
 
 
 def compare_rules(args, given):
-    """Train one network under several rules and seeds, by a recipe of one's own; print a table and write a report."""
+    """Train one network under several rules and seeds, by a recipe of your own; print a table and write a report."""
     recipe = {**DIGITS, **given}
     config = Config(**recipe)
     check_effects(config, args.rules, vars(args))

@@ -74,7 +74,10 @@ def read(path):
         check_entries(state.wtref["options"], OPTIONS)
         return StateFile(path, arrays, state.wtref["options"], Images.of(state.wtref["images"]))
     except Exception as error:  # the file determines which exception torch.load raises
-        raise InputError(f"{path} is no PyTorch state_dict ({(str(error) or repr(error)).splitlines()[0]})") from None
+        reason = str(error) or repr(error)
+        if reason.startswith("Weights only load failed"):  # PyTorch goes on to recommend executing the file
+            reason = "it is damaged, or holds other objects than tensors"
+        raise InputError(f"{path} is no PyTorch state_dict ({reason.splitlines()[0]})") from None
 
 
 def _real(name, value):

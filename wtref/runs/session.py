@@ -77,7 +77,7 @@ def _restore(training, run):
 
 
 def start_in_words(training):
-    """Where a resumed run goes on; nothing where it is finished, which train_and_save says."""
+    """Where a resumed run goes on, in words; "" for a finished run."""
     epoch, step, steps = training.epoch, training.position, training.feed.steps
     if epoch == step == 0:
         return "no checkpoint was saved before: the run starts at epoch 1"
@@ -97,7 +97,7 @@ def _common_facts(config, training, about):
 
 
 def resumed_config(run, given):
-    """The run's own Config, with what `given` says of where and how; refuses flags that contradict the rest."""
+    """The run's own Config with the changeable fields of `given`.  Raises InputError where its other fields contradict the run."""
     if different := contradictions(run, given):
         raise InputError(f"--resume {run.name} contradicts the run: {different}; leave those flags out")
     return replace(run.config(), **{name: value for name, value in given.items() if name in CHANGEABLE})
@@ -132,7 +132,7 @@ def train_and_save(training, run):
                     write_events(record)
                 signal = group.max(stop.signal or 0)
                 if signal and training.epoch < config.epochs:
-                    print(_farewell(training, run), file=sys.stderr)
+                    print(_stopped(training, run), file=sys.stderr)
                     return 128 + signal, set()
         print(f"{done}: {counted(config.epochs, 'epoch')}, checkpoints and metrics in {run.folder}")
         skipped = group.union(set(training.feed.skipped))
@@ -141,13 +141,13 @@ def train_and_save(training, run):
 
 
 def say_skipped(skipped):
-    """Say how many images were skipped, if any.  skipped: a line about each."""
+    """Print how many images were skipped, if any.  skipped: a line about each."""
     if skipped:
         print(f"images that cannot be read and were skipped: {len(skipped):,}, such as: {min(skipped)}")
 
 
 def _explained(steps, run):
-    """The same steps; a divergence also says what is saved, and too little memory what to do."""
+    """The same steps; the messages of Diverged and MemoryError also state what is saved."""
     try:
         yield from steps
     except Diverged as error:
@@ -158,7 +158,8 @@ def _explained(steps, run):
         raise MemoryError(f"at batch size {batch}: {reason}; {run.saved()}") from None
 
 
-def _farewell(training, run):
+def _stopped(training, run):
+    """Where a training was stopped, and how to continue it, in words."""
     at = f"epoch {training.epoch + 1}, after step {training.position} of {training.feed.steps}"
     go_on = f"go on with: python run.py train --resume {run.name}"
     return f"wtref: stopped in {at}; all of it is saved in {run.folder}; {go_on}"

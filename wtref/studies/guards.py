@@ -35,7 +35,7 @@ class GuardedRule:
     def __getattr__(self, name):
         method, network = getattr(self.rule, name), self.network
 
-        def watched(s, *arguments):
+        def checked(s, *arguments):
             network.running = name
             try:
                 with nullcontext() if name in MIRROR_MODE else network.hidden():
@@ -49,7 +49,7 @@ class GuardedRule:
                 if isinstance(x, s.device.xp.ndarray) and not _finite(x):
                     raise Transported(f"{name} reads W's memory")
 
-        return watched
+        return checked
 
 
 def _runs(method, *arguments):
@@ -144,7 +144,7 @@ class _GuardedSynapses(Synapses):
         setattr(self._synapses, name, value)
 
     def arrays(self):
-        raise Transported(f"{self._network.running} asks for all arrays")
+        raise Transported(f"{self._network.running} reads all arrays")
 
     def initialise(self, device, rng):
         raise Transported(f"{self._network.running} draws W itself")
@@ -164,7 +164,7 @@ class _GuardedW:
         return self._W.copy() @ self._passing(y)
 
     def _passing(self, y):
-        """y, if it may pass through W now.  It is multiplied by a copy of W, so that an y of the rule's own class cannot keep W's memory."""
+        """y, if it may pass through W now.  It is multiplied by a copy of W, so that a y of the rule's own class cannot keep W's memory."""
         if self._network.running not in MIRROR_MODE:
             self._refuse("outside of mirror mode")
         return y
@@ -236,5 +236,5 @@ class GuardedSGD:
 
     def __getattr__(self, name):
         if not name.startswith("_") and hasattr(self._sgd, name):
-            raise Transported(f"{self._network.running} asks the optimizer for {name}")
+            raise Transported(f"{self._network.running} reads {name} of the optimizer")
         raise AttributeError(f"SGD has no attribute {name}")
