@@ -28,6 +28,7 @@ from wtref.text import columns
 from wtref.training import train_step
 
 SHAPE, CLASSES, BATCH, STEPS = (8, 8, 3), 10, 16, 2
+NARROW = models.Options(width=4, hidden=(50,))  # so that mirror mode takes little time
 ROUNDING = 1e-9  # of the largest value of an array
 
 
@@ -52,7 +53,7 @@ def audit(rules=RULES, model="resnet8"):
     """Audit rules on a network of random weights, on the CPU in float64.
 
     Parameters: rules, {name: class or function that makes a new rule, always with the same random numbers}; model, the
-        network's name.
+        network's name; its layers are narrow.
     Returns: a list of Findings.
     Raises: whatever a rule's own code raises.
     """
@@ -80,7 +81,7 @@ def _transport(make, model):
 
 
 def _network(model):
-    network = models.build(model, SHAPE, CLASSES)
+    network = models.build(model, SHAPE, CLASSES, NARROW)
     network.initialise(open_device("cpu", "float64"), np.random.default_rng(0))
     return network
 
