@@ -10,15 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from launching import MLP
 from programs import finish, is_empty, start, wait_until
+
 from wtref.cli.main import main
 from wtref.device import open_device
 from wtref.fast import ops as kernels
 from wtref.runs import compare
 from wtref.runs.experiments import DIGITS
 from wtref.runs.run import Run
+from wtref.text import counted
 from wtref.training import Training
 
 
@@ -181,7 +182,7 @@ def test_ctrl_c_while_training(here, capsys):
     assert epoch >= 3 and f"stopped in epoch {epoch + 1}, after step {step} of 45; " in err
     assert "saved in runs/mine;" in err and "train --resume mine" in err
     assert main(["eval", "mine", "--device", "cpu"]) == 0
-    assert f"mine: last checkpoint, after {epoch} epochs and {step} steps" in capsys.readouterr().out
+    assert f"mine: last checkpoint, after {counted(epoch, 'epoch')} and {counted(step, 'step')}\n" in capsys.readouterr().out
 
 
 @pytest.mark.slow
