@@ -65,13 +65,13 @@ def _cuda_ops(cupy, kernels, precision):
         if precision != "float32":
             raise InputError(f"--precision {precision} needs the CUDA kernels; omit --kernels plain")
         return None
-    if precision == "bf16" and not _knows_bfloat16(cupy):
+    if precision == "bf16" and not _supports_bfloat16(cupy):
         raise InputError("--precision bf16 needs ml_dtypes, CuPy 14 and NumPy 2.1.2, or newer; --precision tf32 does not")
     processors = cupy.cuda.Device().attributes["MultiProcessorCount"]
     return Cuda(cupy, cupy.RawModule, precision, processors)
 
 
-def _knows_bfloat16(cupy):
+def _supports_bfloat16(cupy):
     try:
         return BFLOAT16 is not None and cupy.empty(1, BFLOAT16).dtype == BFLOAT16
     except TypeError:
