@@ -81,7 +81,7 @@ EXPERIMENTS = {
         published=BIOTORCH_CIFAR10,
         source="BioTorch, ResNet-20, one run each",
     ),
-    "cifar100-res18": Experiment("ResNet-18 on CIFAR-100, by the seed repository's recipe", PRESETS["cifar100-res18"], seeds=1),
+    "cifar100-res18": Experiment("ResNet-18 on CIFAR-100, by the public PyTorch implementation's recipe", PRESETS["cifar100-res18"], seeds=1),
     "imagenet-res18": Experiment(
         "ResNet-18 on ImageNet, batch norm after the ReLU",
         {**IMAGENET, "model": "resnet18"},

@@ -1,7 +1,7 @@
 """Recipes by name: plain values that `--preset` puts in place of the defaults."""
 
 PRESETS = {
-    # the paper's seed repository: a CIFAR-style ResNet-18 on CIFAR-100
+    # the public PyTorch implementation (DL-without-Weight-Transport-PyTorch): a CIFAR-style ResNet-18 on CIFAR-100
     "cifar100-res18": {
         "model": "resnet18", "dataset": "cifar100", "stem": "cifar", "epochs": 180, "batch_size": 256,
         "lr": 0.1, "schedule": "step", "milestones": (90 / 180, 150 / 180), "warmup": 0.0,
