@@ -28,6 +28,7 @@ EFFECTS = (
     Effect(("nesterov",), "--momentum above 0", lambda config, rules: config.momentum > 0),
     Effect(("mirror_rows",), "rules wm, aa and ia", lambda config, rules: not {"wm", "aa", "ia"}.isdisjoint(rules)),
     Effect(("mirror_window",), "rule wm", lambda config, rules: "wm" in rules),
+    Effect(("output_backprop",), "rules other than bp and frozen", lambda config, rules: not {"bp", "frozen"}.issuperset(rules)),
     Effect(("noise_steps",), "rule fa", lambda config, rules: "fa" in rules),
 )
 
