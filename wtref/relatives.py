@@ -13,7 +13,7 @@ from wtref.rules import PAPER, Backprop, Rule, SignSymmetry, WeightMirror
 
 
 class FixedRandomSignSymmetry(Rule):
-    """frSF: the signs of W^T on magnitudes |M| drawn once, like W; B itself remembers them.  (Liao et al., 2016.)"""
+    """frSF: the signs of W^T on magnitudes |M| that are drawn once, as W is, and kept in B.  (Liao et al., 2016.)"""
 
     transports_weights = True
 
@@ -101,7 +101,7 @@ class ActivationAlignment(WeightMirror):
     """
 
     def before_training(self, s):
-        """So many steps that B is W^T to about a degree: each multiplies |B - W^T|^2 by n / (M + n), on average."""
+        """Steps until B is W^T to about a degree, as each multiplies |B - W^T|^2 by about n / (M + n) on average."""
         for _ in range(math.ceil(9 / math.log1p(self.batch(s) / s.n_in))):
             self.mirror(s)
 

@@ -127,7 +127,7 @@ class WeightMirror(Rule):
         self.rows, self.window, self.seed = rows, window, seed
 
     def before_training(self, s):
-        """The initial stretch of mirror mode: a plain average over S / 2 rows, as good as a memory of S."""
+        """The initial stretch of mirror mode: a plain average over S / 2 rows, so tan^2(theta) begins at 2 n / S."""
         M = self.batch(s)
         for t in range(1, 1 + math.ceil(self.window * s.n_in / M / 2)):
             self.mirror(s, eta_B=1 / (t * M))
