@@ -110,7 +110,7 @@ def _deltas(network, error):
 
 
 def _updates(network, rule):
-    """What the rule descends each W along after a backward pass, zeros where it leaves W alone, as one vector."""
+    """The gradients along which the rule descends each W, zeros where it descends none, as one vector."""
     recorder = Recorder()
     for s in network.synapses:
         rule.learn(s, recorder)

@@ -55,7 +55,7 @@ class Synapses:
         return self.device.array(draw).T
 
     def direct_error(self, shape):
-        """e as this layer sends it through B, shape (N, ..., n_out) being delta_{l+1}'s: (N, ..., classes).
+        """The e that this layer sends through B, (N, ..., classes); shape: that of delta_{l+1}, (N, ..., n_out).
 
         A convolution's output has P positions, each of which sends e / P.
         """

@@ -93,10 +93,11 @@ def test_the_last_line_says_whether_anything_was_left_to_do(said):
     assert (run, last) == ("run: runs/mine", "already finished: 1 epoch, checkpoints and metrics in runs/mine")
 
 
-def test_angles_that_no_layer_has_are_left_out(monkeypatch, said):
+def test_a_line_says_that_no_layer_has_an_angle(monkeypatch, said):
     found = {"delta_angles": {"hidden1": math.nan}, "delta_ratios": {"hidden1": 0.0}, "update_angle": math.nan}
     monkeypatch.setattr("wtref.training.compare_with_backprop", lambda *args: found)
-    assert "angle nan" not in (out := said(*MLP, "--rule", "kp")) and "  matrix angle " in out and "delta angle" not in out
+    assert "angle nan" not in (out := said(*MLP, "--rule", "kp")) and "  matrix angle " in out
+    assert "°  no delta angle in any layer  " in out
 
 
 def test_layers_without_an_angle_are_counted_and_drawn_around(capsys):

@@ -45,6 +45,15 @@ def test_a_loss_that_explodes_is_no_success():
     assert not math.isfinite(finding.loss) and not finding.held and "the loss became" in mirror_constants.line(finding)
 
 
+def test_errors_that_are_all_zero_are_no_success(monkeypatch):
+    """And an angle that no layer has is not shown as 0 degrees."""
+    monkeypatch.setattr(mirror_constants, "delta_angles", lambda *args: {"hidden1": math.nan})
+    finding = mirror_constants.measure(Config(**TINY), mirror_constants.LOOKS)
+    assert math.isfinite(finding.loss) and not finding.held
+    row = mirror_constants.line(finding)
+    assert row.split()[5:9] == ["-"] * 4 and row.endswith("   not held")
+
+
 @pytest.mark.parametrize(
     "flags, said", [(["--steps", "0"], "--steps must be at least 1, found 0"), (["--models", "x"], "unknown model 'x'")]
 )

@@ -35,10 +35,10 @@ class Config:
     epochs: int = _option(20, "passes over the training images")
     batch_size: int = _option(32, "images per step; a single last image joins the step before")
     lr: float = _option(0.1, "learning rate eta_W after warm-up")
-    momentum: float = _option(0.9, "momentum of W, b and, under KP, B")
+    momentum: float = _option(0.9, "momentum of W, b and, under KP, DKP and PFA, feedback weights")
     nesterov: bool = _option(False, "Nesterov's form of momentum")
-    weight_decay: float | None = _option(None, "decay of W and, under KP, B; the paper's lambda is lr times this; default: "
-                                         "5e-4, in a short run more, up to 0.03, so that under KP W - B^T falls to 5 %")  # fmt: skip
+    weight_decay: float | None = _option(None, "decay of W and, under KP, DKP and PFA, feedback weights; the paper's lambda is lr times this; "
+                                         "default: 5e-4, in a short run more, up to 0.03, so that under KP W - B^T falls to 5 %")  # fmt: skip
     schedule: str = _option("cosine", "learning rate over time", SCHEDULES)
     warmup: float = _option(0.05, "fraction of the steps over which the learning rate climbs")
     milestones: tuple[float, ...] = _option((0.5, 0.75), "where schedule step divides by 10, as fractions of the steps")

@@ -179,10 +179,10 @@ def _epoch_line(record, epochs):
 
 
 def _angle_of_layers(kind, angles):
-    """In words: the mean of the angles, and how many layers have none; "" where there are none at all."""
+    """In words: the mean of the angles, and how many layers have none; "" where there are no layers."""
     found = measured(angles)
     if not found:
-        return ""
+        return f"no {kind} angle in any layer" if angles else ""
     without = len(angles) - len(found)
     note = f" ({without} of {len(angles)} layers have none)" if without else ""
     return f"{kind} angle {mean_angle(found):.1f}°{note}"

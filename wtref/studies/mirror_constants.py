@@ -25,8 +25,8 @@ MATRIX, DELTA = 12.0, 25.0  # degrees, the paper's own
 class Finding(NamedTuple):
     """The result of one training.
 
-    Attributes: matrix and delta, the worst angles in degrees, and their layers; mirroring, the fraction of the time that
-    mirror steps take, of the steps without a measurement; loss, at the last measurement.
+    Attributes: matrix and delta, the worst angles in degrees, and their layers, "-" where no layer has one; mirroring, the
+    fraction of the time that mirror steps take, of the steps without a measurement; loss, at the last measurement.
     """
 
     config: Config
@@ -39,7 +39,8 @@ class Finding(NamedTuple):
 
     @property
     def held(self):
-        return self.matrix < MATRIX and self.delta < DELTA and math.isfinite(self.loss)
+        """Whether both goals are met; not so where no layer has a delta angle, as where all errors are zero."""
+        return self.matrix < MATRIX and self.delta < DELTA and self.delta_layer != "-" and math.isfinite(self.loss)
 
 
 def study(models, steps, **given):
@@ -104,7 +105,11 @@ def line(finding):
     about = f"{c.model:<9} {c.norm:<7} {c.lr:5g} {c.batch_size:6}"
     if not math.isfinite(finding.loss):
         return f"{about}   the loss became {finding.loss}"
-    angles = f"{finding.matrix:9.3g}  {finding.matrix_layer:<22} {finding.delta:8.3g}  {finding.delta_layer:<22}"
+    matrix, delta = (
+        "-" if layer == "-" else f"{angle:.3g}"
+        for angle, layer in ((finding.matrix, finding.matrix_layer), (finding.delta, finding.delta_layer))
+    )  # fmt: skip
+    angles = f"{matrix:>9}  {finding.matrix_layer:<22} {delta:>8}  {finding.delta_layer:<22}"
     mirroring = "-" if math.isnan(finding.mirroring) else f"{100 * finding.mirroring:.1f}"
     held = "" if finding.held else "   not held"
     return f"{about}   {angles} {mirroring:>7} % {finding.loss:7.3f}{held}"
