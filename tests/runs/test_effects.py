@@ -41,7 +41,6 @@ IDLE = {
     "train --nesterov --momentum 0": "--nesterov (it is for --momentum above 0)",
     "train --rule kp --mirror-rows 64": "--mirror-rows (it is for rules wm, aa and ia)",
     "train --rule aa --mirror-window 3": "--mirror-window (it is for rule wm)",
-    "train --rule frozen --output-backprop": "--output-backprop (it is for rules other than bp and frozen)",
     "compare --rules bp kp --noise-steps 2": "--noise-steps (it is for rule fa)",
     "train --rule frozen --output-backprop": "--output-backprop (it is for rules with feedback weights of their own)",
     "compare --rules bp frozen --output-backprop": "--output-backprop (it is for rules with feedback weights of their own)",
