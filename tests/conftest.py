@@ -1,13 +1,18 @@
 """`pytest --kernels plain` runs the tests as on a machine without a C compiler: no CPU device has ops.
 
-With pytest-xdist, `pytest -n 2 --dist loadgroup` shares the tests out to two processes; those that start several processes
-themselves stay in one of them, where no other such test runs meanwhile.
+With pytest-xdist, `pytest -n 2 --dist loadgroup` shares the tests out to two processes with cores of their own; those that start several
+processes themselves stay in one of them, where no other such test runs meanwhile.
 """
 
 import os
 import signal
 
 import pytest
+
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+if WORKER and hasattr(os, "sched_setaffinity"):  # each process has cores of its own, so that threads do not wait for each other
+    CORES = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, CORES[int(WORKER.removeprefix("gw")) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])] or CORES)
 
 from wtref.device import open_device
 from wtref.fast.ops import equip
