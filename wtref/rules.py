@@ -113,7 +113,8 @@ class WeightMirror(Rule):
     bounded: with the matched lambda_B = eta_B M, for M rows of noise a step, E[B] settles at W^T.
 
     B then averages over the last S = 2 / eta_B - M rows.  Its matrix angle consists of the noise that this average
-    leaves, tan^2(theta) = n / S, and of its lag behind W, S / (2 M) steps; S ~ eta_W^(-2/3) balances the two.
+    leaves, tan^2(theta) = n / S, and of its lag behind W, S / (2 M) steps.  As the one angle falls as S^(-1/2) and the
+    other grows as eta_W S, S ~ eta_W^(-2/3) keeps them in balance.
 
     Parameters
     ----------
