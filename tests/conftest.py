@@ -1,13 +1,10 @@
 """`pytest --kernels plain` runs the tests as on a machine without a C compiler: no CPU device has ops.
 
-With pytest-xdist, `pytest -n 2 --dist loadgroup` shares the tests out to two processes with cores of their own; those that start several
-processes themselves stay in one of them, where no other such test runs meanwhile.
+With pytest-xdist, `pytest -n 2 --dist loadfile` shares the test files out to two processes with cores of their own.
 """
 
 import os
 import signal
-
-import pytest
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 if WORKER and hasattr(os, "sched_setaffinity"):  # each process has cores of its own, so that threads do not wait for each other
@@ -31,9 +28,3 @@ def pytest_configure(config):
 
 def pytest_report_header(config):
     return equip(open_device("cpu")).kernels
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if "distributed" in item.path.parts or item.path.name == "test_scaling.py":
-            item.add_marker(pytest.mark.xdist_group("processes"))
