@@ -92,7 +92,14 @@ class ProductFeedbackAlignment(Rule):
             sgd.descend(R, (F @ s.W_gradient).T, decay=True)  # Delta R = -eta_W y_l (F delta_{l+1})^T - lambda R
 
 
-class ActivationAlignment(WeightMirror):
+class Alignment(WeightMirror):
+    """What AA and IA share: the weight mirror's noise, and a learning rate of their own."""
+
+    def between_steps(self, s, sgd, step):
+        self.mirror(s)
+
+
+class ActivationAlignment(Alignment):
     """AA: in mirror mode each feedback cell predicts z = W y from B, and learns from the difference.  (Kunin et al., 2020.)
 
     Delta B = eta y (beta z - 2 alpha B^T y)^T with beta = 2 alpha = 1: the delta rule.  Its fixed point B = W^T is exact, as
@@ -105,9 +112,6 @@ class ActivationAlignment(WeightMirror):
         for _ in range(math.ceil(9 / math.log1p(self.batch(s) / s.n_in))):
             self.mirror(s)
 
-    def between_steps(self, s, sgd, step):
-        self.mirror(s)
-
     def mirror(self, s):
         """One step of mirror mode."""
         y, M = self.noise(s), self.batch(s)
@@ -115,7 +119,7 @@ class ActivationAlignment(WeightMirror):
         s.B += 1 / (M + s.n_in) * ((z - y @ s.B).T @ y).T  # eta = 1 / (M + n) keeps every direction stable
 
 
-class InformationAlignment(WeightMirror):
+class InformationAlignment(Alignment):
     """IA: in mirror mode B learns to reconstruct y from z = W y, under decay.  (Kunin et al., 2020.)
 
     Delta B = eta (alpha y z^T - 2 beta (B z) z^T - 2 gamma B) with alpha = 2, beta = gamma = 1.  Under white noise B settles at
@@ -126,9 +130,6 @@ class InformationAlignment(WeightMirror):
     def before_training(self, s):
         for _ in range(100):
             self.mirror(s)
-
-    def between_steps(self, s, sgd, step):
-        self.mirror(s)
 
     def mirror(self, s):
         """One step of mirror mode."""
