@@ -89,7 +89,7 @@ def test_words_and_refusals_without_a_compiler(monkeypatch):
         with pytest.raises(InputError, match=f"--kernels compiled: .*{reason}"):
             equip(CPU, "compiled")
     monkeypatch.undo()
-    assert equip(CPU).kernels == f"compiled kernels, {cores()} thread{'s' * (cores() > 1)}"
+    assert equip(CPU).kernels == f"compiled kernels ({Compiled(1).instruction_set}), {cores()} thread{'s' * (cores() > 1)}"
 
 
 @pytest.fixture

@@ -83,12 +83,12 @@ def test_the_number_of_threads_is_that_of_openmp():
     program = "from helpers import CPU; from wtref.fast.ops import equip; print(equip(CPU, 'compiled', 2).kernels)"
     command, path = [sys.executable, "-c", program], {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     for variable, words in [
-        ("OMP_THREAD_LIMIT=1", "compiled kernels, 1 thread (OpenMP allows no more)"),
-        ("OMP_THREAD_LIMIT=2", "compiled kernels, 2 threads"), ("OMP_DYNAMIC=true", "compiled kernels, 2 threads"),
+        ("OMP_THREAD_LIMIT=1", "1 thread (OpenMP allows no more)"),
+        ("OMP_THREAD_LIMIT=2", "2 threads"), ("OMP_DYNAMIC=true", "2 threads"),
     ]:  # fmt: skip
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
         environment |= path | dict([variable.split("=")])
-        assert subprocess.check_output(command, text=True, cwd=ROOT, env=environment) == words + "\n"
+        assert subprocess.check_output(command, text=True, cwd=ROOT, env=environment).endswith(f"), {words}\n")
 
 
 BOUND = """
@@ -102,7 +102,8 @@ device = equip(open_device("cpu"), "compiled")
 x = np.ones((300, 300))
 assert (device.ops.product(x, x) == 300).all()
 assert os.sched_getaffinity(0) == cores
-assert device.kernels == equip(open_device("cpu"), "compiled").kernels == f"compiled kernels, {len(cores)} thread" + "s" * (len(cores) > 1)
+assert device.kernels == equip(open_device("cpu"), "compiled").kernels
+assert device.kernels.endswith(f"), {len(cores)} thread" + "s" * (len(cores) > 1))
 assert folder._worker_count(None) == len(cores)
 """
 

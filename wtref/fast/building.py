@@ -1,7 +1,8 @@
 """The C sources in c/ are compiled for this machine when they are first used.
 
-The compiler is $CC, or cc.  The library is cached in ~/.cache/wtref (or $XDG_CACHE_HOME/wtref) with its checksum.  Its
-name is a hash of the sources, the flags, the compiler and the processor.
+The compiler is $CC, or cc; its command may name another processor, as in CC="gcc -march=x86-64-v3".  The library is
+cached in ~/.cache/wtref (or $XDG_CACHE_HOME/wtref) with its checksum.  Its name is a hash of the sources, the flags, the
+compiler and the processor.
 """
 
 import ctypes
@@ -85,10 +86,16 @@ def _compile(compiler, real, path):
     """Compile the library in a new folder, then move it to `path`: several processes may do this at the same time."""
     with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
         made = Path(folder) / path.name
-        _run([*compiler, *FLAGS, f"-DREAL={real}", str(SOURCES / "all.c"), "-o", str(made)])
+        _run([*compiler, *_flags(compiler), f"-DREAL={real}", str(SOURCES / "all.c"), "-o", str(made)])
         _checksum_file(made).write_text(_checksum(made), encoding="utf-8")
         os.replace(_checksum_file(made), _checksum_file(path))
         os.replace(made, path)
+
+
+def _flags(compiler):
+    """FLAGS; without -march=native if the command of the compiler has a -march of its own, which comes first and would lose."""
+    chosen = any(word.startswith("-march=") for word in compiler)
+    return [flag for flag in FLAGS if not (chosen and flag == "-march=native")]
 
 
 def _is_whole(path):
@@ -112,7 +119,7 @@ def _key(compiler):
 
     The macros that the compiler predefines identify its version and the processor.
     """
-    machine = _run([*compiler, *FLAGS, "-dM", "-E", "-x", "c", os.devnull])
+    machine = _run([*compiler, *_flags(compiler), "-dM", "-E", "-x", "c", os.devnull])
     sources = b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir()))
     return hashlib.sha256(machine + sources).hexdigest()[:16]
 

@@ -28,13 +28,15 @@ class Compiled:
     def __init__(self, threads):
         """Load the C functions, compiling them if necessary.
 
-        threads: the number requested of OpenMP; the attribute `threads` is the number granted.  Raises NoCompiler.
+        threads: the number requested of OpenMP.  The attribute `threads` is the number granted, and `instruction_set` the name
+        of the processor's vector instructions that the functions were compiled for.  Raises NoCompiler.
         """
         with same_cores():
             self.libraries = {dtype: library(real) for dtype, (real, _) in REALS.items()}
             for functions in self.libraries.values():
                 self.threads = functions.threads = functions.use_threads(threads)
                 functions.keep_memory()
+        self.instruction_set = ctypes.c_char_p.in_dll(functions, "instruction_set").value.decode()
         self.buffers = BufferPool()
 
     def product(self, a, b):

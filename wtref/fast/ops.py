@@ -53,11 +53,12 @@ def _cpu_ops(kernels, threads):
     if kernels == "plain":
         return None, "plain kernels"
     try:
-        return Compiled(threads), "compiled kernels"
+        ops = Compiled(threads)
     except NoCompiler as reason:
         if kernels == "compiled":
             raise InputError(f"--kernels compiled: {reason}") from None
         return None, f"plain kernels ({reason})"
+    return ops, f"compiled kernels ({ops.instruction_set})"
 
 
 def _cuda_ops(cupy, kernels, precision):

@@ -1,3 +1,4 @@
+#include "instruction_set.c"
 #include "products.c"
 #include "winograd.c"
 #include "convolution.c"
