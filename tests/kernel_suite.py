@@ -1,5 +1,8 @@
 """Tests that hold a fast version of the ops to the plain one, computed in float64, on random shapes."""
 
+import os
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -19,12 +22,37 @@ modest = settings(
 )  # fmt: skip
 
 
+MARCH = {"SSE2": "x86-64", "AVX2": "x86-64-v3", "AVX-512": "x86-64-v4"}  # instruction sets, each with all of those before it
+
+
 def compiled(threads=2):
     """Return the compiled kernels; skip the calling test module where they are not available."""
     try:
         return Compiled(threads)
     except NoCompiler as reason:
         pytest.skip(f"no compiled kernels: {reason}", allow_module_level=True)
+
+
+def instruction_sets():
+    """The instruction sets of this machine by name, its own first, as the parameters of a fixture; the others are slow."""
+    own = compiled(1).instruction_set
+    narrower = list(MARCH)[: list(MARCH).index(own)] if own in MARCH else []
+    return [own, *(pytest.param(name, marks=pytest.mark.slow) for name in narrower)]
+
+
+def compiler_for(instruction_set):
+    """The command of the compiler that compiles for an instruction set of x86-64."""
+    return f"{os.environ.get('CC', 'cc')} -march={MARCH[instruction_set]}"
+
+
+def compiled_for(instruction_set):
+    """Return the compiled kernels of one of the instruction_sets()."""
+    fast = compiled()
+    if fast.instruction_set != instruction_set:
+        with mock.patch.dict(os.environ, CC=compiler_for(instruction_set)):
+            fast = compiled()
+    assert fast.instruction_set == instruction_set
+    return fast
 
 
 def normal(seed, dtype):

@@ -1,5 +1,6 @@
 """The compiled kernels equal the plain ones, and use memory only as intended."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,21 +8,40 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernel_suite import KernelSuite, compiled, in_double, normal
+from kernel_suite import KernelSuite, compiled, compiled_for, compiler_for, in_double, instruction_sets, normal
 from wtref.fast import plain
 from wtref.fast.compiled import BufferPool
 from wtref.runs.config import Config
 from wtref.runs.prepare import prepare
 
-fast = compiled()
+OWN = compiled().instruction_set
 
 
+@pytest.fixture(scope="module", params=instruction_sets())
+def fast(request):
+    """The compiled kernels, for each instruction set of this machine."""
+    return compiled_for(request.param)
+
+
+@pytest.fixture(scope="class")
+def kernels_of_the_class(request, fast):
+    request.cls.fast = fast
+
+
+@pytest.mark.usefixtures("kernels_of_the_class")
 class TestCompiled(KernelSuite):
-    fast = fast
+    pass
+
+
+@pytest.fixture
+def suite(fast):
+    suite = KernelSuite()
+    suite.fast = fast
+    return suite
 
 
 @pytest.mark.parametrize("c", [16, 64, 256])
-def test_winograd_costs_a_digit_of_float32(c):
+def test_winograd_costs_a_digit_of_float32(c, fast):
     """Its root-mean-square error is 1e-6 to 5e-6 of the output's root mean square; a direct sum's is 2e-7 to 4e-7."""
     draw = normal(c, np.float32)
     y, W = draw(2, 16, 16, c), draw(c, 9 * c) / np.float32(3 * np.sqrt(c))
@@ -35,19 +55,19 @@ def test_winograd_costs_a_digit_of_float32(c):
 @pytest.mark.slow
 @pytest.mark.parametrize("c_in, c_out", [(96, 192), (192, 176)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_winograd_of_many_channels_and_tiles(c_in, c_out, dtype):
+def test_winograd_of_many_channels_and_tiles(c_in, c_out, dtype, suite):
     """The kernel is too large for a core's cache, so threads share each block of tiles; there are several blocks."""
     draw = normal(4, dtype)
     y, delta, W, same = draw(2, 62, 64, c_in), draw(2, 62, 64, c_out), draw(c_out, 9 * c_in), [(3, 3), (1, 1), (1, 1)]
-    TestCompiled().both("convolve", y, W, *same)
-    TestCompiled().both("convolve_gradient", delta, y, *same)
-    TestCompiled().both("convolve_back", delta, W.T, *same, (62, 64))
+    suite.both("convolve", y, W, *same)
+    suite.both("convolve_gradient", delta, y, *same)
+    suite.both("convolve_back", delta, W.T, *same, (62, 64))
 
 
 @pytest.mark.parametrize("dtype, n", [(np.float32, 27), (np.float64, 13)])
-def test_large_results_are_whole(dtype, n):
+def test_large_results_are_whole(dtype, n, suite):
     """Results of more than 4 MiB are written by non-temporal stores, except for parts of vectors and of tiles."""
-    suite, draw = TestCompiled(), normal(5, dtype)
+    draw = normal(5, dtype)
     y, delta, thin = draw(n, 51, 53, 16), draw(n, 51, 53, 16), draw(n, 51, 53, 3)
     vectors = [draw(16) for _ in range(5)]
     same = [(3, 3), (1, 1), (1, 1)]
@@ -137,10 +157,11 @@ print("whole")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mprotect by way of ctypes")
-def test_no_read_or_write_beyond_an_array():
+def test_no_read_or_write_beyond_an_array(fast):
     """Every array ends at a page that may not be accessed, so an access beyond the array ends the process."""
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", GUARDED], capture_output=True, text=True, cwd=root)
+    root, name = Path(__file__).parents[2], fast.instruction_set
+    environment = os.environ | ({} if name == OWN else {"CC": compiler_for(name)})
+    done = subprocess.run([sys.executable, "-c", GUARDED], capture_output=True, text=True, cwd=root, env=environment)
     assert (done.returncode, done.stdout) == (0, "whole\n"), done.stderr
 
 

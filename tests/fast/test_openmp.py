@@ -72,7 +72,7 @@ def test_fewer_threads_than_there_were_before(name, value):
 @pytest.mark.slow
 @pytest.mark.parametrize("variable", ["OMP_DYNAMIC=true", "OMP_THREAD_LIMIT=1", "OMP_MAX_ACTIVE_LEVELS=0"])
 def test_kernels_equal_the_plain_ones_under_openmp_s_variables(variable):
-    tests = ["tests/fast/test_compiled.py", "tests/fast/test_openmp.py", "-k", "TestCompiled or threads_change"]
+    tests = ["tests/fast/test_compiled.py", "tests/fast/test_openmp.py", "-k", "TestCompiled or threads_change", "-m", "not slow"]
     environment = os.environ | dict([variable.split("=")])
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
