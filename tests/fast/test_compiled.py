@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernel_suite import KernelSuite, compiled, compiled_for, compiler_for, in_double, instruction_sets, normal
+from kernel_suite import KernelSuite, compiled_for, compiler_for, in_double, instruction_sets, normal
 from wtref.fast import plain
 from wtref.fast.compiled import BufferPool
 from wtref.runs.config import Config
 from wtref.runs.prepare import prepare
 
-OWN = compiled().instruction_set
+OWN, *NARROWER = instruction_sets()
 
 
-@pytest.fixture(scope="module", params=instruction_sets())
+@pytest.fixture(scope="module", params=[OWN, *(pytest.param(name, marks=pytest.mark.slow) for name in NARROWER)])
 def fast(request):
     """The compiled kernels, for each instruction set of this machine."""
     return compiled_for(request.param)

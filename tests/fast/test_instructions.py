@@ -1,0 +1,71 @@
+"""The element-wise kernels take few instructions for each vector of numbers, in every instruction set that this machine has.
+
+The instructions are counted, one by one, by count_instructions.c.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kernel_suite import MARCH, compiled_for, instruction_sets
+from wtref.fast import building
+
+pytestmark = pytest.mark.slow
+if sys.platform != "linux" or instruction_sets()[0] not in MARCH:
+    pytest.skip("the limits are those of x86-64, and the program that counts is Linux's", allow_module_level=True)
+SOURCE = Path(__file__).with_name("count_instructions.c")
+NUMBERS, NOT_ALLOWED = 64 * 16, 77  # (MANY - FEW) * C, and an exit code, of count_instructions.c
+VECTOR = {"SSE2": 4, "AVX2": 8, "AVX-512": 16}  # numbers of 4 bytes
+
+# Instructions for each vector: at most two more than gcc 12 takes.  A vector that is read by way of the stack takes two
+# more, or five where it is copied in halves.
+LIMITS = {  # SSE2, AVX2, AVX-512
+    "moments": (22, 18, 19),
+    "norm_sums": (26, 25, 25),
+    "norm_sums, ReLU": (37, 31, 31),
+    "norm_forward": (36, 32, 32),
+    "norm_forward, plus": (39, 33, 33),
+    "norm_back": (34, 31, 31),
+    "norm_back, ReLU": (43, 36, 36),
+    "relu": (17, 15, 16),
+    "relu_back": (19, 17, 17),
+    "add": (16, 15, 15),
+    "add, ReLU": (20, 18, 18),
+    "descend": (17, 11, 11),
+    "descend, Nesterov": (19, 13, 13),
+}
+
+
+def above_the_limits(library, instruction_set, folder):
+    """{kernel of a library: its instructions for each vector}, of those with more than their limit."""
+    program = folder / "count_instructions"
+    subprocess.run(["cc", SOURCE, library, "-o", program], check=True)
+    done = subprocess.run([program, *LIMITS], capture_output=True, text=True)
+    if done.returncode == NOT_ALLOWED:
+        pytest.skip("this system does not let a process be stopped after each instruction")
+    assert done.returncode == 0, done
+    counts = [int(line) * VECTOR[instruction_set] / NUMBERS for line in done.stdout.splitlines()]
+    limits = [limits[list(VECTOR).index(instruction_set)] for limits in LIMITS.values()]
+    return {kernel: count for kernel, count, limit in zip(LIMITS, counts, limits, strict=True) if count > limit}
+
+
+@pytest.mark.parametrize("instruction_set", instruction_sets())
+def test_element_wise_kernels_take_few_instructions(instruction_set, tmp_path):
+    library = compiled_for(instruction_set).libraries[np.dtype(np.float32)]._name
+    assert above_the_limits(library, instruction_set, tmp_path) == {}
+
+
+def test_vectors_that_are_read_by_way_of_the_stack_are_found(tmp_path):
+    own, library = instruction_sets()[0], tmp_path / "library.so"
+    shutil.copytree(building.SOURCES, tmp_path / "c")
+    source = tmp_path / "c" / "elementwise.c"
+    direct, by_way_of_the_stack = "return LOAD(p);", "{ volatile vec copy = LOAD(p); return copy; }"
+    assert source.read_text().count(direct) == 1
+    source.write_text(source.read_text().replace(direct, by_way_of_the_stack))
+    flags = [*building.FLAGS, f"-march={MARCH[own]}", "-DREAL=float"]
+    subprocess.run(["cc", *flags, tmp_path / "c" / "all.c", "-o", library], check=True)
+    assert above_the_limits(library, own, tmp_path).keys() >= {"moments", "norm_sums", "norm_forward", "norm_back", "relu_back", "add"}
