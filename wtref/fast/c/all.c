@@ -1,4 +1,5 @@
 #include "instruction_set.c"
+#include "threads.c"
 #include "products.c"
 #include "winograd.c"
 #include "convolution.c"

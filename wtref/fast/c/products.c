@@ -1,19 +1,13 @@
 /* Matrix products: the register tile that all products share, and C = A B built from it.
  *
  * REAL is float or double; a vec is a vector register of them.  Lengths and strides count elements.
- * Threads work on fixed, contiguous ranges, so results are the same bit for bit for the same number of
- * threads.  Where each thread sums over its own part of a batch, the number of threads changes the rounding.
  */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #ifdef __GLIBC__
 #include <malloc.h>
-#endif
-#ifdef _OPENMP
-#include <omp.h>
 #endif
 #ifdef __SSE2__
 #include <immintrin.h>
@@ -62,55 +56,6 @@ void keep_memory(void) {
     mallopt(M_MMAP_THRESHOLD, 1 << 25);
     mallopt(M_TRIM_THRESHOLD, 0x7fffffff);
 #endif
-}
-
-static int thread_index(void) {
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
-
-static int team_size(void) {
-#ifdef _OPENMP
-    return omp_get_num_threads();
-#else
-    return 1;
-#endif
-}
-
-/* The number of threads to request.  A parallel region may get fewer, depending on OMP_THREAD_LIMIT and other variables, so
- * work is divided by team_size() inside the region.  A process forked from the owner has a single thread. */
-static int threads = 1;
-static pid_t owner;
-static int thread_limit(void) { return getpid() == owner ? threads : 1; }
-
-/* Request n threads from now on; return the number granted. */
-int use_threads(int n) {
-    if (!owner) owner = getpid();
-    threads = n;
-#ifdef _OPENMP
-    omp_set_dynamic(0);  /* else the number of threads, and the rounding, would depend on the load */
-#endif
-    int found = 1;
-#pragma omp parallel num_threads(thread_limit())
-#pragma omp single
-    found = team_size();
-    return threads = found;
-}
-
-/* This thread's range of `count` items. */
-struct range { long first, last; };
-static struct range my_range(long count) {
-    return (struct range){count * thread_index() / team_size(), count * (thread_index() + 1) / team_size()};
-}
-
-/* Wait for the other threads of the team if `needed`. */
-static void barrier(int needed) {
-    if (needed) {
-#pragma omp barrier
-    }
 }
 
 /* Allocate a work buffer with some slack, because a tile may read (but not write) past the last row. */
@@ -191,15 +136,30 @@ static void panel_times(struct tile t, long rows) {
 static long panels(long columns) { return (columns + WIDE - 1) / WIDE; }
 static long panel_width(long columns, long first) { return columns - first > V ? WIDE : V; }
 
+/* The vector a[first], b[first], a[first + 1], b[first + 1] and so on; first is 0 or V / 2. */
+#ifdef __clang__  /* whose shuffle takes constants: 16 of them, of which the first V count */
+#define PLACE(first, l) (first) + (l) % V / 2 + (l) % 2 * V
+#define PLACES(first, l) PLACE(first, l), PLACE(first, l + 1), PLACE(first, l + 2), PLACE(first, l + 3)
+#define SHUFFLE(first) __builtin_shufflevector(a, b, PLACES(first, 0), PLACES(first, 4), PLACES(first, 8), PLACES(first, 12))
+INLINE vec alternate(vec a, vec b, int first) {
+    REAL all __attribute__((vector_size(16 * sizeof(REAL)))) = first ? SHUFFLE(V / 2) : SHUFFLE(0);
+    return *(vec *)&all;
+}
+#else
+INLINE vec alternate(vec a, vec b, int first) {
+    lanes places;
+    for (int l = 0; l < V; l++) places[l] = first + l / 2 + l % 2 * V;
+    return __builtin_shuffle(a, b, places);
+}
+#endif
+
 /* Transpose a matrix of V vectors: each pass moves the highest bit of the row index to the lowest of the column index. */
 INLINE void transpose(vec x[V]) {
-    lanes low, high;
-    for (int l = 0; l < V; l++) low[l] = l / 2 + l % 2 * V, high[l] = low[l] + V / 2;
 #pragma GCC unroll 4
     for (int pass = V; pass > 1; pass /= 2) {
         vec y[V];
 #pragma GCC unroll 16
-        for (int i = 0; i < V; i++) y[i] = __builtin_shuffle(x[i / 2], x[i / 2 + V / 2], i % 2 ? high : low);
+        for (int i = 0; i < V; i++) y[i] = alternate(x[i / 2], x[i / 2 + V / 2], i % 2 * V / 2);
         memcpy(x, y, sizeof(y));
     }
 }
