@@ -90,7 +90,7 @@ def test_benchmarks_become_a_table(taken, tmp_path):
 def test_every_benchmark_is_one_that_bench_takes(tmp_path, monkeypatch):
     """It measures what its name says, and writes a file of its own."""
     planned = []
-    monkeypatch.setattr(bench, "_measure", lambda plan, *_: planned.extend(work for work, _ in plan))
+    monkeypatch.setattr(bench, "_measure", lambda plan, *_, **__: planned.extend(work for work, _ in plan))
     steps = [step for step in gpu_report.steps(tmp_path, "cuda:1") if step.json]
     assert len({step.json for step in steps}) == len(steps) == len(gpu_report.BENCHES)
     for step in steps:

@@ -5,12 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from wtref.bench import measure, report, sides
+from wtref.bench import measure, report, sides, turns
+from wtref.bench.apart import Obstacle
 from wtref.bench.work import Work
 
 torch = pytest.importorskip("torch")
 
-from wtref.oracle.bench import Theirs, settings
+from wtref.oracle.bench import settings
 
 SETTINGS = settings(on_gpu=False)
 
@@ -18,7 +19,7 @@ SETTINGS = settings(on_gpu=False)
 @pytest.fixture
 def quick(monkeypatch):
     """No turn is longer than a step."""
-    monkeypatch.setattr(measure, "TURN", 1e-9)
+    monkeypatch.setattr(turns, "TURN", 1e-9)
 
 
 class Clock:
@@ -44,14 +45,14 @@ def test_sides_take_turns_after_their_warm_up():
     clock = Clock()
     a = clock.task("a", 50, 1, 3, 1, 2)
     b = clock.task("b", 70, 9, 8, 6, 7)
-    assert measure.median_seconds([a, b], repeats=3, clock=clock) == [2, 7]
+    assert turns.median_seconds([a, b], repeats=3, clock=clock) == [2, 7]
     assert "".join(clock.calls) == "aabb" + "ababab"
 
 
 def test_a_quick_side_s_turn_is_many_steps():
     clock = Clock()
     quick, slow = clock.task("a", *[0.0625] * 100), clock.task("b", *[3.0] * 100)
-    assert measure.median_seconds([quick, slow], repeats=2, clock=clock) == [0.0625, 3]
+    assert turns.median_seconds([quick, slow], repeats=2, clock=clock) == [0.0625, 3]
     assert "".join(clock.calls) == "aabb" + 2 * ("aaaa" + "b")  # 4 x 0.0625 >= 0.2 s
 
 
@@ -63,7 +64,7 @@ def test_a_turn_ends_when_the_device_is_done():
         clock.now += 7 * len(left)
         left.clear()
 
-    assert measure.median_seconds([lambda: left.append(1)], 3, wait=wait, clock=clock) == [7]
+    assert turns.median_seconds([lambda: left.append(1)], 3, wait=wait, clock=clock) == [7]
 
 
 def test_the_fastest_setting_is_chosen(monkeypatch, quick):
@@ -75,41 +76,90 @@ def test_the_fastest_setting_is_chosen(monkeypatch, quick):
     assert measure._fastest(Work.of("mlp", "bp", 1), sides, lambda: None) == SETTINGS[2]
 
 
-def measured(monkeypatch, work, seconds):
-    """The row of a Work whose sides take `seconds`; wtref takes 30 MiB and PyTorch 40."""
+def measured(monkeypatch, work, seconds, compiled=None, **options):
+    """The rows, before and after compilation, of a Work whose sides take `seconds`; wtref takes 30 MiB and PyTorch 40.
+
+    compiled: {side: its milliseconds beside 500 of wtref's, or its obstacle}
+    """
     monkeypatch.setattr(measure, "median_seconds", lambda tasks, *_: seconds[: len(list(tasks))])
     monkeypatch.setattr(measure, "_fastest", lambda *_: SETTINGS[0])
     monkeypatch.setattr(measure, "peak_memory", lambda work, side, setting=None: {"memory_mib": 40.0 if setting else 30.0})
     monkeypatch.setattr(sides.Ours, "gflop", lambda ours: 6.0)
-    return measure.measure(work, 1)
+    monkeypatch.setattr(measure, "compiled_sides", lambda work, setting: {name: name for name in compiled or {}})
+
+    def times_beside(work, repeats, name):
+        if isinstance(compiled[name], str):
+            raise Obstacle(compiled[name])
+        return 500.0, compiled[name]
+
+    monkeypatch.setattr(measure, "times_beside", times_beside)
+    return [dict(row) for row in measure.measure(work, 1, **options)]
 
 
 def test_a_row_s_arithmetic(monkeypatch):
-    row = measured(monkeypatch, Work.of("mlp", "kp", 50), [0.5, 0.75])
+    row, _ = measured(monkeypatch, Work.of("mlp", "kp", 50), [0.5, 0.75])
     assert (row["ms"], row["torch_ms"], row["ratio"]) == (500, 750, 1.5)
     assert (row["images_per_second"], row["gflop_per_image"], row["gflops"]) == (100, 0.12, 12)
     assert row["torch_gflops"] == 8 and row["memory_ratio"] == 0.75
     assert row["mnist_epoch_seconds"] == 1200 * 0.5
     assert "of_bp" not in row
-    assert measured(monkeypatch, Work.of("resnet8", "kp", 50), [0.5, 0.75])["cifar_epoch_seconds"] == 1000 * 0.5
+    assert measured(monkeypatch, Work.of("resnet8", "kp", 50), [0.5, 0.75])[0]["cifar_epoch_seconds"] == 1000 * 0.5
 
 
-def test_a_torch_compile_that_fails_costs_no_row(monkeypatch):
-    class Failing(Theirs):
-        def __init__(self, work, setting):
-            if setting.compiled:
-                raise ValueError("no Triton here\nand much more")
-            super().__init__(work, setting)
+@pytest.mark.parametrize(
+    "compiled, ratio",
+    [
+        ({"torch_compiled": 600.0}, 1.2),
+        ({"torch_compiled": 900.0}, 1.5),
+        ({"torch_compiled": 600.0, "jax": 550.0}, 1.1),
+        ({"torch_compiled": "ValueError: no compiler", "jax": 700.0}, 1.4),
+        ({"torch_compiled": "not compiled after 120 s"}, 1.5),
+    ],
+)
+def test_the_ratio_is_that_of_the_fastest_side(monkeypatch, compiled, ratio):
+    """PyTorch without torch.compile has 1.5; a row with that is complete before compilation begins."""
+    before, after = measured(monkeypatch, Work.of("mlp", "bp", 50), [0.5, 0.75], compiled)
+    assert before["ratio"] == before["torch_ratio"] == after["torch_ratio"] == 1.5 and after["ratio"] == ratio
+    for name, found in compiled.items():
+        assert f"{name}_ms" not in before
+        assert after[f"{name}_obstacle" if isinstance(found, str) else f"{name}_ms"] == found
+    assert after.items() >= {name: value for name, value in before.items() if name != "ratio"}.items()
 
-    sides = SimpleNamespace(Theirs=Failing)
-    assert measure._compiled(Work.of("mlp", "bp", 1), sides, SETTINGS[0]) == (None, "ValueError: no Triton here")
-    row = {"work": "w", "goals": [], "torch_compiled_obstacle": "ValueError: no Triton here"}
-    assert report.line(row).endswith("no torch.compile (ValueError: no Triton here)")
+
+def test_what_a_row_says_of_compiled_sides():
+    row = {"work": "w", "goals": [], "torch_compiled_ms": 2.6, "torch_compiled_ratio": 1.25, "jax_obstacle": "ImportError: jaxlib"}
+    assert report.line(row).endswith("; torch.compile 2.60 ms, ratio 1.25; no JAX (ImportError: jaxlib)")
+
+
+def test_the_header_names_the_instruction_sets(monkeypatch):
+    for name in report.SWITCHES:
+        monkeypatch.delenv(name, raising=False)
+    row = {"kernels": "compiled kernels (AVX2), 2 threads", "torch_instruction_set": "AVX2"}
+    said = f"wtref: compiled kernels (AVX2), 2 threads; PyTorch {torch.__version__}: AVX2"
+    assert report.header(row).splitlines()[0] == said
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    assert report.header(row).splitlines()[0] == f"{said}; ATEN_CPU_CAPABILITY=avx2"
 
 
 def test_wm_is_held_against_bp_too(monkeypatch):
-    row = measured(monkeypatch, Work.of("mlp", "wm", 50), [0.5, 0.4, 0.75])
+    row, _ = measured(monkeypatch, Work.of("mlp", "wm", 50), [0.5, 0.4, 0.75])
     assert row["of_bp"] == 1.25 and row["ratio"] == 1.5
+
+
+def test_which_sides_are_compiled(monkeypatch):
+    monkeypatch.setattr(sides, "find_spec", lambda name: name == "jax")
+    assert set(sides.compiled_sides(Work.of("mlp", "bp", 2), SETTINGS[0])) == {"torch_compiled", "jax"}
+    assert set(sides.compiled_sides(Work.of("mlp", "bp", 2), None)) == {"jax"}
+    for work in (
+        Work.of("mlp", "kp", 2),
+        Work.of("lenet", "bp", 2),
+        Work.of("mlp", "bp", 2, evaluation=True),
+        Work.of("mlp", "bp", 2, dtype="float64"),
+        Work.of("mlp", "bp", 2, norm="before"),
+    ):
+        assert set(sides.compiled_sides(work, SETTINGS[0])) == {"torch_compiled"}
+    monkeypatch.setattr(sides, "find_spec", lambda name: None)
+    assert set(sides.compiled_sides(Work.of("mlp", "bp", 2), SETTINGS[0])) == {"torch_compiled"}
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """PyTorch's side of the benchmark is an honest opponent: it takes the same steps as wtref."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -130,3 +131,11 @@ def test_a_matrix_lies_on_the_weight_s_own_memory(channels_last):
 def test_a_rule_that_pytorch_s_side_does_not_have():
     assert sides.pytorch_side(Work.of("mlp", "dfa", 1)) is None
     assert sides.pytorch_side(Work.of("mlp", "usf", 1)) is bench
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_steps_and_evaluations_are_the_same():
+    """One network: compilation takes seconds."""
+    work = Work.of("mlp", "kp", dtype="float64", **MODELS["mlp"], **LEARNING)
+    assert_same_steps(work, Setting(False, True, compiled=True), tolerance=1e-9)

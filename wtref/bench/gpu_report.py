@@ -169,7 +169,7 @@ def _line(name, row):
 
     name += f" ({row['of_bp']:.2f} × BP's step)" if "of_bp" in row else ""
     memory = f"{cell('memory_mib', 0)} / {cell('torch_memory_mib', 0)} MiB"
-    times = cell("ms", 2), cell("torch_ms", 2), cell("ratio", 2), cell("torch_compiled_ms", 2), cell("compiled_ratio", 2)
+    times = cell("ms", 2), cell("torch_ms", 2), cell("torch_ratio", 2), cell("torch_compiled_ms", 2), cell("torch_compiled_ratio", 2)
     return f"| {' | '.join([name, *times, memory, cell('cifar_epoch_seconds', 1)])} |"
 
 

@@ -4,7 +4,7 @@ import time
 from itertools import islice
 from statistics import median
 
-from wtref.bench.measure import WARM_UP
+from wtref.bench.turns import WARM_UP
 from wtref.datasets.memory import images_per_second
 from wtref.device import to_host
 from wtref.runs.prepare import prepare

@@ -1,26 +1,39 @@
 """Measures one Work: its times, taken turn by turn with PyTorch's, its memory and its profile, as a row of results."""
 
 import math
-import time
 from dataclasses import replace
-from statistics import median
 
+from wtref.bench.apart import Obstacle, times_beside
 from wtref.bench.launch_times import kernel_times, timed_device
 from wtref.bench.memory import peak_memory
 from wtref.bench.sampling import thread_times
-from wtref.bench.sides import Ours, pytorch_side
+from wtref.bench.sides import COMPILED, Ours, compiled_sides, pytorch_side
+from wtref.bench.turns import median_seconds
 
-WARM_UP = 2  # steps before the clock starts
-TURN = 0.2  # seconds that a side's turn lasts at least
 EPOCHS = {(28, 28, 1): ("mnist", 60_000), (32, 32, 3): ("cifar", 50_000)}  # training images, by their shape
 
 
-def measure(work, repeats, profiled=False):
-    """Measure a Work: a row of results as a dict of plain values.
+def measure(work, repeats, profiled=False, eager=False):
+    """Yield the row of a Work, a dict of plain values, twice: before and after the sides that are compiled first are timed.
 
-    repeats: the turns of each side; profiled: whether the row also has {part of the step: ms}.  PyTorch's values are
-    absent where PyTorch, or the rule in it, is missing.
+    repeats: the turns of each side; profiled: whether the row also has {part of the step: ms}; eager: whether
+    torch.compile is left out.  PyTorch's and JAX's values are absent where the library, or the Work in it, is missing.
+    row["ratio"] is the lowest of all sides': the time of the fastest of them over wtref's.
     """
+    row, setting = _measure_uncompiled(work, repeats, profiled)
+    yield row
+    for name, side in compiled_sides(work, None if eager else setting).items():
+        try:
+            ours, theirs = times_beside(work, repeats, side)
+            row |= {f"{name}_ms": theirs, f"{name}_ratio": theirs / ours}
+        except Obstacle as obstacle:
+            row[f"{name}_obstacle"] = str(obstacle)
+    row |= _lowest_ratio(row)
+    yield row
+
+
+def _measure_uncompiled(work, repeats, profiled):
+    """(the row of wtref beside PyTorch without torch.compile, PyTorch's best Setting or None)"""
     pytorch, ours, setting = pytorch_side(work), Ours(work), None
     tasks = {"wtref": work.task(ours)}
     memory = peak_memory(work, ours)
@@ -31,23 +44,23 @@ def measure(work, repeats, profiled=False):
         theirs = pytorch.Theirs(work, setting)
         tasks["torch"] = work.task(theirs)
         their_memory = peak_memory(work, theirs, setting)
-        compiled, obstacle = _compiled(work, pytorch, setting) if work.on_gpu else (None, None)
-        if compiled:
-            tasks["torch.compile"] = work.task(compiled)
     seconds = median_seconds(tasks.values(), repeats, ours.device.wait)
     ms = {name: 1000 * each for name, each in zip(tasks, seconds)}
 
-    row = work.description() | {"ms": ms["wtref"]} | _speed(work, ours, ms["wtref"]) | memory
+    row = work.description() | {"kernels": ours.device.kernels, "ms": ms["wtref"]} | _speed(work, ours, ms["wtref"]) | memory
     if "bp" in tasks:
         row["of_bp"] = ms["wtref"] / ms["bp"]
     if profiled:
         row["profile"] = _kernels_profile(work) if work.on_gpu else thread_times(tasks["wtref"])
     if pytorch:
-        row |= _beside(row, ms["torch"], setting, their_memory)
-        row |= {"torch_compiled_obstacle": obstacle} if obstacle else {}
-    if "torch.compile" in ms:
-        row |= {"torch_compiled_ms": ms["torch.compile"], "compiled_ratio": ms["torch.compile"] / ms["wtref"]}
-    return row
+        row |= _beside(row, ms["torch"], setting, their_memory) | {"torch_instruction_set": pytorch.instruction_set()}
+    return row | _lowest_ratio(row), setting
+
+
+def _lowest_ratio(row):
+    """{"ratio": that of the fastest side beside wtref}, {} without one."""
+    ratios = [row[f"{name}_ratio"] for name in ("torch", *COMPILED) if f"{name}_ratio" in row]
+    return {"ratio": min(ratios)} if ratios else {}
 
 
 def _kernels_profile(work):
@@ -72,44 +85,12 @@ def _speed(work, ours, ms):
 
 def _beside(row, ms, setting, memory):
     """The quantities of a row that compare PyTorch with wtref."""
-    theirs = {"torch_ms": ms, "torch_setting": str(setting), "ratio": ms / row["ms"]}
+    theirs = {"torch_ms": ms, "torch_setting": str(setting), "torch_ratio": ms / row["ms"]}
     if "gflops" in row:
-        theirs["torch_gflops"] = row["gflops"] / theirs["ratio"]
+        theirs["torch_gflops"] = row["gflops"] / theirs["torch_ratio"]
     if memory:
         theirs["memory_ratio"] = row["memory_mib"] / memory["memory_mib"]
     return theirs | {f"torch_{name}": value for name, value in memory.items()}
-
-
-def median_seconds(tasks, repeats, wait=lambda: None, clock=time.perf_counter):
-    """The median seconds of one call of each task, over `repeats` rounds in which the tasks take turns.
-
-    A turn is as many calls as fill TURN seconds, and ends when `wait` returns.
-    """
-    turns = []
-    for task in tasks:
-        for _ in range(WARM_UP):
-            start = clock()
-            task()
-            wait()
-        turns.append((task, math.ceil(TURN / (clock() - start)), []))
-    for _ in range(repeats):
-        for task, calls, seconds in turns:
-            start = clock()
-            for _ in range(calls):
-                task()
-            wait()
-            seconds.append((clock() - start) / calls)
-    return [median(seconds) for _, _, seconds in turns]
-
-
-def _compiled(work, pytorch, setting):
-    """(PyTorch's side under torch.compile, None); (None, an error message) where that fails, as without a compiler."""
-    try:
-        side = pytorch.Theirs(work, setting._replace(compiled=True))
-        work.task(side)()
-    except Exception as error:  # PyTorch and Triton document none
-        return None, f"{type(error).__name__}: {error}".splitlines()[0]
-    return side, None
 
 
 def _fastest(work, pytorch, wait):

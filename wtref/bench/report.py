@@ -8,8 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from wtref.bench.sides import COMPILED
 from wtref.errors import InputError
 from wtref.files import write_json
+
+# The variables that narrow the instruction sets of wtref's kernels, PyTorch's, those of the libraries it calls, and JAX's.
+SWITCHES = ("CC", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "XLA_FLAGS")
 
 COLUMNS = (
     ("  wtref ms", "ms", 2), ("  images/s", "images_per_second", 0), ("  GFLOP/s", "gflops", 1),
@@ -18,25 +22,39 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def header():
-    """The line above all rows."""
-    return f"{'work':<40}{''.join(title for title, _, _ in COLUMNS)}  PyTorch's setting; goals"
+def header(row):
+    """The lines above all rows, of which `row` is the first: what computes, and the titles of the columns."""
+    sides = [f"wtref: {row['kernels']}"]
+    sides += [f"PyTorch {_torch_version()}: {row['torch_instruction_set']}"] if "torch_instruction_set" in row else []
+    switches = [f"{name}={value}" for name, value in _switches().items()]
+    titles = f"{'work':<40}{''.join(title for title, _, _ in COLUMNS)}  PyTorch's setting; goals"
+    return f"{'; '.join([*sides, *switches])}\n{titles}"
+
+
+def _switches():
+    """{variable: value} of those SWITCHES that are set."""
+    return {name: os.environ[name] for name in SWITCHES if name in os.environ}
 
 
 def line(row):
     """A row as text: one line, and one more for each part of its profile."""
     cells = [f"{row[key]:,.{digits}f}" if key in row else "-" for _, key, digits in COLUMNS]
     cells = "".join(cell.rjust(len(title)) for cell, (title, _, _) in zip(cells, COLUMNS))
-    notes = [row.get("torch_setting", "no PyTorch"), *map(verdict, row["goals"])]
-    if "compiled_ratio" in row:
-        notes.insert(1, f"torch.compile {row['torch_compiled_ms']:,.2f} ms, ratio {row['compiled_ratio']:.2f}")
-    if "torch_compiled_obstacle" in row:
-        notes.insert(1, f"no torch.compile ({row['torch_compiled_obstacle']})")
+    notes = [row.get("torch_setting", "no PyTorch"), *_compiled_notes(row), *map(verdict, row["goals"])]
     parts = row.get("profile", {}).items()
     width = max([20, *(len(name) for name, _ in parts)])
     lines = [f"{row['work']:<40}{cells}  {'; '.join(notes)}"]
     lines += [f"    {name:<{width}}{100 * ms / sum(row['profile'].values()):6.1f} %{ms:12.2f} ms" for name, ms in parts]
     return "\n".join(lines)
+
+
+def _compiled_notes(row):
+    """What the row says of torch.compile and JAX: time and ratio, or the obstacle."""
+    for name, title in COMPILED.items():
+        if f"{name}_ms" in row:
+            yield f"{title} {row[f'{name}_ms']:,.2f} ms, ratio {row[f'{name}_ratio']:.2f}"
+        if f"{name}_obstacle" in row:
+            yield f"no {title} ({row[f'{name}_obstacle']})"
 
 
 def verdict(judged):
@@ -55,7 +73,7 @@ def check_path(path):
 
 def write(path, **found):
     """Write the results as JSON, with the date, the machine and the versions.  Raises Unsaved."""
-    machine = {"cpu": _processor(), "cores": os.cpu_count()}
+    machine = {"cpu": _processor(), "cores": os.cpu_count(), "switches": _switches()}
     versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": _torch_version()}
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     write_json(path, {"date": now, "machine": machine, "versions": versions, **found})

@@ -15,8 +15,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 
-from wtref.bench.measure import WARM_UP
 from wtref.bench.sides import Ours
+from wtref.bench.turns import WARM_UP
 from wtref.bench.work import Work
 from wtref.distributed.group import open_group
 from wtref.errors import InputError

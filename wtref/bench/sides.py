@@ -1,10 +1,14 @@
-"""The two sides that `run.py bench` times in turn: wtref's, and PyTorch's (oracle/bench.py), which has the same methods."""
+"""The sides that `run.py bench` times in turn: wtref's, and PyTorch's and JAX's in oracle/, which have the same methods."""
 
+from functools import partial
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 from wtref.distributed.group import SINGLE
 from wtref.fast import graphs
 from wtref.runs.prepare import prepare
+
+COMPILED = {"torch_compiled": "torch.compile", "jax": "JAX"}  # {the side's name in a row: in words}
 
 
 class Ours:
@@ -51,3 +55,29 @@ def pytorch_side(work):
     except ImportError:
         return None
     return bench if work.config.rule in bench.RULES else None
+
+
+def compiled_sides(work, setting):
+    """{name of COMPILED: a function of the Work that makes the side}, of the sides that are compiled when they take their first step.
+
+    setting: PyTorch's Setting for torch.compile; None leaves it out.
+    """
+    sides = {"torch_compiled": partial(_torch_compiled, setting=setting)} if setting else {}
+    return sides | ({"jax": _jax} if find_spec("jax") and _jax_has(work) else {})
+
+
+def _torch_compiled(work, setting):
+    return pytorch_side(work).Theirs(work, setting._replace(compiled=True))
+
+
+def _jax(work):
+    from wtref.oracle.jax_bench import Theirs  # imported in the process that times it
+
+    return Theirs(work)
+
+
+def _jax_has(work):
+    """Whether oracle/jax_bench.py has the Work: a training step of an mlp under backprop, in float32 on the CPU."""
+    config = work.config
+    usual = (config.model, config.rule, config.dtype, config.norm or "none") == ("mlp", "bp", "float32", "none")
+    return usual and not work.evaluation and not work.on_gpu

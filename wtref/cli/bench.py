@@ -22,7 +22,7 @@ def add_commands(command):
 
 
 def add_bench(parser):
-    parser.set_defaults(repeats=REPEATS, profile=False, json=None)
+    parser.set_defaults(repeats=REPEATS, profile=False, eager=False, json=None)
     kinds = parser.add_subparsers(title="kinds", metavar="KIND", description="Without one of them: goals.")
 
     def kind(name, function, config):
@@ -36,12 +36,15 @@ def add_bench(parser):
         add_config(subparser, only=config, device=work.DEFAULTS["device"])
         return subparser
 
-    add_profile(kind("goals", bench_goals, MACHINE))
+    judged = kind("goals", bench_goals, MACHINE)
+    add_profile(judged)
+    add_eager(judged)
     add_profile(kind("growth", bench_growth, MACHINE))
     steps = kind("steps", bench_steps, (*NETWORK, *MACHINE))
     add_grid(steps)
     add_shape(steps)
     add_profile(steps)
+    add_eager(steps)
     processes = kind("scaling", bench_scaling, (*NETWORK, "threads", "kernels", "sync_bn", "bucket_mib"))
     add_grid(processes, model="resnet18", batch=128)
     add_shape(processes)
@@ -50,6 +53,10 @@ def add_bench(parser):
 
 def add_profile(parser):
     parser.add_argument("--profile", action="store_true", help="also show where wtref's time goes")
+
+
+def add_eager(parser):
+    parser.add_argument("--eager", action="store_true", help="leave torch.compile out, which takes up to minutes for each network")
 
 
 def add_grid(parser, model=Config.model, batch=Config.batch_size):
@@ -85,7 +92,7 @@ def bench_steps(args, given):
     """Time a training step of each of some models, rules and batch sizes beside PyTorch."""
     _prepare(args, given)
     works = work.grid(args.models, args.rules, args.batches, args.shape, **given)
-    _write(args, rows=_measure([(each, ()) for each in works], args))
+    _write(args, rows=_measure([(each, ()) for each in works], args, compile_all=True))
 
 
 def bench_scaling(args, given):
@@ -115,14 +122,19 @@ def _prepare(args, given):
         report.check_path(args.json)
 
 
-def _measure(plan, args):
-    """Measure each (Work, its Goals) and print a line for it; returns the rows."""
+def _measure(plan, args, compile_all=False):
+    """Measure each (Work, its Goals) and print a line for it; returns the rows.
+
+    torch.compile is tried where a goal judges the ratio, or for all.  The rows are written before it is tried and after.
+    """
     rows = []
     for each, limits in plan:
-        row = measure.measure(each, args.repeats, args.profile)
-        row["goals"] = [goal.judge(row) for goal in limits]
+        eager = args.eager or not (compile_all or any(goal.quantity == "ratio" for goal in limits))
+        for row in measure.measure(each, args.repeats, args.profile, eager):
+            row["goals"] = [goal.judge(row) for goal in limits]
+            _write(args, rows=[*rows, row])
         if not rows:
-            print(report.header())
+            print(report.header(row))
         print(report.line(row), flush=True)
         rows.append(row)
     return rows

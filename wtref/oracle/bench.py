@@ -5,6 +5,7 @@ through B, and the gradient of W, which does not depend on W, is computed with i
 """
 
 import itertools
+import sys
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -36,6 +37,11 @@ def settings(on_gpu):
     return [Setting(*both) for both in itertools.product((False, True), (False,) if on_gpu else (True, False))]
 
 
+def instruction_set():
+    """The vector instructions of PyTorch's own kernels, such as "AVX2"; oneDNN and MKL choose theirs for themselves."""
+    return torch.backends.cpu.get_cpu_capability()
+
+
 class Theirs:
     """PyTorch's side of a Work."""
 
@@ -55,6 +61,9 @@ class Theirs:
         self.images, self.labels = images.permute(0, 3, 1, 2).contiguous(memory_format=layout), labels
         self.optimizer = self._optimizer()
         self.loss = torch.compile(self._loss) if setting.compiled else self._loss
+        self.logits = torch.compile(self.net) if setting.compiled else self.net
+        if sys.platform == "darwin":
+            torch.backends.nnpack.set_flags(False)  # it slows convolutions on Macs: github.com/pytorch/pytorch/issues/107534
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.config.precision == "tf32"
 
@@ -90,7 +99,7 @@ class Theirs:
         """Compute the logits of evaluation."""
         self.net.eval()
         with _onednn(self.setting.onednn):
-            return self.net(self.images)
+            return self.logits(self.images)
 
     def _optimizer(self):
         """PyTorch's fused SGD, which is faster on the CPU than its other two, for small and large arrays.
