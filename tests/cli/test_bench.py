@@ -11,6 +11,7 @@ import pytest
 from wtref.bench import goals, measure, turns
 from wtref.cli import bench
 from wtref.cli.main import main
+from wtref.errors import Unsaved
 
 torch = pytest.importorskip("torch")
 
@@ -149,6 +150,17 @@ def test_a_row_is_written_before_compilation(monkeypatch, tmp_path):
     monkeypatch.setattr(measure, "measure", measured)
     assert main(f"bench steps --models mlp --json {path}".split()) == 130
     assert [row["ms"] for row in json.loads(path.read_text())["rows"]] == [1.0]
+
+
+def test_rows_that_cannot_be_written_are_printed(monkeypatch, capsys, tmp_path):
+    def write(path, **found):
+        raise Unsaved("the disk is full")
+
+    fake_measure(monkeypatch)
+    monkeypatch.setattr(bench.report, "write", write)
+    assert main(f"bench steps --models mlp lenet --json {tmp_path / 'x.json'}".split()) == 1
+    out, err = capsys.readouterr()
+    assert "mlp 28x28x1" in out and "lenet 28x28x1" in out and err == "wtref: the disk is full\n"
 
 
 def test_the_growth_alone(capsys, monkeypatch):

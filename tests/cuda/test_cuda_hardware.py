@@ -169,7 +169,7 @@ def test_too_little_memory_is_one_line():
 
 def test_the_profile_names_the_kernels(tmp_path):
     """The kernels' times add up to about the step's time, which is measured separately."""
-    which = ["--models", "resnet18", "--rules", "kp", "--batches", "64", "--no-graph"]
+    which = ["--models", "resnet18", "--rules", "kp", "--batches", "64", "--no-graph", "--eager"]
     done = run("bench", "steps", "--device", "cuda", *which, "--profile", "--repeats", "1", "--json", str(tmp_path / "row.json"))
     assert done.returncode == 0, done.stderr
     (row,) = json.loads((tmp_path / "row.json").read_text())["rows"]

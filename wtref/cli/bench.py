@@ -1,11 +1,12 @@
 """The commands that measure speed: bench, with a parser for each kind of benchmark, and gpu-report."""
 
+from contextlib import suppress
 from itertools import product
 
 from wtref.bench import goals, gpu_report, loader, measure, report, scaling, work
 from wtref.cli.arguments import add_config, listed
 from wtref.device import open_device
-from wtref.errors import InputError
+from wtref.errors import InputError, Unsaved
 from wtref.models import MODELS
 from wtref.relatives import RULES
 from wtref.runs.config import Config
@@ -132,7 +133,8 @@ def _measure(plan, args, compile_all=False):
         eager = args.eager or not (compile_all or any(goal.quantity == "ratio" for goal in limits))
         for row in measure.measure(each, args.repeats, args.profile, eager):
             row["goals"] = [goal.judge(row) for goal in limits]
-            _write(args, rows=[*rows, row])
+            with suppress(Unsaved):  # tried again at the end
+                _write(args, rows=[*rows, row])
         if not rows:
             print(report.header(row))
         print(report.line(row), flush=True)
