@@ -88,7 +88,7 @@ def test_information_alignment_s_update():
         B, W = s.B.copy(), s.W.copy()
         rule.between_steps(s, None, t)
         noise = independent_signs(CPU, generator(2, NOISE, s.layer, t), M, 6)
-        step = 1 / (sum(((W @ y) ** 2).sum() for y in noise) + M)
+        step = 1 / (np.linalg.norm(sum(np.outer(W @ y, W @ y) for y in noise)) + M)
         wanted = B.copy()
         for y in noise:
             z = [sum(W[o, i] * y[i] for i in range(6)) for o in range(5)]
@@ -110,7 +110,7 @@ def test_the_fixed_point_of_information_alignment():
     rule.noise = lambda s: np.array([[1 - 2 * (i >> bit & 1) for bit in range(8)] for i in range(256)], float)  # y^T y = 256 I
     rule.rows = 256
     limit, start, W = pseudo_inverse(s.W), s.B.copy(), s.W
-    shrink = np.eye(5) - (W @ W.T + np.eye(5)) / ((W**2).sum() + 1)
+    shrink = np.eye(5) - (W @ W.T + np.eye(5)) / (np.linalg.norm(W @ W.T) + 1)
     for t in range(1, 200):
         rule.mirror(s)
         assert close(s.B - limit, (start - limit) @ np.linalg.matrix_power(shrink, t))
@@ -133,6 +133,15 @@ def test_information_alignment_stays_about_its_fixed_point_under_its_own_noise()
     limit = pseudo_inverse(s.W)
     assert np.linalg.norm(np.mean(found, axis=0) - limit) < 0.01 * np.linalg.norm(limit)
     assert max(np.linalg.norm(B - limit) for B in found) < 0.2 * np.linalg.norm(limit)
+
+
+def test_the_initial_stretch_of_information_alignment_nears_its_fixed_point_in_a_wide_layer():
+    """A step of 1 / (trace + M) would leave B 0.38 of the fixed point's length away from it, this one leaves 0.09."""
+    s, rule = bare_synapses(100, 80), RULES["ia"]()
+    limit = pseudo_inverse(s.W)
+    assert np.linalg.norm(s.B - limit) > np.linalg.norm(limit)
+    rule.before_training(s)
+    assert np.linalg.norm(s.B - limit) < 0.15 * np.linalg.norm(limit)
 
 
 @pytest.mark.parametrize("rows", [1, 3])

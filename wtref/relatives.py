@@ -124,7 +124,8 @@ class InformationAlignment(Alignment):
 
     Delta B = eta (alpha y z^T - 2 beta (B z) z^T - 2 gamma B) with alpha = 2, beta = gamma = 1.  Under white noise B settles at
     W^T (W W^T + I)^{-1}, a regularised pseudo-inverse of W: its matrix angle does not go to 0.  Along an eigenvector of W W^T
-    with the eigenvalue v, the distance from there shrinks by (1 + v) / (1 + tr W W^T) a step: slowly where n_out is large.
+    with the eigenvalue v, the distance from there shrinks by the fraction (1 + v) / (1 + |W W^T|) a step, |.| the Frobenius norm:
+    more slowly in wider layers, where the norm is larger and v about the same.
     """
 
     def before_training(self, s):
@@ -135,8 +136,9 @@ class InformationAlignment(Alignment):
         """One step of mirror mode."""
         y, M = self.noise(s), self.batch(s)
         z = y @ s.W.T
-        eta = 1 / ((z * z).sum() + M)  # below 1 over the largest eigenvalue of z^T z + M I
-        s.B += eta * ((z.T @ (y - z @ s.B.T)).T - M * s.B)
+        zz = z.T @ z
+        eta = 1 / ((zz * zz).sum() ** 0.5 + M)  # stable: the Frobenius norm is at least the largest eigenvalue
+        s.B += eta * ((z.T @ y - zz @ s.B.T).T - M * s.B)
 
 
 class SymmetricAlignment(Rule):
