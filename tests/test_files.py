@@ -88,16 +88,16 @@ def test_reproduce_shows_its_table_and_needs_no_run_again(monkeypatch, capsys, f
     shown = capsys.readouterr().out.splitlines()
     out, err = full(*flags, name=name)
     assert err == f"wtref: cannot write runs/reproduce-tiny-1epochs/{name}: No space left on device\n"
-    assert re.findall(r"^ *(?:BP|KP) .*$", out, re.MULTILINE) == [line for line in shown if re.match(" *(BP|KP) ", line)] != []
+    assert re.findall(r"^ *(?:BP|KP|frozen) .*$", out, re.MULTILINE) == [line for line in shown if re.match(" *(BP|KP|frozen) ", line)] != []
 
 
 @needs_proc
 def test_compare_starts_no_run_on_a_disk_that_is_full_already(full):
-    flags = ["compare", *MLP, "--rules", "bp", "--seeds", "1"]
+    flags = ["compare", *MLP, "--rules", "frozen", "--seeds", "1"]
     out, err = full(*flags)
-    unsaved = "wtref: cannot write runs/compare-digits-1-bp-0/config.json: No space left on device; no run was started"
+    unsaved = "wtref: cannot write runs/compare-digits-1-frozen-0/config.json: No space left on device; no run was started"
     again = f"python run.py {' '.join(flags)} --log-name compare-digits-1"
-    assert err == f"{unsaved}; 0 of 1 runs finished; missing: bp seed 0; do what is left with: {again}\n" and "BP" not in out
+    assert err == f"{unsaved}; 0 of 1 runs finished; missing: frozen seed 0; do what is left with: {again}\n" and "accuracy %" not in out
     assert not os.listdir("runs")
 
 

@@ -23,13 +23,13 @@ ROOT = Path(__file__).parents[1]
 NET = "--model mlp --hidden 3 --batch-size 800 --device cpu --kernels plain --threads 1".split()  # 2 steps an epoch
 TINY = ["train", *NET, "--epochs", "2", "--log-name", "mine"]
 EXPERIMENT = Experiment(
-    "a tiny one", {"model": "mlp", "dataset": "digits", "hidden": (3,), "epochs": 1, "batch_size": 800}, rules={"bp": {}}, seeds=1
+    "a tiny one", {"model": "mlp", "dataset": "digits", "hidden": (3,), "epochs": 1, "batch_size": 800}, rules={"frozen": {}}, seeds=1
 )
 FOLDER = Path("runs/mine")
 IN_USE = f"wtref: run 'mine' is in use by process %d on {socket.gethostname()}; wait for it or stop it\n"
 LEFT = (  # what reproduce adds
-    f"wtref: run '{{0}}-bp-0' is in use by process {os.getpid()} on {socket.gethostname()}; wait for it or stop it; "
-    "0 of 1 runs finished; missing: bp seed 0; do what is left with: python run.py reproduce {0} --jobs 1\n"
+    f"wtref: run '{{0}}-frozen-0' is in use by process {os.getpid()} on {socket.gethostname()}; wait for it or stop it; "
+    "0 of 1 runs finished; missing: frozen seed 0; do what is left with: python run.py reproduce {0} --jobs 1\n"
 )
 
 
@@ -67,9 +67,9 @@ def test_every_command_that_writes_is_refused(monkeypatch, capsys):
     monkeypatch.setitem(EXPERIMENTS, "tiny", EXPERIMENT)
     assert main(TINY) == 0
     assert main(["reproduce", "tiny", "--jobs", "1"]) == 0
-    Path("runs/tiny-bp-0/last.npz").unlink()
+    Path("runs/tiny-frozen-0/last.npz").unlink()
     capsys.readouterr()
-    tiny = Run("tiny-bp-0")
+    tiny = Run("tiny-frozen-0")
     with Run("mine").held(), tiny.held():
         before = contents(), contents(tiny.folder)
         assert main(["train", "--resume", "mine"]) == 2
@@ -98,7 +98,7 @@ def test_two_processes_do_not_write_one_report_at_the_same_time(monkeypatch, cap
 @pytest.mark.parametrize("command", ["train", "import", "reproduce"])
 def test_a_folder_that_another_process_has_just_made_is_not_removed(monkeypatch, capsys, command):
     monkeypatch.setitem(EXPERIMENTS, "mine", EXPERIMENT)
-    name = "mine-bp-0" if command == "reproduce" else "mine"
+    name = "mine-frozen-0" if command == "reproduce" else "mine"
     flags = {"train": TINY, "import": ["import", "torch.pt", *NET, "--log-name", "mine"], "reproduce": ["reproduce", "mine", "--jobs", "1"]}
     assert main([*TINY[:-1], "other"]) == 0 and main(["export", "other"]) == 0
     Path("runs/other/torch.pt").rename("torch.pt")

@@ -72,8 +72,18 @@ def test_compare_takes_any_flag_of_a_run(compared):
     assert (name, folder, jobs) == ("compare-digits-1", Path("runs/compare-digits-1"), 3)
     config = Config(model="mlp", epochs=8, hidden=(7, 8), weight_decay=0.0)
     assert experiment.configs(name) == {
-        f"compare-digits-1-{rule}-{seed}": replace(config, rule=rule, seed=seed) for rule in ("kp", "dfa") for seed in (0, 1)
+        f"compare-digits-1-{rule}-{seed}": replace(config, rule=rule, seed=seed) for rule in ("kp", "dfa", "frozen") for seed in (0, 1)
     }
+
+
+@pytest.mark.parametrize("given, trained", [("fa bp fa", "fa bp frozen"), ("frozen kp", "frozen kp"), ("frozen", "frozen")])
+@pytest.mark.parametrize("command, own", [("compare --model mlp", {}), ("reproduce mnist-mlp", {"lr": 0.2})])
+def test_every_comparison_has_the_control(compared, command, own, given, trained):
+    """It has the experiment's own fields, and each rule is there once."""
+    assert main([*command.split(), "--rules", *given.split()]) == 0
+    ((experiment, *_),) = compared
+    assert list(experiment.rules) == trained.split()
+    assert experiment.rules["frozen"] == own
 
 
 def test_compare_without_flags_is_the_main_job_in_a_folder_of_its_own(compared):

@@ -135,9 +135,9 @@ def test_no_runs_is_an_empty_table(said):
 
 def test_the_table_of_runs(mine, said, capsys):
     Run.create(Config(model="mlp", rule="wm", epochs=7), {"sha256": ""}, "cpu", "a-new-one")
-    said("compare", *MLP, "--rules", "bp", "--seeds", "1", "--jobs", "1", "--epochs", "1")  # its folder is no run
+    said("compare", *MLP, "--rules", "frozen", "--seeds", "1", "--jobs", "1", "--epochs", "1")  # its folder is no run
     head, new, compared, old = said("runs").splitlines()
-    assert compared.split()[:2] == ["compare-digits-1-bp-0", "bp"]
+    assert compared.split()[:2] == ["compare-digits-1-frozen-0", "frozen"]
     best = min(record["test_error"] for record in mine.metrics())
     assert new.split() == ["a-new-one", "wm", "mlp", "digits", "0/7", "-", "not", "begun"]
     assert old.split() == ["mine", "kp", "mlp", "digits", "3/3", f"{best:.2f}", "%", "done"]

@@ -119,7 +119,7 @@ def test_compare_s_runs_are_train_s_runs(capsys):
     text = Path("runs/compare-digits-1/metrics.jsonl").read_text()
     found = {(x["rule"], x["seed"], x["epoch"]): x["test_loss"] for x in map(json.loads, text.splitlines())}
     wanted = {}
-    for rule in ("fa", "wm"):
+    for rule in ("fa", "wm", "frozen"):
         for seed in (0, 1):
             name = f"{rule}{seed}"
             main([*MLP, "--rule", rule, "--seed", str(seed), "--epochs", "2", "--log-name", name,
@@ -139,10 +139,11 @@ def test_divergence_is_one_line_and_exit_code_1(here):
 
 
 def test_divergence_in_compare_names_the_run(here):
-    code, out, err = finish(start("compare", *MLP, "--lr", "1e9", "--rules", "kp", "--seeds", "1", cwd=here))
+    code, out, err = finish(start("compare", *MLP, "--lr", "1e9", "--rules", "kp", "--seeds", "1", "--jobs", "1", cwd=here))
     assert code == 1
-    assert re.fullmatch(DIVERGED, err)
-    assert err.endswith("(compare-digits-1-kp-0)\n")
+    kp, frozen = err.splitlines(keepends=True)
+    assert re.fullmatch(DIVERGED, kp) and re.fullmatch(DIVERGED, frozen)
+    assert kp.endswith("(compare-digits-1-kp-0)\n") and frozen.endswith("(compare-digits-1-frozen-0)\n")
 
 
 def test_divergence_later_on_keeps_the_epochs_before(monkeypatch, capsys):
@@ -210,7 +211,7 @@ def test_ctrl_c_before_the_first_comparison_is_done_claims_no_metrics(monkeypatc
     monkeypatch.setattr(compare, "completed", interrupted)
     assert main(["compare", *MLP, "--rules", "bp", "--seeds", "2", "--jobs", "2"]) == 130
     out, err = capsys.readouterr()
-    assert "interrupted; 0 of 2 runs finished; missing: bp seed 0, bp seed 1;" in err and "BP" not in out
+    assert "interrupted; 0 of 4 runs finished; missing: bp seed 0, frozen seed 0, bp seed 1, frozen seed 1;" in err and "BP" not in out
     assert not os.listdir("runs")
 
 

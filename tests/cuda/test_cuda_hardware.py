@@ -154,9 +154,9 @@ def test_compare_gives_the_same_table_as_on_the_cpu():
     for device in ("cuda", "cpu"):
         done = run(*flags, "--device", device)
         assert done.returncode == 0, done.stderr
-        rows = [line.split() for line in done.stdout.splitlines() if re.match(" *(BP|KP) ", line)]
+        rows = [line.split() for line in done.stdout.splitlines() if re.match(" *(BP|KP|frozen) ", line)]
         tables.append([row[:-2] for row in rows])  # without the seconds and the number of runs
-    assert tables[0] == tables[1] and len(tables[0]) == 2
+    assert tables[0] == tables[1] and len(tables[0]) == 3
 
 
 def test_too_little_memory_is_one_line():

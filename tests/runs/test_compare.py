@@ -38,7 +38,7 @@ def test_every_recipe_is_a_run_that_can_be(name):
     experiment = EXPERIMENTS[name]
     for rule, own in experiment.rules.items():
         Config(**{**experiment.recipe, **own, "rule": rule})
-    assert experiment.published.keys() <= experiment.rules.keys()
+    assert experiment.published.keys() <= experiment.rules.keys() and list(experiment.rules)[-1] == "frozen"
     assert bool(experiment.source) == bool(experiment.published)
 
 
@@ -47,13 +47,13 @@ def test_table_and_report_say_what_the_runs_found(capsys):
     kp = 100 - mean(errors()["kp", seed][-1] for seed in (0, 1))
     table = Path("runs/reproduce-tiny/table.txt").read_text()
     assert re.search(rf"KP +{kp:.2f} ± \d+\.\d\d .* 2 +1\.25\(5\)$", table, re.MULTILINE)
-    assert re.search(r"BP .* 0\.0 .* –$", table, re.MULTILINE)
+    assert re.findall(r"^ *(BP|frozen) .* 0\.0 .* –$", table, re.MULTILINE) == ["BP", "frozen"]
     page = Path("runs/reproduce-tiny/report.html").read_text()
     assert page.count('src="data:image/png;base64,') == 4 and not re.search(r'(src|href)="(?!data:)', page)
     assert f"{kp:.2f} ±" in page and "reproduce tiny --threads 1" in page and "nobody" in page
-    assert "bp: {&quot;lr&quot;: 0.1}\nkp: {&quot;lr&quot;: 0.2}" in page
+    assert "bp: {&quot;lr&quot;: 0.1}\nkp: {&quot;lr&quot;: 0.2}\nfrozen: {&quot;lr&quot;: 0.1}" in page
     lines = [json.loads(line) for line in Path("runs/reproduce-tiny/metrics.jsonl").read_text().splitlines()]
-    assert len(lines) == 2 * 2 * TINY.recipe["epochs"]
+    assert len(lines) == 3 * 2 * TINY.recipe["epochs"]
     assert Run("tiny-kp-1").config().lr == 0.2 and Run("tiny-bp-1").config().lr == Config.lr
 
 
@@ -75,12 +75,12 @@ def test_an_interrupted_experiment_does_what_is_left(monkeypatch, capsys):
     left[0] = 10**6
     assert main(TINY_ALONE) == 0
     assert errors() == wanted
-    assert 10**6 - left[0] <= 4 * 2 * 12 - 12, "the first run's first epoch at least was not done again"
+    assert 10**6 - left[0] <= 6 * 2 * 12 - 12, "the first run's first epoch at least was not done again"
     monkeypatch.setattr(Training, "step", None)
     assert main(TINY_ALONE) == 0, "nothing is left to do, and nothing is done"
 
 
-MOMENTS = {  # of the first of two runs, with 24 steps: what is called then, and how often before
+MOMENTS = {  # of the first of three runs, with 24 steps: what is called then, and how often before
     "in its last step": (Training, "step", 24),
     "as it is evaluated": (Training, "evaluate", 2),
     "as it is saved": (Run, "save", 2),
@@ -98,11 +98,11 @@ def test_a_signal_at_the_end_of_a_run_stops_the_experiment(monkeypatch, capsys, 
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, at_call(getattr(owner, name), call, lambda: os.kill(os.getpid(), number)))
         assert main([*TINY_ALONE, "--seeds", "1"]) == code
-    said = "wtref: interrupted; 1 of 2 runs finished; missing: kp seed 0; "
+    said = "wtref: interrupted; 1 of 3 runs finished; missing: kp seed 0, frozen seed 0; "
     assert capsys.readouterr().err == f"{said}do what is left with: python run.py reproduce tiny --jobs 1 --seeds 1\n"
     assert Run("tiny-bp-0").finished() and not Run("tiny-kp-0").folder.exists()
     assert main([*TINY_ALONE, "--seeds", "1"]) == 0
-    assert "1 of 2 runs finished already" in capsys.readouterr().out and Run("tiny-kp-0").finished()
+    assert "1 of 3 runs finished already" in capsys.readouterr().out and Run("tiny-kp-0").finished()
 
 
 def at_call(original, call, what):
@@ -153,7 +153,7 @@ def test_metrics_without_their_checkpoint_are_no_finished_run(capsys):
     assert re.search(r"tiny-bp-0 .* 1/2 .* unfinished$", capsys.readouterr().out, re.MULTILINE)
     assert main([*TINY_ALONE, "--seeds", "1"]) == 0
     out = capsys.readouterr().out
-    assert "tiny-bp-0: goes on after epoch 1\n" in out and "1 of 2 runs finished already" in out
+    assert "tiny-bp-0: goes on after epoch 1\n" in out and "2 of 3 runs finished already" in out
     assert errors(seeds=[0]) == wanted and run.finished()
 
 
@@ -167,7 +167,7 @@ def test_fewer_epochs_are_runs_of_their_own():
     "flags, said",
     [
         (["unheard-of"], "unknown experiment 'unheard-of'; choose from: digits,"),
-        (["tiny", "--rules", "fa"], "unknown rule for tiny 'fa'; choose from: bp, kp"),
+        (["tiny", "--rules", "fa"], "unknown rule for tiny 'fa'; choose from: bp, kp, frozen"),
         (["tiny", "--seeds", "0"], "--seeds must be at least 1, found 0"),
         (["tiny", "--epochs", "0"], "--epochs must be at least 1, found 0"),
         (["tiny", "--jobs", "0"], "--jobs must be at least 1, found 0"),
@@ -193,7 +193,7 @@ COMPARE = [*"compare --model mlp --hidden 8 --device cpu --epochs 1 --rules bp f
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_a_comparison_of_one_s_own_is_continued_by_its_name(capsys, jobs):
     assert main([*COMPARE, jobs]) == main([*COMPARE, jobs]) == 0
-    names = {f"compare-digits-{number}{end}" for number in (1, 2) for end in ("", "-bp-0", "-fa-0")}
+    names = {f"compare-digits-{number}{end}" for number in (1, 2) for end in ("", "-bp-0", "-fa-0", "-frozen-0")}
     assert set(os.listdir("runs")) == names
     (Run("compare-digits-1-fa-0").folder / "last.npz").unlink()
     (Run("compare-digits-1-fa-0").folder / "metrics.jsonl").unlink()
@@ -202,10 +202,10 @@ def test_a_comparison_of_one_s_own_is_continued_by_its_name(capsys, jobs):
     capsys.readouterr()
     assert main([*COMPARE, jobs, "--log-name", "compare-digits-1"]) == 0
     out = capsys.readouterr().out
-    assert "1 of 2 runs finished already" in out and "[2/2] fa     seed 0: test accuracy " in out
+    assert "2 of 3 runs finished already" in out and "[3/3] fa     seed 0: test accuracy " in out
     assert Run("compare-digits-1-bp-0").metrics() == trained and set(os.listdir("runs")) == names
-    accuracies = [re.findall(r"^ *(BP|FA) +(\S+)", text, re.MULTILINE) for text in (table, out)]
-    assert accuracies[0] == accuracies[1] and len(accuracies[0]) == 2
+    accuracies = [re.findall(r"^ *(BP|FA|frozen) +(\S+)", text, re.MULTILINE) for text in (table, out)]
+    assert accuracies[0] == accuracies[1] and len(accuracies[0]) == 3
 
 
 def test_an_interrupted_comparison_names_the_command_that_continues_it(monkeypatch, capsys):
@@ -217,13 +217,13 @@ def test_an_interrupted_comparison_names_the_command_that_continues_it(monkeypat
         assert main([*COMPARE, "1"]) == 130
     err = capsys.readouterr().err
     again = shlex.split(err.split("python run.py ")[1])
-    assert again == [*COMPARE, "1", "--log-name", "compare-digits-1"] and "0 of 2 runs finished; missing: bp seed 0, fa seed 0;" in err
+    assert again == [*COMPARE, "1", "--log-name", "compare-digits-1"] and "0 of 3 runs finished; missing: bp seed 0, fa seed 0, frozen seed 0;" in err
     assert main(again) == 0 and Run("compare-digits-1-fa-0").finished()
 
 
 def test_an_interrupt_after_the_last_run_says_that_only_the_report_is_missing(monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "evaluate", at_call(Training.evaluate, 2, lambda: os.kill(os.getpid(), signal.SIGINT)))
+        patch.setattr(Training, "evaluate", at_call(Training.evaluate, 3, lambda: os.kill(os.getpid(), signal.SIGINT)))
         assert main([*COMPARE, "1"]) == 130
     assert "wtref: interrupted; all runs finished, without a report; do what is left with: " in capsys.readouterr().err
 
@@ -239,7 +239,7 @@ def test_a_report_does_not_overwrite_a_run(capsys):
 
 def test_the_flags_of_a_comparison_are_those_of_its_runs():
     assert main([*COMPARE, "2", "--save-every", "7", "--seeds", "2"]) == 0
-    for rule, seed in itertools.product(("bp", "fa"), (0, 1)):
+    for rule, seed in itertools.product(("bp", "fa", "frozen"), (0, 1)):
         config = Run(f"compare-digits-1-{rule}-{seed}").config()
         assert (config.rule, config.seed, config.save_every, config.weight_decay) == (rule, seed, 7, DIGITS["weight_decay"])
 

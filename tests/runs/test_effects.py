@@ -43,6 +43,7 @@ IDLE = {
     "train --rule aa --mirror-window 3": "--mirror-window (it is for rule wm)",
     "compare --rules bp kp --noise-steps 2": "--noise-steps (it is for rule fa)",
     "train --rule frozen --output-backprop": "--output-backprop (it is for rules with feedback weights of their own)",
+    "compare --rules bp --output-backprop": "--output-backprop (it is for rules with feedback weights of their own)",
     "compare --rules bp frozen --output-backprop": "--output-backprop (it is for rules with feedback weights of their own)",
     "compare --jitter 1": f"--jitter ({FOLDER})",
     "reproduce digits --workers 2": f"--workers ({FOLDERS})",
@@ -85,6 +86,11 @@ def test_flags_with_an_effect_and_flags_with_their_default_are_taken(here):
             Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(folder / "x.png")
     for number, command in enumerate(HEEDED):
         assert main([*command.split(), *MLP, "--data-dir", "data", "--log-name", f"run{number}"]) == 0
+
+
+def test_the_control_s_want_of_an_effect_is_no_reason_to_refuse_a_flag():
+    flags = "--rules wm --output-backprop --mirror-rows 64 --mirror-window 20 --seeds 1 --jobs 1".split()
+    assert main(["compare", *MLP, *flags]) == 0
 
 
 def test_the_recipes_of_this_program_have_no_flags_without_effect():

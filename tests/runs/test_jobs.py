@@ -59,10 +59,10 @@ def test_a_worker_that_is_killed_ends_the_comparison_and_nothing_finished_is_los
     code, out, err = finish(comparing)
     assert code == 1
     assert err.startswith("wtref: a worker process ended before its run, as it does where memory runs out (fewer --jobs need less); ")
-    assert err.count("\n") == 1 and f"; {len(saved())} of 10000 runs finished; missing: " in err
+    assert err.count("\n") == 1 and f"; {len(saved())} of 15000 runs finished; missing: " in err
     told = {(rule, int(seed)) for rule, seed in re.findall(r"\] (\w+) +seed (\d+): test accuracy", out)}
     assert told and told <= saved()
-    first = next((rule, seed) for seed in range(5000) for rule in ("bp", "fa") if (rule, seed) not in saved())
+    first = next((rule, seed) for seed in range(5000) for rule in ("bp", "fa", "frozen") if (rule, seed) not in saved())
     assert f"missing: {first[0]} seed {first[1]}, " in err and " more; do what is left with: python run.py compare" in err
     wait_until(lambda: is_empty(comparing.pid), seconds=10)
 
@@ -85,7 +85,7 @@ def test_a_signal_to_all_processes_is_one_line(comparing, number):
     os.killpg(comparing.pid, number)
     code, _, err = finish(comparing)
     assert code == 128 + number
-    assert re.match(r"wtref: interrupted; \d+ of 10000 runs finished; missing: ", err) and err.count("\n") == 1
+    assert re.match(r"wtref: interrupted; \d+ of 15000 runs finished; missing: ", err) and err.count("\n") == 1
 
 
 def rows(out):
@@ -99,8 +99,8 @@ def test_a_run_that_diverges_does_not_stop_the_others(capsys):
     out, err = capsys.readouterr()
     assert all(line.startswith("wtref: the loss became ") for line in err.splitlines())
     assert [line.split()[-1] for line in err.splitlines()] == ["(compare-digits-1-bp-0)", "(compare-digits-1-bp-1)"]
-    assert rows(out).keys() == {"ss"} and saved() == {("ss", 0), ("ss", 1)}
-    assert "2 of 4 runs finished; missing: bp seed 0, bp seed 1\n" in Path("runs/compare-digits-1/table.txt").read_text()
+    assert rows(out).keys() == {"ss", "frozen"} and saved() == {(rule, seed) for rule in ("ss", "frozen") for seed in (0, 1)}
+    assert "4 of 6 runs finished; missing: bp seed 0, bp seed 1\n" in Path("runs/compare-digits-1/table.txt").read_text()
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def lines():
 
 def test_metrics_do_not_depend_on_the_order_of_finishing(pretended, capsys):
     assert main([*TWO, "--rules", "fa", "bp", "fa"]) == 0
-    assert [(line["rule"], line["seed"]) for line in lines()] == [("fa", 0), ("bp", 0), ("fa", 1), ("bp", 1)]
+    assert [(line["rule"], line["seed"]) for line in lines()] == [(rule, seed) for seed in (0, 1) for rule in ("fa", "bp", "frozen")]
 
 
 @pytest.mark.parametrize(
@@ -143,10 +143,10 @@ def test_one_failure_among_good_runs(pretended, capsys, error, said):
     out, err = capsys.readouterr()
     assert said in err and err.count("\n") == 1 and "(compare-digits-1-fa-0)" in err
     (fa,) = (100 - line["test_error"] for line in lines() if line["rule"] == "fa")
-    bp = [100 - line["test_error"] for line in lines() if line["rule"] == "bp"]
-    assert rows(out) == {"bp": [f"{mean(bp):.2f}", "±", f"{stdev(bp):.2f}"]}
+    others = {rule: [100 - line["test_error"] for line in lines() if line["rule"] == rule] for rule in ("bp", "frozen")}
+    assert rows(out) == {rule: [f"{mean(found):.2f}", "±", f"{stdev(found):.2f}"] for rule, found in others.items()}
     assert re.search(rf"^ *FA +{fa:.2f} ", out, re.MULTILINE)
-    assert saved() == {("fa", 1), ("bp", 0), ("bp", 1)}
+    assert saved() == {("fa", 1), ("bp", 0), ("bp", 1), ("frozen", 0), ("frozen", 1)}
 
 
 @pytest.mark.parametrize(
@@ -157,12 +157,12 @@ def test_unreadable_data_and_a_full_disk_end_the_comparison_and_what_is_missing_
     assert main(TWO) == code
     out, err = capsys.readouterr()
     again = f"do what is left with: python run.py {' '.join(TWO)} --log-name compare-digits-1\n"
-    assert err == f"wtref: {error}; 1 of 4 runs finished; missing: fa seed 0, bp seed 0, fa seed 1; {again}"
-    assert re.findall(r"^ *(FA|BP) ", out, re.MULTILINE) == ["BP"] and saved() == {("bp", 1)}
+    assert err == f"wtref: {error}; 2 of 6 runs finished; missing: fa seed 0, bp seed 0, frozen seed 0, fa seed 1; {again}"
+    assert re.findall(r"^ *(FA|BP|frozen) ", out, re.MULTILINE) == ["BP", "frozen"] and saved() == {("bp", 1), ("frozen", 1)}
 
 
 def test_an_internal_error_in_a_worker_is_not_dressed_up(pretended):
     pretended["bp", 0] = IndexError("bug")
     with pytest.raises(IndexError, match="bug"):
         main(TWO)
-    assert saved() == {("bp", 1), ("fa", 1)}
+    assert saved() == {("frozen", 0), ("frozen", 1), ("bp", 1), ("fa", 1)}

@@ -11,10 +11,12 @@ from wtref.runs import session
 from wtref.runs.compare import compare, free_prefix
 from wtref.runs.config import Config
 from wtref.runs.effects import check_effects
-from wtref.runs.experiments import COMPARED, DIGITS, EXPERIMENTS, Experiment
+from wtref.runs.experiments import COMPARED, DIGITS, EXPERIMENTS, Experiment, with_control
 from wtref.runs.folders import RUNS
 from wtref.runs.run import Run, check_name
 from wtref.runs.tensorboard import check_installed
+
+CONTROL = "the control, frozen, is always added"  # in the help of --rules
 
 
 def add_commands(command):
@@ -24,7 +26,7 @@ def add_commands(command):
 
 
 def add_compare(parser):
-    parser.add_argument("--rules", nargs="+", default=COMPARED, metavar="RULE", help=listed(RULES))
+    parser.add_argument("--rules", nargs="+", default=COMPARED, metavar="RULE", help=f"{listed(RULES)}; {CONTROL}")
     parser.add_argument("--seeds", type=int, default=EXPERIMENTS["digits"].seeds, help="how many seeds, from 0 up (default 5)")
     parser.add_argument(
         "--log-name", metavar="NAME", help="the report's folder in runs/ (default: a free name); one that exists is continued"
@@ -41,7 +43,7 @@ def compare_rules(args, given):
     if args.log_name is not None:
         check_name(args.log_name)
     name = args.log_name or args.group.on_rank_0(lambda: free_prefix(f"compare-{config.dataset}"))
-    experiment = Experiment(f"{config.model} on {config.dataset}", recipe, {rule: {} for rule in args.rules}, args.seeds)
+    experiment = Experiment(f"{config.model} on {config.dataset}", recipe, {rule: {} for rule in with_control(args.rules)}, args.seeds)
     command = _command(args.words if args.log_name else [*args.words, "--log-name", name])
     return compare(experiment, name, RUNS / name, command, args.jobs, args.group)
 
@@ -49,7 +51,7 @@ def compare_rules(args, given):
 def add_reproduce(parser):
     known = listed(f"{name} ({experiment.about})" for name, experiment in EXPERIMENTS.items())
     parser.add_argument("name", metavar="NAME", help=known)
-    parser.add_argument("--rules", nargs="+", metavar="RULE", help="only these of the experiment's rules")
+    parser.add_argument("--rules", nargs="+", metavar="RULE", help=f"only these of the experiment's rules; {CONTROL}")
     parser.add_argument("--seeds", type=int, metavar="N", help="how many seeds, from 0 up (default: the experiment's)")
     epochs = "passes over the training images (default: the experiment's); the runs have names of their own"
     parser.add_argument("--epochs", type=int, metavar="N", default=argparse.SUPPRESS, help=epochs)
@@ -60,7 +62,8 @@ def add_reproduce(parser):
 def reproduce(args, given):
     """Do what is left of an experiment: train all its rules and seeds, print a table and write a report."""
     experiment = choose("experiment", args.name, EXPERIMENTS)
-    rules = {rule: choose(f"rule for {args.name}", rule, experiment.rules) for rule in args.rules or experiment.rules}
+    names = with_control(args.rules or experiment.rules)
+    rules = {rule: choose(f"rule for {args.name}", rule, experiment.rules) for rule in names}
     recipe = {**experiment.recipe, **given}
     experiment = replace(experiment, recipe=recipe, rules=rules, seeds=args.seeds or experiment.seeds)
     name = args.name + (f"-{given['epochs']}epochs" if "epochs" in given else "")

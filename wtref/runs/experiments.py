@@ -6,8 +6,13 @@ from wtref.runs.config import Config
 from wtref.runs.presets import PRESETS
 
 PAPER = ("bp", "fa", "ss", "wm", "kp")
-COMPARED = (*PAPER, "frozen")  # every comparison ends with the control
+COMPARED = (*PAPER, "frozen")
 RELATED = (*PAPER, "om", "frsf", "brsf", "dfa", "dkp", "aa", "pfa", "ia", "frozen")
+
+
+def with_control(rules):
+    """The names of the rules, each once, with the control, frozen, at the end unless it is among them."""
+    return list(dict.fromkeys([*rules, "frozen"]))
 
 
 @dataclass(frozen=True)
