@@ -13,12 +13,19 @@
 #include <immintrin.h>
 #endif
 
+/* The register tile has ROWS x 2 vectors: as many sums as keep the multipliers busy and fit the registers beside a row of b. */
 #if defined(__AVX512F__)
-enum { VECTOR_BYTES = 64, ROWS = 8 };
+#define VECTOR_BYTES 64
+#define ROWS 8  /* 16 of 32 registers */
 #elif defined(__AVX__)
-enum { VECTOR_BYTES = 32, ROWS = 4 };
+#define VECTOR_BYTES 32
+#define ROWS 6  /* 12 of 16 registers */
+#elif defined(__aarch64__)
+#define VECTOR_BYTES 16
+#define ROWS 8  /* 16 of 32 registers */
 #else
-enum { VECTOR_BYTES = 16, ROWS = 4 };
+#define VECTOR_BYTES 16
+#define ROWS 4  /* 8 of 16 registers: without fused multiply-add each product needs one of its own */
 #endif
 enum { V = VECTOR_BYTES / sizeof(REAL), WIDE = 2 * V };
 
@@ -113,8 +120,11 @@ INLINE void tile_of(const int rows, const int vectors, const int streaming, cons
 static void tile(const struct tile *t) {
     switch (t->rows) {
         CASE(1) CASE(2) CASE(3) CASE(4)
-#if defined(__AVX512F__)
-        CASE(5) CASE(6) CASE(7) CASE(8)
+#if ROWS > 4
+        CASE(5) CASE(6)
+#endif
+#if ROWS > 6
+        CASE(7) CASE(8)
 #endif
     }
 }

@@ -33,23 +33,32 @@ INLINE void times_GT(const vec u[6], vec out[3]) {
     out[0] = u[0] / 4 - p / 6 + r / 24, out[1] = q / 6 + s / 12, out[2] = -p / 6 + r / 6 + u[5];
 }
 
-/* Transform a matrix on both sides: every column by `line`, then every row. */
+/* Transform a matrix on both sides: every column by `line`, then every row.  The tables hold the address of each element of
+ * the two matrices; a vector is read at `x_offset` and written at `y_offset` from there. */
 #define UNROLL _Pragma("GCC unroll 6")
-#define TRANSFORM(name, line, from, to)                               \
-    INLINE void name(vec d[from][from], vec out[to][to]) {            \
-        vec half[to][from], in[from], done[to];                       \
-        UNROLL for (int j = 0; j < from; j++) {                       \
-            UNROLL for (int i = 0; i < from; i++) in[i] = d[i][j];    \
-            line(in, done);                                           \
-            UNROLL for (int i = 0; i < to; i++) half[i][j] = done[i]; \
-        }                                                             \
-        UNROLL for (int i = 0; i < to; i++) line(half[i], out[i]);    \
+#define TRANSFORM(name, line, from, to)                                                                              \
+    INLINE void name(REAL *const x[from * from], long x_offset, REAL *const y[to * to], long y_offset, int streaming) { \
+        vec half[to][from], in[from], out[to];                                                                       \
+        UNROLL for (int j = 0; j < from; j++) {                                                                      \
+            UNROLL for (int i = 0; i < from; i++) in[i] = LOAD(x[i * from + j] + x_offset);                          \
+            line(in, out);                                                                                           \
+            UNROLL for (int i = 0; i < to; i++) half[i][j] = out[i];                                                 \
+        }                                                                                                            \
+        UNROLL for (int i = 0; i < to; i++) {                                                                        \
+            line(half[i], out);                                                                                      \
+            UNROLL for (int j = 0; j < to; j++) store_vector(y[i * to + j] + y_offset, out[j], streaming);           \
+        }                                                                                                            \
     }
 TRANSFORM(image_to_frequency, times_BT, 6, 6)
 TRANSFORM(frequency_to_image, times_AT, 6, 4)
 TRANSFORM(error_to_frequency, times_A, 4, 6)
 TRANSFORM(kernel_to_frequency, times_G, 3, 6)
 TRANSFORM(frequency_to_kernel, times_GT, 6, 3)
+
+/* The table of a square matrix of which `first` is the first element. */
+INLINE void strided_table(REAL *first, long row, long column, int size, REAL *at[]) {
+    for (int k = 0; k < size * size; k++) at[k] = first + k / size * row + k % size * column;
+}
 
 /* The tiles of a batch of images (n, h, w), numbered consecutively. */
 struct tiling { long n, h, w, down, across; };
@@ -58,64 +67,62 @@ static struct tiling tiling_of(long n, long h, long w) {
     return (struct tiling){n, h, w, (h + 3) / 4, (w + 3) / 4};
 }
 
-/* The position of a tile: the index of its image's first pixel, and the tile's first pixel in the image. */
-struct place { long image, top, left; };
-
-static struct place place_of(long t, struct tiling g) {
-    long inside = t % (g.down * g.across);
-    return (struct place){t / (g.down * g.across) * g.h * g.w, inside / g.across * 4, inside % g.across * 4};
-}
-
 static long tile_count(struct tiling g) { return g.n * g.down * g.across; }
 
-/* Load the square of pixels that begins at (top, left), a vector of channels each; zeros outside the image. */
-#define PIXELS(name, size)                                                                                 \
-    INLINE void name(const REAL *image, struct tiling g, long c, long top, long left, vec d[size][size]) { \
-        int inside = top >= 0 && left >= 0 && top + size <= g.h && left + size <= g.w;                     \
-        const REAL *first = image + (top * g.w + left) * c;                                                \
-        UNROLL for (int y = 0; y < size; y++)                                                              \
-            UNROLL for (int x = 0; x < size; x++)                                                          \
-                if (inside || (top + y >= 0 && left + x >= 0 && top + y < g.h && left + x < g.w))          \
-                    d[y][x] = LOAD(first + (y * g.w + x) * c);                                             \
-                else                                                                                       \
-                    d[y][x] = (vec){};                                                                     \
+/* The square of pixels that belongs to a tile: the table of their addresses, and the offset at which to read or write. */
+struct square { REAL *const *at; long offset; };
+
+/* Square t of x (n, h, w, c), which begins `margin` pixels before its tile.  The table is `inner` if the square lies in the
+ * image; otherwise it is written to `edge`, with `outside` in the place of pixels that do not exist. */
+INLINE struct square square_of(long t, struct tiling g, const REAL *x, long c, int size, int margin, REAL *const inner[],
+                               REAL *edge[], REAL *outside) {
+    long inside = t % (g.down * g.across), image = t / (g.down * g.across) * g.h * g.w * c;
+    long top = inside / g.across * 4 - margin, left = inside % g.across * 4 - margin;
+    if (top >= 0 && left >= 0 && top + size <= g.h && left + size <= g.w)
+        return (struct square){inner, image + (top * g.w + left) * c};
+    for (int k = 0; k < size * size; k++) {
+        long y = top + k / size, z = left + k % size;
+        edge[k] = y >= 0 && z >= 0 && y < g.h && z < g.w ? (REAL *)x + image + (y * g.w + z) * c : outside;
     }
-PIXELS(pixels_6, 6)
-PIXELS(pixels_4, 4)
+    return (struct square){edge, 0};
+}
+
+/* A buffer that is kept for later calls, so that large buffers neither cost page faults nor fragment the memory. */
+enum buffer { KERNELS, TILES, VECTORS, OUTSIDE, BUFFERS };
+static REAL *scratch(enum buffer which, long size) {
+    static _Thread_local REAL *buffer[BUFFERS];
+    static _Thread_local long held[BUFFERS];
+    if (size > held[which]) {
+        free(buffer[which]);
+        buffer[which] = allocate(held[which] = size);
+    }
+    return buffer[which];
+}
 
 /* Transform tiles first..last of x (n, h, w, c) to v (36, ., c), with `step` elements between frequencies. */
-#define TILES_TO_FREQUENCY(name, pixels, transform, size, margin)                                         \
-    static void name(const REAL *x, struct tiling g, long c, long first, long last, REAL *v, long step) { \
-        for (long t = first; t < last; t++, v += c) {                                                     \
-            struct place at = place_of(t, g);                                                             \
-            for (long i = 0; i < c; i += V) {                                                             \
-                vec d[size][size], f[6][6];                                                               \
-                pixels(x + at.image * c + i, g, c, at.top - margin, at.left - margin, d);                 \
-                transform(d, f);                                                                          \
-                UNROLL for (int y = 0; y < 6; y++)                                                        \
-                    UNROLL for (int z = 0; z < 6; z++) STORE(v + (6 * y + z) * step + i, f[y][z]);        \
-            }                                                                                             \
-        }                                                                                                 \
+#define TILES_TO_FREQUENCY(name, transform, size, margin)                                                  \
+    static void name(const REAL *x, struct tiling g, long c, long first, long last, REAL *v, long step) {  \
+        REAL *inner[size * size], *edge[size * size], *frequencies[36], *zeros = scratch(OUTSIDE, c);      \
+        memset(zeros, 0, c * sizeof(REAL));                                                                \
+        strided_table((REAL *)x, g.w * c, c, size, inner);                                                 \
+        strided_table(v, 6 * step, step, 6, frequencies);                                                  \
+        for (long t = first; t < last; t++) {                                                              \
+            struct square from = square_of(t, g, x, c, size, margin, inner, edge, zeros);                  \
+            for (long i = 0; i < c; i += V) transform(from.at, from.offset + i, frequencies, (t - first) * c + i, 0); \
+        }                                                                                                  \
     }
-TILES_TO_FREQUENCY(image_tiles, pixels_6, image_to_frequency, 6, 1)
-TILES_TO_FREQUENCY(error_tiles, pixels_4, error_to_frequency, 4, 0)
+TILES_TO_FREQUENCY(image_tiles, image_to_frequency, 6, 1)
+TILES_TO_FREQUENCY(error_tiles, error_to_frequency, 4, 0)
 
 /* Transform m (36, ., c) to tiles first..last of out (n, h, w, c). */
-static void tiles_to_image(const REAL *m, long step, struct tiling g, long c, long first, long last, REAL *out) {
+static void tiles_to_image(REAL *m, long step, struct tiling g, long c, long first, long last, REAL *out) {
+    REAL *inner[16], *edge[16], *frequencies[36], *unused = scratch(OUTSIDE, c);
     int streaming = use_streaming(out, g.n * g.h * g.w * c, c);
-    for (long t = first; t < last; t++, m += c) {
-        struct place at = place_of(t, g);
-        int rows = MIN(4, g.h - at.top), columns = MIN(4, g.w - at.left);
-        for (long i = 0; i < c; i += V) {
-            vec f[6][6], d[4][4];
-            UNROLL for (int y = 0; y < 6; y++)
-                UNROLL for (int z = 0; z < 6; z++) f[y][z] = LOAD(m + (6 * y + z) * step + i);
-            frequency_to_image(f, d);
-            REAL *to = out + (at.image + at.top * g.w + at.left) * c + i;
-            UNROLL for (int y = 0; y < 4; y++)
-                UNROLL for (int x = 0; x < 4; x++)
-                    if (y < rows && x < columns) store_vector(to + (y * g.w + x) * c, d[y][x], streaming);
-        }
+    strided_table(out, g.w * c, c, 4, inner);
+    strided_table(m, 6 * step, step, 6, frequencies);
+    for (long t = first; t < last; t++) {
+        struct square to = square_of(t, g, out, c, 4, 0, inner, edge, unused);
+        for (long i = 0; i < c; i += V) frequency_to_image(frequencies, (t - first) * c + i, to.at, to.offset + i, streaming);
     }
 }
 
@@ -134,13 +141,14 @@ static void kernel_to_panels(struct kernel k, long c_in, long c_out, REAL *U) {
 #pragma omp parallel for schedule(static) num_threads(thread_limit())
     for (long o = 0; o < c_out; o += V)
         for (long i = 0; i < c_in; i++) {
-            vec taps[3][3], f[6][6];
+            vec taps[9];
+            REAL *from[9], *to[36];
             for (int tap = 0; tap < 9; tap++)
-                taps[tap / 3][tap % 3] = strided(k.weights + tap * k.s_tap + i * k.s_in + o * k.s_out, k.s_out);
-            kernel_to_frequency(taps, f);
-            long first = o / WIDE * WIDE;
-            REAL *at = U + first * c_in + i * panel_width(c_out, first) + o - first;
-            for (int j = 0; j < 36; j++) STORE(at + j * c_in * c_out, f[j / 6][j % 6]);
+                taps[tap] = strided(k.weights + tap * k.s_tap + i * k.s_in + o * k.s_out, k.s_out);
+            long first = o / WIDE * WIDE, size = c_in * c_out;
+            strided_table((REAL *)taps, 3 * V, V, 3, from);
+            strided_table(U + first * c_in + i * panel_width(c_out, first) + o - first, 6 * size, size, 6, to);
+            kernel_to_frequency(from, 0, to, 0, 0);
         }
 }
 
@@ -152,18 +160,6 @@ static int shared_tiles(long size) { return size * sizeof(REAL) > 1 << 22; }
 static long block_of(long count, long channels, int shared) {
     long fit = (shared ? 1 << 24 : 1 << 19) / (36 * sizeof(REAL)) / channels, share = shared ? count : (count + threads - 1) / threads;
     return MAX(1, MIN(MAX(fit, 4 * ROWS) / ROWS * ROWS, share));
-}
-
-/* A buffer that is kept for later calls, so that large buffers neither cost page faults nor fragment the memory. */
-enum buffer { KERNELS, TILES, VECTORS, BUFFERS };
-static REAL *scratch(enum buffer which, long size) {
-    static _Thread_local REAL *buffer[BUFFERS];
-    static _Thread_local long held[BUFFERS];
-    if (size > held[which]) {
-        free(buffer[which]);
-        buffer[which] = allocate(held[which] = size);
-    }
-    return buffer[which];
 }
 
 /* m (36, ., c_out) = v (36, ., c_in) U for `tiles` tiles; an item is a panel of output channels of one frequency. */
@@ -246,13 +242,15 @@ static void winograd_gradient(struct tiling g, const REAL *y, const REAL *delta,
 #pragma omp for schedule(static)
         for (long o = 0; o < c_out; o++)
             for (long i = 0; i < c_in; i += V) {
-                vec f[6][6], taps[3][3];
+                vec sum[36];
+                REAL *from[36], *to[9];
                 for (int k = 0; k < 36; k++) {
-                    f[k / 6][k % 6] = LOAD(dUs + (k * c_out + o) * c_in + i);
-                    for (int j = 1; j < parts; j++) f[k / 6][k % 6] += LOAD(dUs + j * size + (k * c_out + o) * c_in + i);
+                    sum[k] = LOAD(dUs + (k * c_out + o) * c_in + i);
+                    for (int j = 1; j < parts; j++) sum[k] += LOAD(dUs + j * size + (k * c_out + o) * c_in + i);
                 }
-                frequency_to_kernel(f, taps);
-                for (int tap = 0; tap < 9; tap++) STORE(gradient + (o * 9 + tap) * c_in + i, taps[tap / 3][tap % 3]);
+                strided_table((REAL *)sum, 6 * V, V, 6, from);
+                strided_table(gradient + o * 9 * c_in + i, 3 * c_in, c_in, 3, to);
+                frequency_to_kernel(from, 0, to, 0, 0);
             }
     }
 }
