@@ -12,8 +12,9 @@ from wtref.bench.sides import COMPILED
 from wtref.errors import InputError
 from wtref.files import write_json
 
-# The variables that narrow the instruction sets of wtref's kernels, PyTorch's, those of the libraries it calls, and JAX's.
-SWITCHES = ("CC", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "XLA_FLAGS")
+# The variables that narrow the instruction sets of wtref's kernels, NumPy's products, PyTorch's kernels, those of the
+# libraries it calls, and JAX's.
+SWITCHES = ("CC", "OPENBLAS_CORETYPE", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "XLA_FLAGS")
 
 COLUMNS = (
     ("  wtref ms", "ms", 2), ("  images/s", "images_per_second", 0), ("  GFLOP/s", "gflops", 1),

@@ -3,10 +3,11 @@
 from contextlib import suppress
 from itertools import product
 
-from wtref.bench import goals, gpu_report, loader, measure, report, scaling, work
+from wtref.bench import goals, gpu_report, kernels, loader, measure, report, scaling, work
 from wtref.cli.arguments import add_config, listed
 from wtref.device import open_device
 from wtref.errors import InputError, Unsaved
+from wtref.fast.ops import equip
 from wtref.models import MODELS
 from wtref.relatives import RULES
 from wtref.runs.config import Config
@@ -50,6 +51,7 @@ def add_bench(parser):
     add_grid(processes, model="resnet18", batch=128)
     add_shape(processes)
     add_grid(kind("loader", bench_loader, (*IMAGES, *NETWORK, *MACHINE)))
+    kind("kernels", bench_kernels, ("threads",))
 
 
 def add_profile(parser):
@@ -111,6 +113,18 @@ def bench_loader(args, given):
         rows.append(loader.measure(Config(**{**work.DEFAULTS, **given, "model": model, "rule": rule, "batch_size": batch}), args.repeats))
         print(loader.line(rows[-1]))
     _write(args, rows=rows)
+
+
+def bench_kernels(args, given):
+    """Time each compiled kernel beside its plain version in NumPy, on shapes from the models."""
+    _prepare(args, given)
+    device, rows = equip(open_device("cpu"), "compiled", given.get("threads")), []
+    print(f"{device.kernels}, float32", kernels.TITLE, sep="\n")
+    for case in kernels.cases():
+        rows.append(kernels.measure(device.ops, case, args.repeats))
+        print(kernels.line(rows[-1]), flush=True)
+    print(kernels.verdict(rows))
+    _write(args, kernels=device.kernels, rows=rows)
 
 
 def _prepare(args, given):
