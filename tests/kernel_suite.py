@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from helpers import geometries
 from wtref.fast import plain
-from wtref.fast.building import NoCompiler
 from wtref.fast.compiled import Compiled
+from wtref.fast.compilers import NoCompiler
 from wtref.layers import output_size
 
 seeds = st.integers(0, 2**32 - 1)

@@ -3,16 +3,19 @@
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from helpers import CPU
 from kernel_suite import compiled
+from wtref.cores import default_threads
 from wtref.errors import InputError
-from wtref.fast import building
+from wtref.fast import building, compilers
 from wtref.fast.compiled import Compiled
-from wtref.fast.ops import cores, equip
+from wtref.fast.compilers import NoCompiler
+from wtref.fast.ops import equip
 
 compiled()
 ROOT = Path(__file__).parents[2]
@@ -21,8 +24,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 @pytest.mark.parametrize("real", ["float", "double"])
 def test_sources_compile_without_a_warning(real, tmp_path):
+    command, _ = compilers.command_and_macros("cc")
     strict = ["-Wall", "-Wextra", "-Werror", f"-DREAL={real}"]
-    subprocess.run(["cc", *building.FLAGS, *strict, building.SOURCES / "all.c", "-o", tmp_path / "library.so"], check=True)
+    subprocess.run([*command, *strict, compilers.SOURCES / "all.c", "-o", tmp_path / "library.so"], check=True)
 
 
 def test_words_and_refusals_without_a_compiler(monkeypatch):
@@ -34,7 +38,7 @@ def test_words_and_refusals_without_a_compiler(monkeypatch):
         with pytest.raises(InputError, match=f"--kernels compiled: .*{reason}"):
             equip(CPU, "compiled")
     monkeypatch.undo()
-    assert equip(CPU).kernels == f"compiled kernels ({Compiled(1).instruction_set}), {cores()} thread{'s' * (cores() > 1)}"
+    assert equip(CPU).kernels == f"compiled kernels ({Compiled(1).instruction_set}), {default_threads()} thread{'s' * (default_threads() > 1)}"
 
 
 @pytest.fixture
@@ -44,27 +48,34 @@ def cache(tmp_path, monkeypatch):
     sources.mkdir()
     (sources / "all.c").write_text("REAL relu(REAL x) { REAL zero = 0; return x > zero ? x : zero; }")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(building, "SOURCES", sources)
-    building._library.cache_clear()
+    monkeypatch.setattr(compilers, "SOURCES", sources)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    forget()
     yield tmp_path / "wtref"
-    building._library.cache_clear()
+    forget()
+
+
+def forget():
+    """Forget what this process has compiled and said."""
+    for function in (building._library, building._say, compilers.command_and_macros):
+        function.cache_clear()
 
 
 def library_again():
-    building._library.cache_clear()
+    forget()
     return building.library("float")
 
 
-def test_a_library_that_others_could_have_written_is_not_loaded(cache):
-    building.library("float")
+def test_a_library_that_others_could_have_written_is_not_loaded(cache, capfd):
+    library = building.library("float")
     cache.chmod(0o777)
-    with pytest.raises(building.NoCompiler, match="must be writable by its owner alone"):
-        library_again()
+    assert library_again()._name != library._name
+    assert "must be writable by its owner alone; the CPU kernels are compiled for this process alone" in capfd.readouterr().err
 
 
 def test_a_source_that_does_not_compile_leaves_nothing_behind(cache, monkeypatch):
-    monkeypatch.setattr(building, "FLAGS", [*building.FLAGS, "-Dzero=broken("])
-    with pytest.raises(building.NoCompiler, match="the C compiler failed"):
+    monkeypatch.setattr(compilers, "FLAGS", [*compilers.FLAGS, "-Dzero=broken("])
+    with pytest.raises(NoCompiler, match="the C compiler failed"):
         building.library("double")
     assert list(cache.iterdir()) == []
 
@@ -98,8 +109,8 @@ def test_processes_may_compile_at_once(cache):
     """Each compiles, whether another has finished or not; the library that is left is whole."""
     program = f"""if True:
         from pathlib import Path
-        from wtref.fast import building
-        building.SOURCES, building._is_whole = Path({str(building.SOURCES)!r}), lambda path: False
+        from wtref.fast import building, compilers
+        compilers.SOURCES, building._is_whole = Path({str(compilers.SOURCES)!r}), lambda path: False
         building.library("float").relu
     """
     command = [sys.executable, "-c", program]
@@ -109,25 +120,45 @@ def test_processes_may_compile_at_once(cache):
     assert building._is_whole(next(cache.glob("*.so")))
 
 
-def test_without_a_home_folder_the_plain_kernels_compute_and_say_why(monkeypatch):
+def no_home(cache, monkeypatch):
     def unknown(number):
         raise KeyError(number)
 
     monkeypatch.setattr("pwd.getpwuid", unknown)
     for variable in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(variable, raising=False)
-    building._library.cache_clear()
-    reason = "there is no home folder for the compiled kernels; set XDG_CACHE_HOME to a folder"
-    assert equip(CPU, "auto", 1).kernels == f"plain kernels ({reason}), 1 thread"
+    return "there is no home folder for the compiled kernels"
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    building._library.cache_clear()
-    with pytest.raises(building.NoCompiler, match=f"Not a directory: '{tmp_path}/file/wtref'; set XDG_CACHE_HOME to another folder"):
-        building.library("float")
-    building._library.cache_clear()
+def not_a_folder(cache, monkeypatch):
+    cache.touch()
+    return f"[Errno 17] File exists: '{cache}'"
+
+
+def not_whole(cache, monkeypatch):
+    monkeypatch.setattr(building, "_is_whole", lambda path: path.write_bytes(b"no library"))
+    return "file too short"
+
+
+@pytest.mark.parametrize("hindrance", [no_home, not_a_folder, not_whole])
+def test_without_a_cache_a_process_compiles_for_itself_and_says_why_once(hindrance, cache, monkeypatch, capfd):
+    """The folder is gone as soon as the library is loaded."""
+    reason = hindrance(cache, monkeypatch)
+    before = set(cache.parent.iterdir())
+    for real in ("float", "double"):
+        assert building.library(real).relu
+    *_, line = lines = capfd.readouterr().err.splitlines()
+    assert line.startswith("wtref: ") and f"{reason}; the CPU kernels are compiled for this process alone; set XDG_CACHE_HOME" in line
+    assert set(cache.parent.iterdir()) - {cache} == before - {cache}
+
+
+def test_without_any_folder_the_plain_kernels_compute_and_say_why(cache, monkeypatch):
+    cache.touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(cache))
+    reason = f"[Errno 17] File exists: '{cache}'; nor in a temporary folder: [Errno 20] Not a directory: '{cache}/"
+    device = equip(CPU, "auto", 1)
+    assert device.ops is None and device.kernels.startswith(f"plain kernels ({reason}")
+    assert device.kernels.endswith("; set XDG_CACHE_HOME or TMPDIR to another folder), 1 thread")
 
 
 @pytest.mark.parametrize("command, reason", [
@@ -137,7 +168,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 ])  # fmt: skip
 def test_compilers_that_cannot_be(command, reason, cache, monkeypatch):
     monkeypatch.setenv("CC", command)
-    with pytest.raises(building.NoCompiler, match=f"^{reason}$"):
+    with pytest.raises(NoCompiler, match=f"^{reason}$"):
         building.library("float")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from kernel_suite import MARCH, compiled_for, instruction_sets
-from wtref.fast import building
+from wtref.fast import compilers
 
 pytestmark = pytest.mark.slow
 if sys.platform != "linux" or instruction_sets()[0] not in MARCH:
@@ -61,11 +61,11 @@ def test_element_wise_kernels_take_few_instructions(instruction_set, tmp_path):
 
 def test_vectors_that_are_read_by_way_of_the_stack_are_found(tmp_path):
     own, library = instruction_sets()[0], tmp_path / "library.so"
-    shutil.copytree(building.SOURCES, tmp_path / "c")
+    shutil.copytree(compilers.SOURCES, tmp_path / "c")
     source = tmp_path / "c" / "elementwise.c"
     direct, by_way_of_the_stack = "return LOAD(p);", "{ volatile vec copy = LOAD(p); return copy; }"
     assert source.read_text().count(direct) == 1
     source.write_text(source.read_text().replace(direct, by_way_of_the_stack))
-    flags = [*building.FLAGS, f"-march={MARCH[own]}", "-DREAL=float"]
-    subprocess.run(["cc", *flags, tmp_path / "c" / "all.c", "-o", library], check=True)
+    command, _ = compilers.command_and_macros(f"cc -march={MARCH[own]}")
+    subprocess.run([*command, "-DREAL=float", tmp_path / "c" / "all.c", "-o", library], check=True)
     assert above_the_limits(library, own, tmp_path).keys() >= {"moments", "norm_sums", "norm_forward", "norm_back", "relu_back", "add"}

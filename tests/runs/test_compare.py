@@ -13,7 +13,9 @@ import pytest
 
 from tiny_experiment import TINY
 from wtref.cli.main import main
+from wtref.device import open_device
 from wtref.distributed.group import ProcessGroup
+from wtref.fast.ops import equip
 from wtref.runs.config import Config
 from wtref.runs.experiments import DIGITS, EXPERIMENTS
 from wtref.runs.run import Run
@@ -44,6 +46,8 @@ def test_every_recipe_is_a_run_that_can_be(name):
 
 def test_table_and_report_say_what_the_runs_found(capsys):
     assert main(["reproduce", "tiny", "--threads", "1"]) == 0
+    kernels = equip(open_device("cpu"), threads=1).kernels
+    assert capsys.readouterr().out.splitlines()[0].endswith(f" at a time; cpu, float32, {kernels}")
     kp = 100 - mean(errors()["kp", seed][-1] for seed in (0, 1))
     table = Path("runs/reproduce-tiny/table.txt").read_text()
     assert re.search(rf"KP +{kp:.2f} ± \d+\.\d\d .* 2 +1\.25\(5\)$", table, re.MULTILINE)
@@ -55,6 +59,15 @@ def test_table_and_report_say_what_the_runs_found(capsys):
     lines = [json.loads(line) for line in Path("runs/reproduce-tiny/metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 3 * 2 * TINY.recipe["epochs"]
     assert Run("tiny-kp-1").config().lr == 0.2 and Run("tiny-bp-1").config().lr == Config.lr
+
+
+@pytest.mark.parametrize("command", [["reproduce", "tiny", "--jobs", "1"], ["train", "--model", "mlp", "--epochs", "1"]])
+def test_without_a_compiler_the_first_line_says_so(command, monkeypatch, capsys):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    reason = "plain kernels (the C compiler 'no-such-compiler' was not found; install gcc, or set CC to a C compiler), "
+    assert reason in out.splitlines()[0] and (out + err).count("no-such-compiler") == 1
 
 
 def test_an_interrupted_experiment_does_what_is_left(monkeypatch, capsys):

@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 
-from wtref.fast.ops import cores
+from wtref.cores import default_threads
 from wtref.runs.config import Config
 
 DEFAULTS = {"lr": 0.01, "schedule": "constant", "warmup": 0.0, "weight_decay": 5e-4, "device": "cpu"}
@@ -42,7 +42,7 @@ class Work:
 
     @property
     def threads(self):
-        return self.config.threads or cores()
+        return self.config.threads or default_threads()
 
     def data(self):
         """Random images (N, H, W, C) and labels (N,), the same in every call."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wtref import randomness
+from wtref.cores import cores
 from wtref.datasets.augment import Normalise
 from wtref.datasets.base import Dataset, doubts
 from wtref.datasets.listing import list_folder
@@ -25,7 +26,6 @@ from wtref.datasets.reading import BadImage, read_image
 from wtref.datasets.views import central_view, random_view
 from wtref.distributed.group import SINGLE
 from wtref.errors import InputError, check_choice
-from wtref.fast.ops import cores
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, in pixel values
 AHEAD = 2  # the most decoded batches that wait for the training step

@@ -11,13 +11,13 @@ import traceback
 import numpy as np
 from mpi4py import MPI
 
+from wtref.cores import cores
 from wtref.distributed.buckets import Buckets
 from wtref.distributed.group import ProcessGroup
 from wtref.distributed.messages import Messenger
 from wtref.distributed.startup import unlink_shared_memory
 from wtref.distributed.watchdog import monitored
 from wtref.errors import Diverged, Drifted, InputError, Unanswered
-from wtref.fast.ops import cores
 from wtref.text import printable
 
 HELP_SHOWN = "--help or --version ends the program"

@@ -1,33 +1,26 @@
 """The C sources in c/ are compiled for this machine when they are first used.
 
-The compiler is $CC, or cc; its command may name another processor, as in CC="gcc -march=x86-64-v3".  The library is
-cached in ~/.cache/wtref (or $XDG_CACHE_HOME/wtref) with its checksum.  Its name is a hash of the sources, the flags, the
-compiler and the processor.
+The library is cached in ~/.cache/wtref (or $XDG_CACHE_HOME/wtref) with its checksum.  Its name is a hash of the sources,
+the compiler, its flags and the processor.  Where it cannot be written there, or not be loaded from there, each process
+compiles a library of its own.
 """
 
 import ctypes
 import functools
 import hashlib
 import os
-import shlex
-import shutil
-import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-SOURCES = Path(__file__).parent / "c"
-FLAGS = ["-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-fopenmp"]
+from wtref.fast import compilers
+from wtref.fast.compilers import NoCompiler
 
 # How many times a waiting OpenMP thread polls before it gives up its core.  When three ResNet-8 trainings shared two
 # cores (170 ms a step if shared evenly), a step took 230 ms with this number, 160 ms with a tenth of it and 410 ms with
 # three times as many.  A single training is 5 % slower with a tenth.
 SPINS = "10000"
-
-
-class NoCompiler(Exception):
-    """The compiled kernels are not available; the message gives the reason in a few words."""
 
 
 def library(real):
@@ -39,30 +32,39 @@ def library(real):
 
 
 @functools.cache
-def _library(real, command):
-    compiler = _compiler(command)
-    if not shutil.which(compiler[0]):
-        raise NoCompiler(f"the C compiler {compiler[0]!r} was not found; install gcc, or set CC to a C compiler")
+def _library(real, compiler):
+    command, macros = compilers.command_and_macros(compiler)
     try:
-        path = _cache() / f"{real}-{_key(compiler)}.so"
-        if not _is_whole(path):
-            print(f"wtref: compiling the CPU kernels for {real}, once for this machine", file=sys.stderr, flush=True)
-            _compile(compiler, real, path)
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # OpenMP reads it when it is loaded
-        return ctypes.CDLL(str(path))
+        return _cached(real, command, macros)
+    except (OSError, NoCompiler) as error:
+        reason = str(error)
+    _say(f"{reason}; the CPU kernels are compiled for this process alone; set XDG_CACHE_HOME to a folder that can keep them")
+    try:
+        with tempfile.TemporaryDirectory(prefix="wtref-", ignore_cleanup_errors=True) as folder:  # a loaded library needs no file
+            return _load(_compile(real, command, Path(folder) / f"{real}.so"))
     except OSError as error:
-        raise NoCompiler(f"{error}; set XDG_CACHE_HOME to another folder for the compiled kernels") from None
-    except subprocess.CalledProcessError as error:
-        lines = error.stderr.decode(errors="replace").splitlines() or ["no message"]
-        raise NoCompiler(f"the C compiler failed: {lines[0]}") from None
+        raise NoCompiler(f"{reason}; nor in a temporary folder: {error}; set XDG_CACHE_HOME or TMPDIR to another folder") from None
 
 
-def _compiler(command):
-    """The command of the compiler as a list of words."""
-    try:
-        return shlex.split(command) or ["cc"]
-    except ValueError as error:
-        raise NoCompiler(f"the environment variable CC must be a command, found {command!r}: {error}") from None
+def _cached(real, command, macros):
+    path = _cache() / f"{real}-{_key(command, macros)}.so"
+    if not _is_whole(path):
+        _say(f"compiling the CPU kernels for {real}, once for this machine")
+        _compile(real, command, path)
+    return _load(path)
+
+
+def _load(path):
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # OpenMP reads these when it is loaded
+    if sys.platform == "darwin":
+        os.environ.setdefault("KMP_DUPLICATE_LIB_OK", "TRUE")  # else PyTorch's libomp and this one would end the process
+    return ctypes.CDLL(str(path))
+
+
+@functools.cache
+def _say(text):
+    """Print a line on stderr, once in this process."""
+    print(f"wtref: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -82,20 +84,15 @@ def same_cores():
         os.sched_setaffinity(0, usual)
 
 
-def _compile(compiler, real, path):
-    """Compile the library in a new folder, then move it to `path`: several processes may do this at the same time."""
+def _compile(real, command, path):
+    """Compile the library in a new folder, then move it to `path`, which is returned; several processes may do this at once."""
     with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
         made = Path(folder) / path.name
-        _run([*compiler, *_flags(compiler), f"-DREAL={real}", str(SOURCES / "all.c"), "-o", str(made)])
+        compilers.run([*command, f"-DREAL={real}", str(compilers.SOURCES / "all.c"), "-o", str(made)])
         _checksum_file(made).write_text(_checksum(made), encoding="utf-8")
         os.replace(_checksum_file(made), _checksum_file(path))
         os.replace(made, path)
-
-
-def _flags(compiler):
-    """FLAGS; without -march=native if the command of the compiler has a -march of its own, which comes first and would lose."""
-    chosen = any(word.startswith("-march=") for word in compiler)
-    return [flag for flag in FLAGS if not (chosen and flag == "-march=native")]
+    return path
 
 
 def _is_whole(path):
@@ -114,14 +111,10 @@ def _checksum(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _key(compiler):
-    """A hash of all that the library depends on.
-
-    The macros that the compiler predefines identify its version and the processor.
-    """
-    machine = _run([*compiler, *_flags(compiler), "-dM", "-E", "-x", "c", os.devnull])
-    sources = b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir()))
-    return hashlib.sha256(machine + sources).hexdigest()[:16]
+def _key(command, macros):
+    """A hash of all that the library depends on."""
+    sources = b"".join(path.read_bytes() for path in sorted(compilers.SOURCES.iterdir()))
+    return hashlib.sha256("\0".join(command).encode() + macros + sources).hexdigest()[:16]
 
 
 def _cache():
@@ -139,8 +132,4 @@ def _home():
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:
-        raise NoCompiler("there is no home folder for the compiled kernels; set XDG_CACHE_HOME to a folder") from None
-
-
-def _run(command):
-    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True).stdout
+        raise FileNotFoundError("there is no home folder for the compiled kernels") from None

@@ -28,8 +28,9 @@ class Compiled:
     def __init__(self, threads):
         """Load the C functions, compiling them if necessary.
 
-        threads: the number requested of OpenMP.  The attribute `threads` is the number granted, and `instruction_set` the name
-        of the processor's vector instructions that the functions were compiled for.  Raises NoCompiler.
+        threads: the number requested of OpenMP.  The attribute `threads` is the number granted, 1 unless `has_openmp`, and
+        `instruction_set` the name of the processor's vector instructions that the functions were compiled for.  Raises
+        NoCompiler.
         """
         with same_cores():
             self.libraries = {dtype: library(real) for dtype, (real, _) in REALS.items()}
@@ -37,6 +38,7 @@ class Compiled:
                 self.threads = functions.threads = functions.use_threads(threads)
                 functions.keep_memory()
         self.instruction_set = ctypes.c_char_p.in_dll(functions, "instruction_set").value.decode()
+        self.has_openmp = bool(ctypes.c_int.in_dll(functions, "has_openmp"))
         self.buffers = BufferPool()
 
     def product(self, a, b):

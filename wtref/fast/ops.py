@@ -3,17 +3,17 @@
 compiled.py has them for a CPU, cuda.py for a GPU.  plain.py defines what each function computes; all agree up to rounding.
 """
 
-import os
 from dataclasses import replace
 
 from threadpoolctl import threadpool_limits
 
+from wtref.cores import default_threads
 from wtref.errors import InputError
-from wtref.fast.building import NoCompiler
 from wtref.fast.compiled import Compiled
+from wtref.fast.compilers import NoCompiler
 from wtref.fast.cuda import Cuda
 from wtref.fast.cuda_launches import BFLOAT16
-from wtref.values import LIMITS, check_limits
+from wtref.values import check_limits
 
 KERNELS = ("auto", "compiled", "plain")
 
@@ -25,8 +25,8 @@ def equip(device, kernels="auto", threads=None, precision="float32"):
     ----------
     device : Device      as open_device returns it
     kernels : str        "auto": compiled kernels if possible, else none; "compiled": required; "plain": none
-    threads : int        the number of CPU threads; None for one per core.  BLAS has one number of threads for the whole
-                         process, that of the device equipped last
+    threads : int        the number of CPU threads; None for one per core, or OMP_NUM_THREADS if that is less.  BLAS has one
+                         number of threads for the whole process, that of the device equipped last
     precision : str      of the factors of products in float32 on a GPU: "float32", "tf32" or "bf16"
 
     Raises
@@ -39,12 +39,12 @@ def equip(device, kernels="auto", threads=None, precision="float32"):
         return replace(device, ops=ops, kernels=f"CUDA kernels, {precision} products" if ops else "plain kernels")
     if precision != "float32":
         raise InputError(f"--precision {precision} needs a GPU; the CPU computes in float32")
-    threads = min(cores(), LIMITS["threads"].high) if threads is None else threads
+    threads = default_threads() if threads is None else threads
     check_limits({"threads": threads})
     threadpool_limits(threads, user_api="blas")
     ops, words, limit = *_cpu_ops(kernels, threads), ""
     if ops and ops.threads < threads:
-        threads, limit = ops.threads, " (OpenMP allows no more)"
+        threads, limit = ops.threads, f" ({'OpenMP allows no more' if ops.has_openmp else 'the C compiler has no OpenMP'})"
     return replace(device, ops=ops, kernels=f"{words}, {threads} thread{'s' if threads > 1 else ''}{limit}")
 
 
@@ -77,8 +77,3 @@ def _supports_bfloat16(cupy):
         return BFLOAT16 is not None and cupy.empty(1, BFLOAT16).dtype == BFLOAT16
     except TypeError:
         return False
-
-
-def cores():
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -12,9 +12,9 @@ from dataclasses import replace
 from functools import partial
 
 from wtref import datasets, locks
+from wtref.cores import cores, default_threads
 from wtref.distributed.group import SINGLE
 from wtref.errors import Diverged, InputError, Unsaved
-from wtref.fast.ops import cores
 from wtref.files import make_folder
 from wtref.interrupts import exit_code
 from wtref.runs import report, session
@@ -91,15 +91,23 @@ def _number_of_jobs(jobs, config, most, group):
 
 def _introduce(experiment, configs, left, jobs, group):
     """Raise InputError for data, a device or shapes that cannot be, before any work; then print what will be done."""
-    first = configs[left[0]]
+    first = _sharing_cores(configs[left[0]], jobs)
     if first.tensorboard:
         check_installed()
-    feed = prepare(first, group=group).feed
+    training = prepare(first, group=group)
     group.on_rank_0(lambda: make_folder(RUNS))
     rules = ", ".join(experiment.rules)
-    print(f"{experiment.about}, {counted(first.epochs, 'epoch')}: {rules} x {counted(experiment.seeds, 'seed')}, {jobs} at a time")
-    print(datasets.in_words(feed), flush=True)
-    datasets.warn(feed)
+    about = f"{experiment.about}, {counted(first.epochs, 'epoch')}: {rules} x {counted(experiment.seeds, 'seed')}, {jobs} at a time"
+    print(f"{about}; {session.device_in_words(training)}")
+    print(datasets.in_words(training.feed), flush=True)
+    datasets.warn(training.feed)
+
+
+def _sharing_cores(config, jobs):
+    """The Config of one of several runs that share the cores."""
+    if jobs == 1:
+        return config
+    return replace(config, threads=config.threads or default_threads(max(cores() // jobs, 1)))
 
 
 def _train_all(configs, left, jobs, group):
@@ -143,8 +151,7 @@ def _outcomes(configs, left, jobs, group):
         for name in left:
             yield name, partial(_train, name, configs[name], group)
         return
-    threads = max(cores() // jobs, 1)
-    items = [(name, replace(configs[name], threads=configs[name].threads or threads)) for name in left]
+    items = [(name, _sharing_cores(configs[name], jobs)) for name in left]
     for (name, _), future in completed(_train_quietly, items, jobs):
         yield name, future.result
 

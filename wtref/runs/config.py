@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 
 from wtref.activations import ACTIVATIONS
+from wtref.cores import default_threads
 from wtref.datasets import DATASETS
 from wtref.device import open_device
 from wtref.distributed.group import BUCKET_DTYPES, SINGLE
@@ -58,7 +59,7 @@ class Config:
     tensorboard: bool = _option(False, "also write TensorBoard event files into the run's folder", changeable=True)
     seed: int = _option(0, "seed of everything random in the run")
     device: str = _option("auto", "auto, cpu, cuda or cuda:N", changeable=True)
-    threads: int | None = _option(None, "threads of the CPU's kernels; default: one a core", changeable=True)
+    threads: int | None = _option(None, "threads of the CPU's kernels; default: one a core, at most OMP_NUM_THREADS", changeable=True)
     kernels: str = _option("auto", "what computes; auto: CUDA on a GPU, compiled C if there is a compiler", KERNELS, changeable=True)
     dtype: str = _option("float32", "type of all real numbers", ["float32", "float64"])
     graph: bool = _option(True, "on a GPU: replay the training step as a CUDA graph", changeable=True)
@@ -90,7 +91,7 @@ class Config:
     def open_device(self, name=None, group=SINGLE):
         """Open the Device of the run, or the one called `name`, for a process of the group."""
         device = open_device(name or self.device, self.dtype, group.local_rank)
-        threads = group.threads if self.threads is None else self.threads
+        threads = default_threads(group.threads) if self.threads is None else self.threads
         return equip(device, self.kernels, threads, self.precision)
 
     @property

@@ -24,8 +24,7 @@ def train(config, run=None, name=None, group=SINGLE):
     """Train in the folder of `run`, or in a new one called `name`, all processes of the group; returns the exit code."""
     with opened(config, run, name, group) as (training, opened_run):
         weights = sum(s.W.size for s in training.network.synapses)
-        where = ", ".join(filter(None, (training.device.name, config.dtype, training.device.kernels)))
-        print(f"{config.model}, {weights:,} weights, by {config.rule} on {config.dataset}; {where}")
+        print(f"{config.model}, {weights:,} weights, by {config.rule} on {config.dataset}; {device_in_words(training)}")
         print(datasets.in_words(training.feed))
         datasets.warn(training.feed)
         lines = f"run: {opened_run.folder}", group.processes(), run and start_in_words(training)
@@ -74,6 +73,11 @@ def _restore(training, run):
     state = group.on_rank_0(lambda: recovery.restore(run, training) and group.size > 1 and resuming.state(training))
     if group.rank and state:
         resuming.restore(training, *state)
+
+
+def device_in_words(training):
+    """What computes: the device, the type of its numbers and its kernels."""
+    return ", ".join(filter(None, (training.device.name, training.config.dtype, training.device.kernels)))
 
 
 def start_in_words(training):

@@ -4,6 +4,9 @@
 #include <unistd.h>
 #ifdef _OPENMP
 #include <omp.h>
+const int has_openmp = 1;
+#else
+const int has_openmp = 0;
 #endif
 
 static int thread_index(void) {
