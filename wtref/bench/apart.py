@@ -12,7 +12,7 @@ from contextlib import suppress
 from wtref.bench.sides import Ours
 from wtref.bench.turns import median_seconds
 
-CPU_LIMIT, GPU_LIMIT = 120, 45  # seconds in which a side must have taken its first step; gpu-report ends a benchmark after 90
+CPU_LIMIT, GPU_LIMIT = 240, 45  # seconds in which a side must have taken its first step; gpu-report ends a benchmark after 90
 
 
 class Obstacle(Exception):
