@@ -1,6 +1,7 @@
 """Tests that hold a fast version of the ops to the plain one, computed in float64, on random shapes."""
 
 import os
+import shutil
 from unittest import mock
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from helpers import geometries
 from wtref.fast import plain
 from wtref.fast.compiled import Compiled
-from wtref.fast.compilers import NoCompiler
+from wtref.fast.compilers import NoCompiler, command_and_macros
 from wtref.layers import output_size
 
 seeds = st.integers(0, 2**32 - 1)
@@ -52,6 +53,12 @@ def compiled_for(instruction_set):
             fast = compiled()
     assert fast.instruction_set == instruction_set
     return fast
+
+
+def need_clang():
+    """Skip the calling test without clang and its OpenMP."""
+    if not shutil.which("clang") or "-fopenmp" not in command_and_macros("clang")[0]:
+        pytest.skip("needs clang and its OpenMP")
 
 
 def normal(seed, dtype):

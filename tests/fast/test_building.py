@@ -38,7 +38,9 @@ def test_words_and_refusals_without_a_compiler(monkeypatch):
         with pytest.raises(InputError, match=f"--kernels compiled: .*{reason}"):
             equip(CPU, "compiled")
     monkeypatch.undo()
-    assert equip(CPU).kernels == f"compiled kernels ({Compiled(1).instruction_set}), {default_threads()} thread{'s' * (default_threads() > 1)}"
+    assert (
+        equip(CPU).kernels == f"compiled kernels ({Compiled(1).instruction_set}), {default_threads()} thread{'s' * (default_threads() > 1)}"
+    )
 
 
 @pytest.fixture
@@ -150,6 +152,24 @@ def test_without_a_cache_a_process_compiles_for_itself_and_says_why_once(hindran
     *_, line = lines = capfd.readouterr().err.splitlines()
     assert line.startswith("wtref: ") and f"{reason}; the CPU kernels are compiled for this process alone; set XDG_CACHE_HOME" in line
     assert set(cache.parent.iterdir()) - {cache} == before - {cache}
+
+
+def test_a_cache_from_which_nothing_may_be_loaded(cache):
+    """A file system mounted with noexec, in a mount namespace of its own."""
+    program = f"""if True:
+        from pathlib import Path
+        from wtref.fast import building, compilers
+        compilers.SOURCES = Path({str(compilers.SOURCES)!r})
+        building.library("float").relu, building.library("double").relu
+    """
+    mount = ["unshare", "--mount", "--map-root-user", "sh", "-c", 'mount -t tmpfs -o noexec,mode=700 none "$0" && exec "$@"', cache]
+    cache.mkdir(mode=0o700)
+    if not shutil.which("unshare") or subprocess.run([*mount, "true"], capture_output=True).returncode:
+        pytest.skip("needs unshare, and the right to mount")
+    done = subprocess.run([*mount, sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "for this process alone" in line]
+    assert line.startswith(f"wtref: {cache}: failed to map segment")
 
 
 def test_without_any_folder_the_plain_kernels_compute_and_say_why(cache, monkeypatch):

@@ -58,7 +58,10 @@ def _load(path):
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # OpenMP reads these when it is loaded
     if sys.platform == "darwin":
         os.environ.setdefault("KMP_DUPLICATE_LIB_OK", "TRUE")  # else PyTorch's libomp and this one would end the process
-    return ctypes.CDLL(str(path))
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise OSError(f"{path.parent}: {str(error).removeprefix(f'{path}: ')}") from None
 
 
 @functools.cache
@@ -71,8 +74,8 @@ def _say(text):
 def same_cores():
     """A context manager that restores the cores on which this thread may run.
 
-    If OMP_PROC_BIND, OMP_PLACES or GOMP_CPU_AFFINITY is set, OpenMP binds the thread that loads it to one core, and threads
-    and processes started later inherit that.  OpenMP's own threads remain bound.
+    If OMP_PROC_BIND, OMP_PLACES, GOMP_CPU_AFFINITY or KMP_AFFINITY is set, OpenMP binds the thread that loads it to one core,
+    and threads and processes started later inherit that.  OpenMP's own threads remain bound.
     """
     if not hasattr(os, "sched_getaffinity"):
         yield
