@@ -69,14 +69,14 @@ class Compiled:
     def max_pool(self, y, kernel, stride, padding):
         g = Geometry.of("max_pool", y.shape, y.shape[-1], kernel, stride, padding)
         winner = np.empty(g.above(), WINNER)
-        return self._new(g.above(), "max_pool", g, _packed(y), _address(winner)), winner
+        return self._new(g.above(), "max_pool", g, _packed(y), winner), winner
 
     def max_pool_back(self, delta, winner, kernel, stride, padding, size):
         g = Geometry.of("max_pool_back", (len(delta), *size, delta.shape[-1]), delta.shape[-1], kernel, stride, padding)
         winner = winner if winner.dtype.kind not in "iu" else winner.astype(WINNER, copy=False)  # those of plain.py are int64
         (error,) = _arrays("max_pool_back", g.above(), delta.dtype, delta=delta)
         (places,) = _arrays("max_pool_back", g.above(), WINNER, winner=winner)
-        return self._new(g.below(), "max_pool_back", g, error, _address(places))
+        return self._new(g.below(), "max_pool_back", g, error, places)
 
     def moments(self, x):
         return self._new((2, x.shape[-1]), "moments", _packed(x), *_rows(x))
