@@ -107,6 +107,16 @@ def test_the_memory_of_a_large_array_is_used_again_once_no_view_of_it_is_left():
     assert address(pool.empty((2**11, 2**11), np.dtype(np.float64))) == where  # the same number of bytes
 
 
+def test_free_memory_of_other_sizes_is_given_up_even_while_an_array_of_their_size_is_alive():
+    pool, real = BufferPool(), np.dtype(np.float32)
+    kept, dropped, late = (pool.empty((2**23,), real) for _ in range(3))
+    del dropped
+    assert [len(blocks) for blocks in pool.free.values()] == [1]
+    other = pool.empty((2**23 + 1,), real)
+    del late
+    assert list(pool.free.values()) == [[]] and kept.size < other.size
+
+
 def test_the_pool_does_not_grow_with_every_size_ever_asked_for():
     pool = BufferPool()
     for size in range(2**23, 2**23 + 5):

@@ -185,17 +185,16 @@ class BufferPool:
         if size < self.LARGE:
             block = np.empty(size + self.LINE, np.uint8)
             return np.ndarray(shape, dtype, block, -_address(block) % self.LINE)
-        blocks = self.free.setdefault(size, [])
-        if not blocks:
-            self.free = {size: blocks}  # free the blocks of other sizes first
-        block = blocks.pop() if blocks else np.empty(size + self.LINE, np.uint8)
+        if not self.free.get(size):
+            self.free = {size: []}  # free the blocks of other sizes first
+        block = self.free[size].pop() if self.free[size] else np.empty(size + self.LINE, np.uint8)
         array = np.frombuffer(block.data, dtype, count, -_address(block) % self.LINE)  # every view keeps a reference to it
-        weakref.finalize(array, self._take_back, blocks, block).atexit = False
+        weakref.finalize(array, self._take_back, size, block).atexit = False
         return array.reshape(shape)
 
-    def _take_back(self, blocks, block):
-        if len(blocks) < self.MOST:
-            blocks.append(block)
+    def _take_back(self, size, block):
+        if size in self.free and len(self.free[size]) < self.MOST:
+            self.free[size].append(block)
 
 
 def _arrays(function, shape, dtype, **operands):
