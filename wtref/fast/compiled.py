@@ -12,8 +12,10 @@ from wtref.fast.operands import Shapes, check_order
 
 REALS = {np.dtype(np.float32): ("float", ctypes.c_float), np.dtype(np.float64): ("double", ctypes.c_double)}
 
+ADDRESS, FROM_BUFFER = ctypes.addressof, ctypes.c_char.from_buffer  # bound once: _address is called 400 times in a step
+
 WINNER = np.dtype(np.int32)  # of the positions that max_pool returns
-OPTIONAL = {("norm_sums", "beta"), ("norm_back", "beta"), ("norm_forward", "plus")}  # operands that may be None
+OPTIONAL = {("norm_sums", "beta"), ("norm_gradients", "beta"), ("norm_back", "beta"), ("norm_forward", "plus")}  # operands that may be None
 
 
 class Geometry(Shapes, ctypes.Structure):
@@ -89,11 +91,17 @@ class Compiled:
     biased, total, average = map(staticmethod, (plain.biased, plain.total, plain.average))
     norm_scale = staticmethod(plain.norm_scale)
 
-    def norm_statistics(self, *arguments, known=None):
-        return plain.norm_statistics(*arguments, moments=self.moments)
+    def norm_statistics(self, y, gamma, running_mean, running_var, momentum, epsilon, known=None):
+        if not (running_mean.flags.carray and running_var.flags.carray):
+            return plain.norm_statistics(y, gamma, running_mean, running_var, momentum, epsilon, moments=self.moments)
+        small = _arrays("norm_statistics", y.shape[-1:], y.dtype, gamma=gamma, running_mean=running_mean, running_var=running_var)
+        rates = float(momentum), float(epsilon)
+        return self._new((3, y.shape[-1]), "norm_statistics", _packed(y), *small, *rates, *_rows(y))
 
-    def norm_gradients(self, *arguments):
-        return plain.norm_gradients(*arguments, norm_sums=self.norm_sums)
+    def norm_gradients(self, delta, x, mean, inverse_std, scale, beta=None):
+        large = _arrays("norm_gradients", x.shape, x.dtype, delta=delta, x=x)
+        small = _arrays("norm_gradients", x.shape[-1:], x.dtype, mean=mean, inverse_std=inverse_std, scale=scale, beta=beta)
+        return self._new((4, x.shape[-1]), "norm_gradients", *large, *small, *_rows(x))
 
     def norm_forward(self, x, mean, scale, beta, rectify=False, plus=None):
         x, plus = _arrays("norm_forward", x.shape, x.dtype, x=x, plus=plus)
@@ -218,7 +226,7 @@ def _matrix(function, name, x, shape, dtype):
     size, (row, column) = x.itemsize, x.strides
     if row % size or column % size or not x.flags.aligned:
         x, row, column = x.copy("C"), shape[1] * size, size
-    return x, row // size, column // size
+    return x if column <= row else x.T, row // size, column // size  # the same memory; _address is quickest where rows are contiguous
 
 
 def _packed(x):
@@ -236,8 +244,10 @@ def _c_arguments(arguments):
     dtype, c_arguments, empty = None, [], False
     for x in arguments:
         if isinstance(x, np.ndarray):
-            dtype = x.dtype if dtype is None else dtype
-            empty = empty or x.size == 0
+            if dtype is None:
+                dtype = x.dtype
+            if not x.size:
+                empty = True
             x = _address(x)
         c_arguments.append(x)
     return dtype, c_arguments, empty
@@ -251,8 +261,7 @@ def _c_type(argument, dtype):
 def _address(x):
     """The address of the first element of x."""
     try:
-        packed = x if x.flags.c_contiguous else x.T
-        return ctypes.addressof(ctypes.c_char.from_buffer(packed))  # three times as fast, but not for every array
+        return ADDRESS(FROM_BUFFER(x))  # three times as fast, but not for every array
     except (TypeError, ValueError, BufferError):
         return x.__array_interface__["data"][0]
 

@@ -120,6 +120,31 @@ void norm_sums(const REAL *delta, const REAL *x, const REAL *mean, const REAL *s
     free(totals);
 }
 
+/* found (3, c): the mean of x, 1 / sqrt(variance + epsilon), and gamma times that; the running statistics are updated in place
+ * as in plain.py. */
+void norm_statistics(const REAL *x, const REAL *gamma, REAL *running_mean, REAL *running_var, REAL momentum, REAL epsilon,
+                     long rows, long c, REAL *found) {
+    moments(x, rows, c, found);
+    REAL *mean = found, *inverse_std = found + c, *scale = found + 2 * c;
+    for (long j = 0; j < c; j++) {
+        REAL variance = inverse_std[j], unbiased = variance * rows / MAX(rows - 1, 1);
+        running_mean[j] += momentum * (mean[j] - running_mean[j]);
+        running_var[j] += momentum * (unbiased - running_var[j]);
+        inverse_std[j] = 1 / sqrt(variance + epsilon), scale[j] = gamma[j] * inverse_std[j];
+    }
+}
+
+/* found (4, c): the gradients of beta and gamma, and the slope and shift of norm_back. */
+void norm_gradients(const REAL *delta, const REAL *x, const REAL *mean, const REAL *inverse_std, const REAL *scale,
+                    const REAL *beta, long rows, long c, REAL *found) {
+    norm_sums(delta, x, mean, scale, beta, rows, c, found);
+    REAL *delta_sum = found, *gamma = found + c, *slope = found + 2 * c, *shift = found + 3 * c;
+    for (long j = 0; j < c; j++) {
+        gamma[j] *= inverse_std[j];
+        slope[j] = -scale[j] * inverse_std[j] * gamma[j] / rows, shift[j] = -scale[j] * delta_sum[j] / rows;
+    }
+}
+
 /* out = (x - mean) scale + beta for each channel, + plus unless that is NULL; max(., 0) of that if rectify. */
 void norm_forward(const REAL *x, const REAL *mean, const REAL *scale, const REAL *beta, const REAL *plus, long rectify,
                   long rows, long c, REAL *out) {
