@@ -25,6 +25,8 @@ static void call(const char *name) {
     CALL(max_pool_back, A(0), A(1), A(2), A(3))
     CALL(moments, A(0), N(1), N(2), A(3))
     CALL(norm_sums, A(0), A(1), A(2), A(3), A(4), N(5), N(6), A(7))
+    CALL(norm_statistics, A(0), A(1), A(2), A(3), R(4), R(5), N(6), N(7), A(8))
+    CALL(norm_gradients, A(0), A(1), A(2), A(3), A(4), A(5), N(6), N(7), A(8))
     CALL(norm_forward, A(0), A(1), A(2), A(3), A(4), N(5), N(6), N(7), A(8))
     CALL(norm_back, A(0), A(1), A(2), A(3), A(4), A(5), A(6), N(7), N(8), A(9))
     CALL(relu, A(0), N(1), A(2))

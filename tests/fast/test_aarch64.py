@@ -68,7 +68,7 @@ def emulated_kernels(request, tmp_path_factory):
     folder, source = tmp_path_factory.mktemp("aarch64"), Path(__file__).parents[1] / "kernel_program.c"
     programs = {}
     for dtype, (real, _) in REALS.items():
-        subprocess.run([COMPILER, *FLAGS, f"-DREAL={real}", source, "-o", folder / real], check=True)
+        subprocess.run([COMPILER, *FLAGS, f"-DREAL={real}", source, "-o", folder / real, "-lm"], check=True)
         programs[dtype] = subprocess.Popen([EMULATOR, folder / real], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     request.cls.fast = Emulated(programs)
     yield
