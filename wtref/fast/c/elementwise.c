@@ -5,16 +5,6 @@
  */
 enum { STRIP = 64, SMALL = 8192 };
 
-/* Run the code for a whole vector, or for the `count` numbers that are left after the last whole vector. */
-#define VECTOR_OR_LESS(left, ...) \
-    if ((left) >= V) {            \
-        enum { count = V };       \
-        __VA_ARGS__               \
-    } else {                      \
-        const long count = left;  \
-        __VA_ARGS__               \
-    }
-
 INLINE vec load_some(const REAL *p, long count) {
     if (count == V) return LOAD(p);  /* memcpy of a whole vector would go through the stack */
     vec v = {};
@@ -56,10 +46,20 @@ static const REAL *repeated(struct wide g, const REAL *vector, int slot) {
     return all;
 }
 
-/* Run the code for every vector of row r, which has index i in the array and j in its row. */
-#define EACH_VECTOR(...)                                                                         \
-    for (long i = r * g.length, j = 0, end = MIN(i + g.length, g.size); i < end; i += V, j += V) \
-        VECTOR_OR_LESS(end - i, __VA_ARGS__)
+/* Run the code for every vector of row r, which has index i in the array and j in its row, and for the `count` numbers that
+ * are left after the last whole vector. */
+#define EACH_VECTOR(...)                                                    \
+    {                                                                       \
+        long i = r * g.length, j = 0, end = MIN(i + g.length, g.size);      \
+        for (; i <= end - V; i += V, j += V) {                              \
+            enum { count = V };                                             \
+            __VA_ARGS__                                                     \
+        }                                                                   \
+        if (i < end) {                                                      \
+            const long count = end - i;                                     \
+            __VA_ARGS__                                                     \
+        }                                                                   \
+    }
 
 #define EACH_ROW                                                             \
     _Pragma("omp parallel for schedule(static) num_threads(thread_limit())") \
@@ -175,8 +175,16 @@ void norm_back(const REAL *delta, const REAL *x, const REAL *mean, const REAL *s
 /* out[i] = the given vector, for all i < n */
 #define EACH(...)                                                                            \
     int streaming = use_streaming(out, n, V);                                                \
+    long whole = n - n % V;                                                                  \
     _Pragma("omp parallel for schedule(static) num_threads(n < SMALL ? 1 : thread_limit())") \
-    for (long i = 0; i < n; i += V) VECTOR_OR_LESS(n - i, { store_some(out + i, __VA_ARGS__, count, streaming); })
+    for (long i = 0; i < whole; i += V) {                                                    \
+        enum { count = V };                                                                  \
+        store_some(out + i, __VA_ARGS__, count, streaming);                                  \
+    }                                                                                        \
+    if (whole < n) {                                                                         \
+        const long i = whole, count = n - whole;                                             \
+        store_some(out + i, __VA_ARGS__, count, 0);                                          \
+    }
 
 void relu(const REAL *a, long n, REAL *out) { EACH(rectified(load_some(a + i, count), 1)) }
 
