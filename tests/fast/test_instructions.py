@@ -47,7 +47,7 @@ LIMITS = {  # SSE2, AVX2, AVX-512
 def above_the_limits(library, instruction_set, folder):
     """{kernel of a library: its instructions for each vector}, of those with more than their limit."""
     program = folder / "count_instructions"
-    subprocess.run(["cc", SOURCE, library, "-o", program], check=True)
+    subprocess.run(["cc", SOURCE, library, "-lm", "-o", program], check=True)
     done = subprocess.run([program, *LIMITS], capture_output=True, text=True)
     if done.returncode == NOT_ALLOWED:
         pytest.skip("this system does not let a process be stopped after each instruction")
