@@ -1,17 +1,51 @@
-"""Orthogonal noise with its products computed by a device's ops."""
+"""The noise of mirrors with its matrix products computed by a device's ops."""
+
+import numpy as np
 
 from wtref.noise import OrthogonalSigns, orthogonal_signs
 from wtref.relatives import OrthogonalMirror
+from wtref.rules import WeightMirror
 
 
 def accelerate_noise(rule, device):
-    """Have the products of an orthogonal mirror's noise computed by the device's ops; other rules have none."""
+    """Have the products of a mirror's noise computed by the device's ops; other rules have none."""
     rule = getattr(rule, "rule", rule)  # of OutputByBackprop
-    if device.ops is None or not isinstance(rule, OrthogonalMirror):
+    if device.ops is None:
         return
+    if isinstance(rule, OrthogonalMirror):
 
-    def draw(device, rng, n):
-        signs = orthogonal_signs(device, rng, n)
-        return OrthogonalSigns(signs.left, signs.right, device.ops.hadamard_product)
+        def draw(device, rng, n):
+            signs = orthogonal_signs(device, rng, n)
+            return OrthogonalSigns(signs.left, signs.right, device.ops.hadamard_product)
 
-    rule.draw = draw
+        rule.draw = draw
+    elif isinstance(rule, WeightMirror) and device.name == "cpu":
+        noise = rule.noise
+        rule.noise = lambda s: Noise.of(noise(s), device.ops)
+
+
+class Noise(np.ndarray):
+    """An array whose matrix products are computed by `ops`; all other results are plain arrays.
+
+    The threads of BLAS wait in a loop after each product, in which time they take cores away from the threads of the ops.
+    """
+
+    @classmethod
+    def of(cls, y, ops):
+        y = y.view(cls)
+        y.ops = ops
+        return y
+
+    def __array_finalize__(self, source):
+        self.ops = getattr(source, "ops", None)
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        inputs, options["out"] = map(_plain, inputs), tuple(map(_plain, options.get("out", ()))) or None
+        inputs = list(inputs)
+        if ufunc is np.matmul and options == {"out": None} and all(x.ndim == 2 for x in inputs):
+            return self.ops.product(*inputs)
+        return getattr(ufunc, method)(*inputs, **options)
+
+
+def _plain(x):
+    return x.view(np.ndarray) if isinstance(x, Noise) else x

@@ -1,0 +1,64 @@
+"""The mirrors' noise on a device with ops: its products come from the ops, everything else from NumPy."""
+
+import numpy as np
+import pytest
+
+from kernel_suite import compiled
+from wtref import fast, relatives
+from wtref.fast.noise import Noise
+from wtref.runs.config import Config
+from wtref.runs.prepare import prepare
+
+ops = compiled()
+
+
+class Counted:
+    """The ops, and how many products they computed."""
+
+    def __init__(self):
+        self.products = 0
+
+    def product(self, a, b):
+        assert type(a) is type(b) is np.ndarray
+        self.products += 1
+        return ops.product(a, b)
+
+
+def test_products_come_from_the_ops_and_all_else_from_numpy():
+    rng, counted = np.random.default_rng(0), Counted()
+    plain, W = rng.standard_normal((50, 20)), rng.standard_normal((7, 20))
+    y = Noise.of(plain.copy(), counted)
+    for found, wanted in [(y @ W.T, plain @ W.T), ((W @ y.T) @ y, (W @ plain.T) @ plain)]:
+        assert type(found) is np.ndarray
+        np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
+    assert counted.products == 3
+    for found, wanted in [(y @ W[0], plain @ W[0]), (2 * y - 1, 2 * plain - 1), ((y * y).sum(axis=0), (plain * plain).sum(axis=0))]:
+        assert type(found) is np.ndarray
+        np.testing.assert_array_equal(found, wanted)
+    y *= 3
+    np.testing.assert_array_equal(y, 3 * plain)
+    assert counted.products == 3
+
+
+@pytest.mark.parametrize("rule", ["wm", "aa", "ia"])
+def test_a_mirror_s_steps_are_the_plain_ones_with_the_products_of_the_ops(rule):
+    """One product with W and one with the rows of noise at least; with plain kernels there are no ops and no Noise."""
+
+    def mirrored(kernels):
+        training = prepare(Config(model="mlp", rule=rule, dtype="float64", kernels=kernels, threads=1))
+        training.before_training()
+        return training
+
+    found, wanted = mirrored("compiled"), mirrored("plain")
+    for one, other in zip(found.network.with_feedback, wanted.network.with_feedback):
+        np.testing.assert_allclose(one.B, other.B, rtol=0, atol=1e-9 * np.abs(other.B).max())
+    s = found.network.with_feedback[0]
+    assert type(found.rule.noise(s)) is Noise and type(wanted.rule.noise(s)) is np.ndarray
+
+
+def test_rules_without_noise_are_left_alone():
+    device = prepare(Config(model="mlp", rule="kp", kernels="compiled")).device
+    rule = relatives.RULES["kp"]()
+    before = dict(vars(rule))
+    fast.accelerate_noise(rule, device)
+    assert vars(rule) == before
