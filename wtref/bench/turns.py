@@ -6,6 +6,7 @@ from statistics import median
 
 WARM_UP = 2  # steps before the clock starts
 TURN = 0.2  # seconds that a task's turn lasts at least
+REST = 0.05  # seconds before each turn, after which the threads of other libraries no longer wait in a loop for their next task
 
 
 def median_seconds(tasks, repeats, wait=lambda: None, clock=time.perf_counter):
@@ -22,6 +23,7 @@ def median_seconds(tasks, repeats, wait=lambda: None, clock=time.perf_counter):
         turns.append((task, math.ceil(TURN / (clock() - start)), []))
     for _ in range(repeats):
         for task, calls, seconds in turns:
+            time.sleep(REST)
             start = clock()
             for _ in range(calls):
                 task()

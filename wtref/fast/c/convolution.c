@@ -103,34 +103,36 @@ void convolve(const struct geometry *g, const REAL *y, const REAL *W, long W_row
     correlate(*g, y, (struct kernel){W, g->c_in * W_column, W_column, W_row}, out);
 }
 
-/* Stride > 1: B delta of each output position is added to its patch. */
+/* Stride > 1: B delta of each output position is added to its patch, in dx itself or in a padded image. */
 static void scatter(struct geometry g, const REAL *delta, struct kernel k, REAL *dx) {
     long taps = g.k_h * g.k_w, line = padded_w(g) * g.c_in, image = (g.h + 2 * g.p_h) * line;
+    int padded = g.p_h > 0 || g.p_w > 0;
     struct geometry each_tap = g;
     each_tap.c_in = g.c_out, each_tap.c_out = g.c_in;
     REAL *packed = packed_kernel(each_tap, k);
 #pragma omp parallel num_threads(thread_limit())
     {
-        REAL *padded = allocate(image);
+        REAL *buffer = allocate(padded ? image : 0);
 #pragma omp for schedule(static)
         for (long n = 0; n < g.n; n++) {
-            memset(padded, 0, image * sizeof(REAL));
+            REAL *sums = padded ? buffer : dx + n * image;
+            memset(sums, 0, image * sizeof(REAL));
             for (long tap = 0; tap < taps; tap++)
                 for (long c = 0; c < g.c_in; c += WIDE)
                     for (long row = 0; row < g.out_h; row++) {
                         long width = panel_width(g.c_in, c), i = tap / g.k_w, j = tap % g.k_w;
                         panel_times((struct tile){.a = delta + (n * g.out_h + row) * g.out_w * g.c_out,
                                                   .b = packed + (taps * c + tap * width) * g.c_out,
-                                                  .c = padded + (row * g.s_h + i) * line + j * g.c_in + c, .runs = 1,
+                                                  .c = sums + (row * g.s_h + i) * line + j * g.c_in + c, .runs = 1,
                                                   .depth = g.c_out, .a_row = g.c_out, .a_depth = 1, .b_depth = width,
                                                   .c_row = g.s_w * g.c_in, .columns = MIN(width, g.c_in - c), .add = 1},
                                     g.out_w);
                     }
-            for (long y = 0; y < g.h; y++)
-                memcpy(dx + (n * g.h + y) * g.w * g.c_in, padded + (y + g.p_h) * line + g.p_w * g.c_in,
+            for (long y = 0; padded && y < g.h; y++)
+                memcpy(dx + (n * g.h + y) * g.w * g.c_in, sums + (y + g.p_h) * line + g.p_w * g.c_in,
                        g.w * g.c_in * sizeof(REAL));
         }
-        free(padded);
+        free(buffer);
     }
     free(packed);
 }
