@@ -71,5 +71,5 @@ def test_vectors_that_are_read_by_way_of_the_stack_are_found(tmp_path):
     assert source.read_text().count(direct) == 1
     source.write_text(source.read_text().replace(direct, by_way_of_the_stack))
     command, _ = compilers.command_and_macros(f"cc -march={MARCH[own]}")
-    subprocess.run([*command, "-DREAL=float", tmp_path / "c" / "all.c", "-o", library], check=True)
+    subprocess.run([*command, "-DREAL=float", tmp_path / "c" / "all.c", "-o", library, "-lm"], check=True)
     assert above_the_limits(library, own, tmp_path).keys() >= {"moments", "norm_sums", "norm_forward", "norm_back", "relu_back", "add"}

@@ -43,6 +43,11 @@ typedef __typeof__((vec){} == (vec){}) lanes;
 #define STREAM STORE
 #endif
 #define INLINE static inline __attribute__((always_inline))
+#ifdef __clang__  /* UNROLL the next loop, of at most 16 turns, so that its arrays are held in registers */
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
@@ -89,8 +94,7 @@ INLINE void tile_of(const int rows, const int vectors, const int streaming, cons
         const REAL *a = t->a + r * t->a_run, *b = t->b + r * t->b_run;
         for (long k = 0; k < t->depth; k++, a += t->a_depth, b += t->b_depth) {
             vec b0 = LOAD(b), b1 = vectors > 1 ? LOAD(b + V) : b0;
-#pragma GCC unroll 8
-            for (int i = 0; i < rows; i++) {
+            UNROLL for (int i = 0; i < rows; i++) {
                 REAL value = a[i * t->a_row];
                 sum[i][0] += value * b0;
                 if (vectors > 1) sum[i][1] += value * b1;
@@ -98,12 +102,10 @@ INLINE void tile_of(const int rows, const int vectors, const int streaming, cons
         }
     }
     const int whole = t->columns == vectors * V, add = t->add;
-#pragma GCC unroll 8
-    for (int i = 0; i < rows; i++) {
+    UNROLL for (int i = 0; i < rows; i++) {
         REAL *c = t->c + i * t->c_row;
         if (whole) {
-#pragma GCC unroll 2
-            for (int j = 0; j < vectors; j++) {
+            UNROLL for (int j = 0; j < vectors; j++) {
                 if (add) sum[i][j] += LOAD(c + j * V);
                 store_vector(c + j * V, sum[i][j], streaming);
             }
@@ -165,11 +167,9 @@ INLINE vec alternate(vec a, vec b, int first) {
 
 /* Transpose a matrix of V vectors: each pass moves the highest bit of the row index to the lowest of the column index. */
 INLINE void transpose(vec x[V]) {
-#pragma GCC unroll 4
-    for (int pass = V; pass > 1; pass /= 2) {
+    UNROLL for (int pass = V; pass > 1; pass /= 2) {
         vec y[V];
-#pragma GCC unroll 16
-        for (int i = 0; i < V; i++) y[i] = alternate(x[i / 2], x[i / 2 + V / 2], i % 2 * V / 2);
+        UNROLL for (int i = 0; i < V; i++) y[i] = alternate(x[i / 2], x[i / 2 + V / 2], i % 2 * V / 2);
         memcpy(x, y, sizeof(y));
     }
 }
@@ -185,11 +185,9 @@ static void pack(const REAL *b, long b_depth, long b_column, long depth, long co
         long k = 0, here = MAX(0, MIN(V, columns - j));
         for (; b_depth == 1 && k + V <= depth; k += V) {
             vec x[V];
-#pragma GCC unroll 16
-            for (int i = 0; i < V; i++) x[i] = i < here ? LOAD(b + k + (j + i) * b_column) : (vec){};
+            UNROLL for (int i = 0; i < V; i++) x[i] = i < here ? LOAD(b + k + (j + i) * b_column) : (vec){};
             transpose(x);
-#pragma GCC unroll 16
-            for (int i = 0; i < V; i++) STORE(panel + (k + i) * width + j, x[i]);
+            UNROLL for (int i = 0; i < V; i++) STORE(panel + (k + i) * width + j, x[i]);
         }
         for (; k < depth; k++)
             for (long i = 0; i < V; i++) panel[k * width + j + i] = i < here ? b[k * b_depth + (j + i) * b_column] : 0;

@@ -35,7 +35,6 @@ INLINE void times_GT(const vec u[6], vec out[3]) {
 
 /* Transform a matrix on both sides: every column by `line`, then every row.  The tables hold the address of each element of
  * the two matrices; a vector is read at `x_offset` and written at `y_offset` from there. */
-#define UNROLL _Pragma("GCC unroll 6")
 #define TRANSFORM(name, line, from, to)                                                                              \
     INLINE void name(REAL *const x[from * from], long x_offset, REAL *const y[to * to], long y_offset, int streaming) { \
         vec half[to][from], in[from], out[to];                                                                       \
