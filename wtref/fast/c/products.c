@@ -196,12 +196,13 @@ static void pack(const REAL *b, long b_depth, long b_column, long depth, long co
 
 /* c (m, n) = a (m, k) b (k, n); a and b with strides, c contiguous.
  * Threads divide the rows of c if there are many, as other passes divide an array, because data that another core has just
- * written is slow to read.  With few rows it does not pay that each thread packs all of b, so threads divide the columns. */
+ * written is slow to read.  With few rows it does not pay that each thread packs all of b, so threads divide the columns; with
+ * very few it does not pay to pack b at all where whole panels of its rows can be read in place. */
 void product(const REAL *a, long a_row, long a_depth, const REAL *b, long b_depth, long b_column, long m, long n,
              long k, REAL *c) {
     enum { DEPTH = 512, BLOCK = 16 * ROWS, MANY_ROWS = 128, SMALL_PRODUCT = 1 << 18 };
     long depth = (k + (k - 1) / DEPTH) / ((k - 1) / DEPTH + 1);
-    int streaming = depth == k && use_streaming(c, m * n, n);
+    int streaming = depth == k && use_streaming(c, m * n, n), in_place = b_column == 1 && m <= 2 * ROWS;
 #pragma omp parallel num_threads(m * n * k < SMALL_PRODUCT ? 1 : thread_limit())
     {
         struct range rows = {0, m}, columns = {0, panels(n)};
@@ -211,15 +212,18 @@ void product(const REAL *a, long a_row, long a_depth, const REAL *b, long b_dept
             long deep = MIN(depth, k - start);
             REAL *panel = packed;
             for (long j = columns.first * WIDE; j < MIN(columns.last * WIDE, n); j += WIDE, panel += WIDE * deep)
-                pack(b + start * b_depth + j * b_column, b_depth, b_column, deep, MIN(WIDE, n - j), panel_width(n, j), panel);
+                if (!in_place || n - j < WIDE)
+                    pack(b + start * b_depth + j * b_column, b_depth, b_column, deep, MIN(WIDE, n - j), panel_width(n, j), panel);
             for (long i = rows.first; i < rows.last; i += BLOCK) {
                 panel = packed;
-                for (long j = columns.first * WIDE; j < MIN(columns.last * WIDE, n); j += WIDE, panel += WIDE * deep)
-                    panel_times((struct tile){.a = a + i * a_row + start * a_depth, .b = panel, .c = c + i * n + j, .runs = 1,
-                                              .depth = deep, .a_row = a_row, .a_depth = a_depth,
-                                              .b_depth = panel_width(n, j), .c_row = n, .columns = MIN(panel_width(n, j), n - j),
-                                              .add = start > 0, .streaming = streaming},
+                for (long j = columns.first * WIDE; j < MIN(columns.last * WIDE, n); j += WIDE, panel += WIDE * deep) {
+                    int here = in_place && n - j >= WIDE;
+                    panel_times((struct tile){.a = a + i * a_row + start * a_depth, .b = here ? b + start * b_depth + j : panel,
+                                              .c = c + i * n + j, .runs = 1, .depth = deep, .a_row = a_row, .a_depth = a_depth,
+                                              .b_depth = here ? b_depth : panel_width(n, j), .c_row = n,
+                                              .columns = MIN(panel_width(n, j), n - j), .add = start > 0, .streaming = streaming},
                                 MIN(BLOCK, rows.last - i));
+                }
             }
         }
         free(packed);
