@@ -1,5 +1,7 @@
 """The errors that can end a run without being bugs in the program."""
 
+from difflib import get_close_matches
+
 from wtref.text import printable
 
 
@@ -37,6 +39,13 @@ def choose(kind, name, choices):
 
 
 def check_choice(kind, name, choices):
-    """Raise InputError, which lists the choices, unless name is one of them."""
+    """Raise InputError, which lists the choices and names one that the name resembles, unless it is one of them."""
     if name not in choices:
-        raise InputError(f"unknown {kind} {name!r}; choose from: {', '.join(choices)}")
+        close = resembling(name, choices)
+        hint = f", did you mean {close!r}?" if close else ";"
+        raise InputError(f"unknown {kind} {name!r}{hint} choose from: {', '.join(choices)}")
+
+
+def resembling(name, choices):
+    """The one of the choices that a mistyped name resembles most, in upper case or lower; None if it resembles none."""
+    return next(iter(get_close_matches(name.lower(), choices, n=1)), None)

@@ -27,7 +27,7 @@ def quick(monkeypatch):
 @pytest.mark.parametrize(
     "flags, said",
     [
-        ("--models mlp", "invalid choice: 'mlp'"),
+        ("--models mlp", "unknown kind 'mlp'; choose from: goals"),
         ("goals --models mlp", "unrecognized arguments: --models mlp"),
         ("steps --crop 3", "unrecognized arguments: --crop 3"),
         ("steps --lr 0.1", "unrecognized arguments: --lr 0.1"),
@@ -38,7 +38,7 @@ def quick(monkeypatch):
         ("kernels --models mlp", "unrecognized arguments: --models mlp"),
         ("kernels --device cuda", "unrecognized arguments: --device cuda"),
         ("kernels --json nowhere/x.json", "nowhere/x.json"),
-        ("speed", "invalid choice: 'speed'"),
+        ("speed", "unknown kind 'speed'; choose from: goals"),
         ("steps --models vgg", "unknown model 'vgg'; choose from: mlp"),
         ("steps --rules bq", "unknown rule 'bq'; choose from: bp"),
         ("steps --batches 8 0", "--batches must be at least 1, found 0"),

@@ -17,7 +17,7 @@ from wtref.device import open_device
 from wtref.distributed.group import ProcessGroup
 from wtref.fast.ops import equip
 from wtref.runs.config import Config
-from wtref.runs.experiments import DIGITS, EXPERIMENTS
+from wtref.runs.experiments import EXPERIMENTS
 from wtref.runs.run import Run
 from wtref.training import Training
 
@@ -251,10 +251,10 @@ def test_a_report_does_not_overwrite_a_run(capsys):
 
 
 def test_the_flags_of_a_comparison_are_those_of_its_runs():
-    assert main([*COMPARE, "2", "--save-every", "7", "--seeds", "2"]) == 0
+    assert main([*COMPARE, "2", "--save-every", "7", "--seeds", "2", "--weight-decay", "0.02"]) == 0
     for rule, seed in itertools.product(("bp", "fa", "frozen"), (0, 1)):
         config = Run(f"compare-digits-1-{rule}-{seed}").config()
-        assert (config.rule, config.seed, config.save_every, config.weight_decay) == (rule, seed, 7, DIGITS["weight_decay"])
+        assert (config.rule, config.seed, config.save_every, config.weight_decay) == (rule, seed, 7, 0.02)
 
 
 def test_figures_are_redrawn_from_the_metrics_file(capsys):

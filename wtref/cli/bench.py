@@ -4,7 +4,8 @@ from contextlib import suppress
 from itertools import product
 
 from wtref.bench import goals, gpu_report, kernels, loader, measure, report, scaling, work
-from wtref.cli.arguments import add_config, listed
+from wtref.cli.arguments import add_config, add_names
+from wtref.cli.parser import Distinct
 from wtref.device import open_device
 from wtref.errors import InputError, Unsaved
 from wtref.fast.ops import equip
@@ -32,7 +33,7 @@ def add_bench(parser):
         subparser = kinds.add_parser(name, help=function.__doc__, description=function.__doc__)
         subparser.set_defaults(command=function)
         subparser.add_argument(
-            "--repeats", type=int, default=REPEATS, metavar="N", help=f"rounds, of which the median is taken (default {REPEATS})"
+            "--repeats", type=int, default=REPEATS, metavar="N", help=f"rounds, of which the median is taken (default: {REPEATS})"
         )
         subparser.add_argument("--json", metavar="FILE", help="also write the results to this file")
         add_config(subparser, only=config, device=work.DEFAULTS["device"])
@@ -63,9 +64,10 @@ def add_eager(parser):
 
 
 def add_grid(parser, model=Config.model, batch=Config.batch_size):
-    parser.add_argument("--models", nargs="+", default=[model], metavar="MODEL", help=f"{listed(MODELS)} (default {model})")
-    parser.add_argument("--rules", nargs="+", default=[Config.rule], metavar="RULE", help=f"{listed(RULES)} (default {Config.rule})")
-    parser.add_argument("--batches", nargs="+", type=int, default=[batch], metavar="N", help=f"images per step (default {batch})")
+    add_names(parser, "--models", "MODEL", [model], MODELS)
+    add_names(parser, "--rules", "RULE", [Config.rule], RULES)
+    batches = f"images per step (default: {batch})"
+    parser.add_argument("--batches", nargs="+", type=int, action=Distinct, default=[batch], metavar="N", help=batches)
 
 
 def add_shape(parser):
@@ -163,7 +165,7 @@ def _write(args, **found):
 
 def add_gpu_report(parser):
     parser.add_argument("--out", required=True, metavar="DIR", help="the report's folder")
-    parser.add_argument("--device", default="cuda", help="cuda or cuda:N (default cuda)")
+    parser.add_argument("--device", default="cuda", help="cuda or cuda:N (default: cuda)")
 
 
 def report_gpu(args, given):

@@ -1,11 +1,11 @@
 """The commands that check and explain: data, check, audit, mirror, constants and decays."""
 
 from wtref import datasets
-from wtref.cli.arguments import WHERE, add_config, add_device, listed
+from wtref.cli.arguments import UNSAVED, add_config, add_device, add_names, listed
 from wtref.datasets import fetch, inventory
 from wtref.errors import InputError, check_choice
 from wtref.models import MODELS
-from wtref.relatives import RULES
+from wtref.oracle import CHECKED, CHECKED_MODELS
 from wtref.runs.config import Config
 from wtref.runs.effects import check_effects
 from wtref.runs.folders import free_folder
@@ -42,8 +42,8 @@ def list_data(args, given):
 
 
 def add_check(parser):
-    parser.add_argument("--models", nargs="+", default=["mlp", "lenet", "resnet18", "resnet50"], metavar="MODEL", help=listed(MODELS))
-    parser.add_argument("--rules", nargs="+", default=["bp", "fa", "ss", "kp", "wm", "dfa"], metavar="RULE", help=listed(RULES))
+    add_names(parser, "--models", "MODEL", CHECKED_MODELS, MODELS)
+    add_names(parser, "--rules", "RULE", CHECKED, CHECKED)
     add_device(parser, dtype="float64")
 
 
@@ -64,8 +64,8 @@ def audit_rules(args, given):
 
 
 def add_mirror(parser):
-    parser.add_argument("--inputs", type=int, default=576, metavar="N", help="cells of the layer that fires noise (default 576)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    parser.add_argument("--inputs", type=int, default=576, metavar="N", help="cells of the layer that fires noise (default: 576)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
 
 
 def show_mirror(args, given):
@@ -80,9 +80,9 @@ def show_mirror(args, given):
 
 
 def add_constants(parser):
-    parser.add_argument("--models", nargs="+", default=list(mirror_constants.MODELS), metavar="MODEL", help=listed(MODELS))
-    parser.add_argument("--steps", type=int, default=60, metavar="N", help="training steps each (default 60)")
-    add_config(parser, only=(*WHERE, "mirror_window", "mirror_rows", "seed"))
+    add_names(parser, "--models", "MODEL", mirror_constants.MODELS, MODELS)
+    parser.add_argument("--steps", type=int, default=60, metavar="N", help="training steps each (default: 60)")
+    add_config(parser, only=(*UNSAVED, "mirror_window", "mirror_rows", "seed"), dataset="synthetic")
 
 
 def study_constants(args, given):
@@ -101,8 +101,8 @@ def study_constants(args, given):
 
 
 def add_decays(parser):
-    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="how many seeds, from 0 up (default 5)")
-    add_config(parser, only=("model", "epochs", "batch_size", "lr", "momentum", "schedule", "warmup", "hidden", *WHERE))
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="how many seeds, from 0 up (default: 5)")
+    add_config(parser, only=("model", "epochs", "batch_size", "lr", "momentum", "schedule", "warmup", "hidden", *UNSAVED))
 
 
 def study_decays(args, given):

@@ -6,6 +6,7 @@ import sys
 from wtref import __version__
 from wtref.cli import bench, checks, runs, training
 from wtref.cli.arguments import given_config
+from wtref.cli.parser import Parser
 from wtref.cli.streams import OutputError, guarded
 from wtref.distributed.group import SINGLE, open_group
 from wtref.errors import Diverged, Drifted, InputError, Unanswered, Unsaved
@@ -13,10 +14,12 @@ from wtref.interrupts import exit_code, interrupting
 from wtref.values import check_limits
 
 DESCRIPTION = """\
-Deep learning without weight transport (Akrout et al., NeurIPS 2019), in NumPy and CuPy: every
-backward pass is written out, none comes from automatic differentiation.
+Deep learning without weight transport (Akrout et al., NeurIPS 2019), in NumPy
+and CuPy: every backward pass is written out, none comes from automatic
+differentiation.
 
-With no arguments: reproduce digits, the main job.  With flags but no command: train."""
+With no arguments: reproduce digits, the main job.
+With flags but no command: train."""
 
 
 @guarded()
@@ -63,11 +66,9 @@ def _open_group():
 
 def _run(argv, group, problem):
     try:
-        args, unknown = _parser().parse_known_args(argv)
+        args = _parser().parse_args(argv)
     except SystemExit as shown:
         return group.agree_to_exit(shown.code)
-    if unknown:
-        raise InputError(f"unrecognized arguments: {' '.join(unknown)} (see run.py {argv[0]} --help)")
     if problem and args.together:
         raise problem
     check_limits(vars(args))
@@ -77,17 +78,8 @@ def _run(argv, group, problem):
     return args.command(args, given_config(args)) or 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise InputError(f"{message} (see {self.prog} --help)")
-
-    def exit(self, *args):
-        sys.stdout.flush()
-        super().exit(*args)
-
-
 def _parser():
-    parser = _Parser(prog="run.py", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="run.py", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"wtref {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 

@@ -4,7 +4,8 @@ import argparse
 import shlex
 from dataclasses import replace
 
-from wtref.cli.arguments import WHERE, add_config, listed
+from wtref.cli.arguments import WHERE, add_config, add_names, flag, listed
+from wtref.cli.parser import Distinct
 from wtref.errors import InputError, choose
 from wtref.relatives import RULES
 from wtref.runs import session
@@ -16,6 +17,8 @@ from wtref.runs.folders import RUNS
 from wtref.runs.run import Run, check_name
 from wtref.runs.tensorboard import check_installed
 
+# The fields of Config on which the time that Kolen-Pollack needs to align depends, besides the weight decay
+STEPS = ("dataset", "epochs", "batch_size", "lr", "momentum", "schedule", "warmup", "milestones")
 CONTROL = "the control, frozen, is always added"  # in the help of --rules
 
 
@@ -26,18 +29,19 @@ def add_commands(command):
 
 
 def add_compare(parser):
-    parser.add_argument("--rules", nargs="+", default=COMPARED, metavar="RULE", help=f"{listed(RULES)}; {CONTROL}")
-    parser.add_argument("--seeds", type=int, default=EXPERIMENTS["digits"].seeds, help="how many seeds, from 0 up (default 5)")
+    add_names(parser, "--rules", "RULE", COMPARED, RULES, note=f"; {CONTROL}")
+    parser.add_argument("--seeds", type=int, default=EXPERIMENTS["digits"].seeds, help="how many seeds, from 0 up (default: 5)")
     parser.add_argument(
         "--log-name", metavar="NAME", help="the report's folder in runs/ (default: a free name); one that exists is continued"
     )
     _add_jobs(parser)
-    add_config(parser, without=("rule", "seed"), **DIGITS)
+    decay = f"{DIGITS['weight_decay']}, chosen for the main job; with any of {listed(map(flag, STEPS))}, that of train"
+    add_config(parser, without=("rule", "seed"), **{**DIGITS, "weight_decay": decay})
 
 
 def compare_rules(args, given):
     """Train one network under several rules and seeds, by a recipe of your own; print a table and write a report."""
-    recipe = {**DIGITS, **given}
+    recipe = _recipe(given)
     config = Config(**recipe)
     check_effects(config, args.rules, vars(args))
     if args.log_name is not None:
@@ -48,15 +52,22 @@ def compare_rules(args, given):
     return compare(experiment, name, RUNS / name, command, args.jobs, args.group)
 
 
+def _recipe(given):
+    """The main job's recipe with the fields `given`; its weight decay was chosen for its own steps and learning rates."""
+    fitting = {} if given.keys().isdisjoint(STEPS) else {"weight_decay": Config.weight_decay}
+    return {**DIGITS, **fitting, **given}
+
+
 def add_reproduce(parser):
     known = listed(f"{name} ({experiment.about})" for name, experiment in EXPERIMENTS.items())
     parser.add_argument("name", metavar="NAME", help=known)
-    parser.add_argument("--rules", nargs="+", metavar="RULE", help=f"only these of the experiment's rules; {CONTROL}")
+    rules = f"only these of the experiment's rules; {CONTROL}"
+    parser.add_argument("--rules", nargs="+", action=Distinct, metavar="RULE", help=rules)
     parser.add_argument("--seeds", type=int, metavar="N", help="how many seeds, from 0 up (default: the experiment's)")
     epochs = "passes over the training images (default: the experiment's); the runs have names of their own"
     parser.add_argument("--epochs", type=int, metavar="N", default=argparse.SUPPRESS, help=epochs)
     _add_jobs(parser)
-    add_config(parser, only=WHERE)
+    add_config(parser, only=WHERE, dataset="the experiment's")
 
 
 def reproduce(args, given):

@@ -19,6 +19,7 @@ from wtref.fast.ops import equip
 from wtref.losses import softmax_cross_entropy
 from wtref.models import ALIASES, Options, build
 from wtref.optim import SGD
+from wtref.oracle import CHECKED, CHECKED_MODELS
 from wtref.relatives import RULES
 from wtref.text import columns
 from wtref.training import train_step
@@ -30,9 +31,6 @@ except ImportError:
 
 from wtref.oracle.networks import plain_arithmetic
 from wtref.oracle.training import LR, MIRROR, MOMENTUM, WEIGHT_DECAY, Theirs
-
-MODELS = ("mlp", "lenet", "resnet18", "resnet50")
-CHECKED = ("bp", "fa", "ss", "wm", "kp", "dfa")
 
 # The limit of every error of a Row.  There is none in float32, where a ReLU whose input is within rounding of 0 can be
 # open on one side only, so that the errors of a deep network are for information.
@@ -79,7 +77,7 @@ class Row:
         return self.worst < LIMITS[self.dtype]
 
 
-def check(models=MODELS, rules=CHECKED, device="cpu", dtype="float64", steps=10, options=Options(), progress=None, kernels="auto"):
+def check(models=CHECKED_MODELS, rules=CHECKED, device="cpu", dtype="float64", steps=10, options=Options(), progress=None, kernels="auto"):
     """Compare every model under every rule with PyTorch.
 
     Parameters: models and rules by name; device and dtype as `open_device` takes them; steps of

@@ -17,9 +17,13 @@ from wtref.relatives import RULES
 from wtref.values import check_limits, check_type, refuse
 
 
-def _option(default, help, choices=None, changeable=False):
-    """A field of Config; changeable: it concerns where and how the run is computed, and may differ when it is resumed."""
-    return field(default=default, metadata={"help": help, "choices": choices, "changeable": changeable})
+def _option(default, help, choices=None, changeable=False, otherwise=None):
+    """A field of Config.
+
+    changeable: it concerns where and how the run is computed, and may differ when it is resumed; otherwise: what a default of
+    None means, in words.
+    """
+    return field(default=default, metadata={"help": help, "choices": choices, "changeable": changeable, "otherwise": otherwise})
 
 
 MIRRORS = ("wm", "om", "aa", "ia")  # the rules with a mirror mode
@@ -32,44 +36,44 @@ class Config:
     model: str = _option("resnet8", "network", [*MODELS, *ALIASES])
     rule: str = _option("bp", "learning rule", RULES)
     dataset: str = _option("digits", "data set", DATASETS)
-    data_dir: str | None = _option(None, "folder of the data sets; default: the repository's data/", changeable=True)
+    data_dir: str | None = _option(None, "folder of the data sets", changeable=True, otherwise="the repository's data/")
     epochs: int = _option(20, "passes over the training images")
     batch_size: int = _option(32, "images per step; a single last image joins the step before")
     lr: float = _option(0.1, "learning rate eta_W after warm-up")
     momentum: float = _option(0.9, "momentum of W, b and, under KP, DKP and PFA, feedback weights")
     nesterov: bool = _option(False, "Nesterov's form of momentum")
-    weight_decay: float | None = _option(None, "decay of W and, under KP, DKP and PFA, feedback weights; the paper's lambda is lr times this; "
-                                         "default: 5e-4, in a short run more, up to 0.03, so that under KP W - B^T falls to 5 %")  # fmt: skip
+    weight_decay: float | None = _option(None, "decay of W and, under KP, DKP and PFA, feedback weights; the paper's lambda is lr times this",
+                                         otherwise="5e-4, in a short run more, up to 0.03, so that under KP W - B^T falls to 5 %")  # fmt: skip
     schedule: str = _option("cosine", "learning rate over time", SCHEDULES)
     warmup: float = _option(0.05, "fraction of the steps over which the learning rate climbs")
     milestones: tuple[float, ...] = _option((0.5, 0.75), "where schedule step divides by 10, as fractions of the steps")
     loss: str = _option("softmax", "softmax, or sigmoid with binary cross-entropy", LOSSES)
-    norm: str | None = _option(None, "batch norm before or after the activation; default: before in resnets", NORMS)
+    norm: str | None = _option(None, "batch norm before or after the activation", NORMS, otherwise="before in resnets")
     activation: str = _option("relu", "nonlinearity phi", ACTIVATIONS)
     hidden: tuple[int, ...] = _option((500,), "sizes of an mlp's hidden layers")
-    stem: str | None = _option(None, "first layers of resnet18 and larger; default: by image size", STEMS)
+    stem: str | None = _option(None, "first layers of resnet18 and larger", STEMS, otherwise="by image size")
     crop: int = _option(0, "augmentation: zeros around an image, in pixels, from which a random window is cut")
-    flip: bool | None = _option(None, "augmentation: mirror half of the images, left to right; default: only with --dataset folder")
+    flip: bool | None = _option(None, "augmentation: mirror half of the images, left to right", otherwise="only with --dataset folder")
     rotate: float = _option(0.0, "augmentation: largest random rotation, in degrees")
     jitter: float = _option(0.0, "image folders: largest change of brightness, contrast and saturation, 0.4 for 40 %")
     image_size: int = _option(224, "image folders: pixels on a side of what the network sees")
     bad_images: str = _option("error", "image folders: what to do with images that cannot be read", ("error", "skip"))
-    workers: int | None = _option(None, "image folders: images decoded at a time; default: one a core", changeable=True)
+    workers: int | None = _option(None, "image folders: images decoded at a time", changeable=True, otherwise="one a core")
     save_every: int = _option(1000, "steps between checkpoints; an epoch's end writes one too", changeable=True)
     tensorboard: bool = _option(False, "also write TensorBoard event files into the run's folder", changeable=True)
     seed: int = _option(0, "seed of everything random in the run")
     device: str = _option("auto", "auto, cpu, cuda or cuda:N", changeable=True)
-    threads: int | None = _option(None, "threads of the CPU's kernels; default: one a core, at most OMP_NUM_THREADS", changeable=True)
+    threads: int | None = _option(None, "threads of the CPU's kernels", changeable=True, otherwise="one a core, at most OMP_NUM_THREADS")
     kernels: str = _option("auto", "what computes; auto: CUDA on a GPU, compiled C if there is a compiler", KERNELS, changeable=True)
     dtype: str = _option("float32", "type of all real numbers", ["float32", "float64"])
     graph: bool = _option(True, "on a GPU: replay the training step as a CUDA graph", changeable=True)
     precision: str = _option("float32", "on a GPU: type of the factors of products; bf16: also of activities and errors", PRECISIONS)
-    sync_bn: bool = _option(True, "several processes: batch norm over the whole batch, not over each process's shard")
-    bucket_mib: float = _option(4.0, "several processes: MiB of gradients that are sent together", changeable=True)
-    bucket_dtype: str = _option("float32", "several processes on GPUs: the type in which gradients are sent", BUCKET_DTYPES)
-    wait_limit: float = _option(10.0, "several processes: minutes that they wait for one that does not answer", changeable=True)
-    check_copies: int = _option(0, "several processes: compare their W, b and B every so many steps; 0: never", changeable=True)
-    mirror_rows: int | None = _option(None, "WM, AA, IA: rows of noise per step; default: 6 for each input, at most two million values")
+    sync_bn: bool = _option(True, "batch norm over the whole batch, not over each process's shard")
+    bucket_mib: float = _option(4.0, "MiB of gradients that are sent together", changeable=True)
+    bucket_dtype: str = _option("float32", "on GPUs: the type in which gradients are sent", BUCKET_DTYPES)
+    wait_limit: float = _option(10.0, "minutes that they wait for one that does not answer", changeable=True)
+    check_copies: int = _option(0, "compare their W, b and B every so many steps; 0: never", changeable=True)
+    mirror_rows: int | None = _option(None, "WM, AA, IA: rows of noise per step", otherwise="6 for each input, at most two million values")
     mirror_window: float = _option(40.0, "WM: rows of noise that B averages over, for each input, at learning rate 0.1")
     noise_steps: int = _option(0, "FA: steps on random images and labels before training")
     output_backprop: bool = _option(False, "let errors leave the output layer through its own W^T, whatever the rule")

@@ -15,7 +15,7 @@ import shutil
 from dataclasses import asdict
 
 from wtref import locks
-from wtref.errors import InputError, Unsaved
+from wtref.errors import InputError, Unsaved, resembling
 from wtref.files import make_folder, remove, write_json, write_lines
 from wtref.runs import checkpoints, resuming, run_files
 from wtref.runs.folders import RUNS, free_folder, run_names
@@ -101,7 +101,9 @@ class Run:
     def find(cls, name):
         """The Run of that name.  Raises InputError, which lists the existing runs, if there is none."""
         if name not in run_names():
-            raise InputError(f"no run named {name!r} in {RUNS}/; there are: {', '.join(run_names()) or 'none yet'}")
+            close = resembling(name, run_names())
+            hint = f", did you mean {close!r}?" if close else ";"
+            raise InputError(f"no run named {name!r} in {RUNS}/{hint} there are: {', '.join(run_names()) or 'none yet'}")
         if not name.isprintable():
             raise InputError(f"{RUNS / name}: a run's name must consist of printable characters; rename the folder")
         return cls(name)
