@@ -1,12 +1,24 @@
 """wtref: the reference implementation of *Deep Learning without Weight Transport*.
 
-Akrout, Wilson, Humphreys, Lillicrap, Tweed, NeurIPS 2019 (arXiv 1904.05391).  Read ``rules.py`` beside the paper,
-then ``layers.py`` and ``train_step`` in ``training.py``.  The names here are those of the plain program; README.md has
-an example.
+Akrout, Wilson, Humphreys, Lillicrap, Tweed, NeurIPS 2019 (arXiv 1904.05391).
+
+A rule, a model or a data set of your own (plugins.py), in a script or in a file for `--plugin`:
+
+    @wtref.rule("slow")
+    class SlowMirror(wtref.WeightMirror): ...
+
+For the plain program read ``rules.py`` beside the paper, then ``layers.py`` and ``train_step`` in ``training.py``; README.md
+has an example in its terms.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from wtref.activations import ReLU, Sigmoid, Tanh
 from wtref.angles import delta_angles, matrix_angles
 from wtref.device import Device, open_device
+from wtref.errors import InputError
+from wtref.layers import BatchNorm, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool, Residual, Sequential
 from wtref.losses import sigmoid_cross_entropy, softmax_cross_entropy
 from wtref.models import MODELS, Network, Options, build
 from wtref.optim import SGD, Schedule
@@ -14,10 +26,30 @@ from wtref.relatives import RULES
 from wtref.rules import Backprop, FeedbackAlignment, KolenPollack, Rule, SignSymmetry, WeightMirror
 from wtref.training import evaluate, train_step
 
+if TYPE_CHECKING:
+    from wtref.plugins import dataset, model, rule
+
 __version__ = "0.1.0"
 
+# What needs more than the plain program is imported when it is first used.
+LATER = {
+    "dataset": "wtref.plugins", "model": "wtref.plugins", "rule": "wtref.plugins",
+}  # fmt: skip
+
 __all__ = [
-    "MODELS", "RULES", "SGD", "Backprop", "Device", "FeedbackAlignment", "KolenPollack", "Network", "Options", "Rule",
-    "Schedule", "SignSymmetry", "WeightMirror", "build", "delta_angles", "evaluate", "matrix_angles", "open_device",
-    "sigmoid_cross_entropy", "softmax_cross_entropy", "train_step",
+    "MODELS", "RULES", "SGD", "Backprop", "BatchNorm", "Conv2d", "Device", "FeedbackAlignment", "Flatten", "GlobalAvgPool",
+    "InputError", "KolenPollack", "Linear", "MaxPool", "Network", "Options", "ReLU", "Residual", "Rule", "Schedule", "Sequential",
+    "Sigmoid", "SignSymmetry", "Tanh", "WeightMirror", "build", "dataset", "delta_angles", "evaluate",
+    "matrix_angles", "model", "open_device", "rule", "sigmoid_cross_entropy", "softmax_cross_entropy", "train_step",
 ]  # fmt: skip
+
+
+def __getattr__(name):
+    if name not in LATER:
+        raise AttributeError(f"module 'wtref' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(LATER[name]), name)
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *LATER})

@@ -72,8 +72,13 @@ def build(name, shape, classes, options=Options()):
     InputError
         For an unknown name or option.  Images that are too small raise it in the first forward pass.
     """
-    make = choose("model", ALIASES.get(name, name), MODELS)
-    return Network(*make(shape, classes, options))
+    return assembled(choose("model", ALIASES.get(name, name), MODELS), shape, classes, options)
+
+
+def assembled(make, shape, classes, options=Options()):
+    """The network of a function of (shape, classes, options) that returns its layers, or a Network."""
+    made = make(shape, classes, options)
+    return made if isinstance(made, Network) else Network(*made)
 
 
 def mlp(shape, classes, options):

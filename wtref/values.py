@@ -123,7 +123,7 @@ def in_words(kind):
         return f"names, each with {WORDS[parts[1]]}"
     if Ellipsis in parts:
         return f"a list, each {WORDS[parts[0]]}"
-    return " or ".join(WORDS[each] for each in parts or [kind])
+    return " or ".join(map(in_words, parts)) if parts else WORDS[kind]
 
 
 def refuse(name, right, found):

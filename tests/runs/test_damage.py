@@ -163,7 +163,7 @@ def test_every_entry_of_the_config(trained, attempt):
         ("data", "class_names", [], "class_names must be a list, each text, found ()"),
         ("data", "mean", [1.0, 2.0], "mean must be from 0 to 255 in each of 1 channels, found (1.0, 2.0)"),
         ("data", "std", [0.0], "std must be from 1e-09 to 255 in each of 1 channels, found (0.0,)"),
-        ("data", "levels", 0, "levels must be from 1 to 255, found 0"),
+        ("data", "levels", -1, "levels must be from 0 to 255, found -1"),
     ],
 )
 def test_what_is_wrong_about_the_config_is_said(refused, block, name, value, right):

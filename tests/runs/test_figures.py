@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from wtref.relatives import RULES
-from wtref.runs import figures
+from wtref.runs import colours, figures
 from wtref.runs.experiments import RELATED
 from wtref.runs.run_files import LATER
 
@@ -37,7 +37,7 @@ def closed():
 def drawn(lines, draw=figures._draw_errors):
     """The axes of the picture, laid out."""
     assert figures.available()
-    figure = draw(lines, figures.palette(dict.fromkeys(line["curve"] for line in lines)))
+    figure = draw(lines, colours.palette(dict.fromkeys(line["curve"] for line in lines)))
     figure.canvas.draw()
     return figure.axes
 
@@ -81,14 +81,14 @@ def test_every_error_lies_between_two_ticks_whose_labels_do_not_overlap():
 
 def test_a_picture_of_zeros_alone_is_not_empty(tmp_path):
     figures.draw_comparison([line("kp", epoch, 0.0) for epoch in (1, 2, 3)], tmp_path)
-    assert pixels(tmp_path / "test-error.png", figures.COLOURS["kp"]) > 3000
+    assert pixels(tmp_path / "test-error.png", colours.COLOURS["kp"]) > 3000
 
 
 def test_a_single_epoch_is_seen(tmp_path):
     lines = [line(rule, 1, error, seed) for rule, error in (("kp", 20.0), ("fa", 30.0)) for seed in (0, 1)]
     figures.draw_comparison(lines, tmp_path)
     for rule in ("kp", "fa"):
-        assert pixels(tmp_path / "test-error.png", figures.COLOURS[rule]) > 100
+        assert pixels(tmp_path / "test-error.png", colours.COLOURS[rule]) > 100
     for axes in drawn(lines, figures._draw_angles)[:4]:
         assert axes.get_xlim() == (0, 2) and list(axes.get_xticks()) == [0, 1, 2]
         assert [curve.get_marker() for curve in axes.lines] == ["o", "o"]
@@ -181,8 +181,8 @@ def test_many_rules_fill_rows_and_no_labels_overlap(epochs):
 
 
 def test_every_rule_has_a_colour_of_its_own():
-    colours = figures.palette(RULES)
-    lab = {rule: lightness_and_hue(colour) for rule, colour in colours.items()}
+    own = colours.palette({**dict.fromkeys(RULES), "mine": "mine", "yours": "yours", "theirs": "theirs"})
+    lab = {rule: lightness_and_hue(colour) for rule, colour in own.items()}
     distances = {(a, b): np.linalg.norm(lab[a] - lab[b]) for a in lab for b in lab if a < b}
     assert min(distances.values()) > 20, min(distances, key=distances.get)
     for pair in (("om", "wm"), ("dfa", "dkp"), ("kp", "pfa"), ("ss", "usf"), ("sa", "ss"), ("sa", "usf")):

@@ -2,7 +2,8 @@
 
 import argparse
 from dataclasses import fields
-from typing import get_args
+from types import NoneType
+from typing import get_args, get_origin
 
 from wtref.cli.parser import Distinct
 from wtref.errors import choose
@@ -10,17 +11,20 @@ from wtref.runs.config import Config
 from wtref.runs.presets import PRESETS
 
 WHERE = ("dataset", *(spec.name for spec in fields(Config) if spec.metadata["changeable"]))  # data may lie in another form
-UNSAVED = ("dataset", "data_dir", "workers", "device", "threads", "kernels", "graph")  # those of WHERE for one process without a run
+UNSAVED = ("plugin", "dataset", "data_dir", "workers", "device", "threads", "kernels", "graph")  # those of WHERE for one process without a run
 
 GROUPS = {  # the groups of flags in every help text: fields of Config
     "network": ("model", "hidden", "activation", "norm", "stem", "loss"),
     "data": ("dataset", "data_dir", "crop", "flip", "rotate", "jitter", "image_size", "bad_images", "workers"),
     "optimizer": ("epochs", "batch_size", "lr", "momentum", "nesterov", "weight_decay", "schedule", "warmup", "milestones"),
-    "rule": ("rule", "mirror_rows", "mirror_window", "noise_steps", "output_backprop"),
+    "your own": ("plugin",),
+    "rule": ("rule", "rule_option", "mirror_rows", "mirror_window", "noise_steps", "output_backprop"),
     "the run": ("seed", "save_every", "tensorboard"),
     "device": ("device", "threads", "kernels", "dtype", "graph", "precision"),
     "several processes": ("sync_bn", "bucket_mib", "bucket_dtype", "wait_limit", "check_copies"),
 }
+
+OWN_FORM = {"plugin": {"metavar": "FILE"}, "rule_option": {"metavar": "NAME=VALUE", "action": "extend"}}  # not by type alone
 
 
 def add_config(parser, without=(), only=None, **defaults):
@@ -56,11 +60,12 @@ def _in_words(value):
 
 def _value(spec):
     """The arguments that make argparse read a field: its type, and several values for a tuple."""
-    kinds = [kind for kind in get_args(spec.type) if kind not in (type(None), Ellipsis)] or [spec.type]
-    if kinds == [bool]:
+    kind = get_args(spec.type)[0] if NoneType in get_args(spec.type) else spec.type
+    if kind is bool:
         return {"action": argparse.BooleanOptionalAction}
-    many = {"nargs": "+"} if isinstance(spec.default, tuple) else {}
-    return {"type": kinds[0], "metavar": kinds[0].__name__.upper().replace("STR", "NAME"), **many}
+    many = {"nargs": "+"} if get_origin(kind) is tuple else {}
+    kind = get_args(kind)[0] if many else kind
+    return {"type": kind, "metavar": kind.__name__.upper().replace("STR", "NAME"), **many, **OWN_FORM.get(spec.name, {})}
 
 
 def given_config(args):

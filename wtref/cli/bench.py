@@ -14,7 +14,7 @@ from wtref.relatives import RULES
 from wtref.runs.config import Config
 
 REPEATS = 7
-NETWORK = ("norm", "activation", "hidden", "stem", "dtype")
+NETWORK = ("plugin", "norm", "activation", "hidden", "stem", "dtype")
 MACHINE = ("device", "threads", "kernels", "precision", "graph")
 IMAGES = ("dataset", "data_dir", "crop", "flip", "rotate", "jitter", "image_size", "bad_images", "workers")
 

@@ -3,9 +3,10 @@
 from wtref import datasets
 from wtref.cli.arguments import UNSAVED, add_config, add_device, add_names, listed
 from wtref.datasets import fetch, inventory
-from wtref.errors import InputError, check_choice
+from wtref.errors import InputError, check_choice, choose
 from wtref.models import MODELS
 from wtref.oracle import CHECKED, CHECKED_MODELS
+from wtref.relatives import RULES
 from wtref.runs.config import Config
 from wtref.runs.effects import check_effects
 from wtref.runs.folders import free_folder
@@ -16,7 +17,7 @@ from wtref.text import printable
 def add_commands(command):
     add_data(command("data", list_data))
     add_check(command("check", check_against_torch))
-    command("audit", audit_rules)
+    add_audit(command("audit", audit_rules))
     add_mirror(command("mirror", show_mirror))
     add_constants(command("constants", study_constants))
     add_decays(command("decays", study_decays))
@@ -45,6 +46,7 @@ def add_check(parser):
     add_names(parser, "--models", "MODEL", CHECKED_MODELS, MODELS)
     add_names(parser, "--rules", "RULE", CHECKED, CHECKED)
     add_device(parser, dtype="float64")
+    add_config(parser, only=("plugin",))
 
 
 def check_against_torch(args, given):
@@ -56,9 +58,14 @@ def check_against_torch(args, given):
     return int(not all(row.passed for row in rows))
 
 
+def add_audit(parser):
+    add_names(parser, "--rules", "RULE", RULES, RULES)
+    add_config(parser, only=("plugin",))
+
+
 def audit_rules(args, given):
     """Find which rules transport weights, and how; exits 1 if one does so without declaring it."""
-    findings = audit.audit()
+    findings = audit.audit({rule: choose("rule", rule, RULES) for rule in args.rules})
     print(audit.table(findings))
     return int(not all(finding.honest for finding in findings))
 

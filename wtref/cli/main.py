@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from wtref import __version__
+from wtref import __version__, plugins
 from wtref.cli import bench, checks, runs, training
 from wtref.cli.arguments import given_config
 from wtref.cli.parser import Parser
@@ -74,6 +74,8 @@ def _run(argv, group, problem):
     check_limits(vars(args))
     if group.size > 1 and not args.together:
         raise InputError(f"{argv[0]!r} is for one process, found {group.size}; start it without mpiexec or srun")
+    if getattr(args, "plugin", None) is not None:
+        args.plugin = plugins.load(args.plugin)
     args.words, args.group = argv, group
     return args.command(args, given_config(args)) or 0
 

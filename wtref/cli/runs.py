@@ -26,7 +26,7 @@ def add_commands(command):
 
 def add_eval(parser):
     add_run(parser)
-    add_config(parser, only=("dataset", "data_dir"))
+    add_config(parser, only=("dataset", "data_dir", "plugin"))
 
 
 def evaluate(args, given):
@@ -46,6 +46,7 @@ def evaluate(args, given):
 def add_predict(parser):
     add_run(parser)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files that Pillow reads")
+    add_config(parser, only=("plugin",))
 
 
 def predict(args, given):
@@ -96,6 +97,7 @@ def list_runs(args, given):
 def add_export(parser):
     add_run(parser)
     parser.add_argument("--to", choices=["torch"], default="torch", help="the form: torch")
+    add_config(parser, only=("plugin",))
 
 
 def export(args, given):

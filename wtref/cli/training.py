@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from wtref.cli.arguments import WHERE, add_config, add_names, flag, listed
 from wtref.cli.parser import Distinct
-from wtref.errors import InputError, choose
+from wtref.errors import InputError, check_choice, choose
 from wtref.relatives import RULES
-from wtref.runs import session
+from wtref.runs import rule_options, session
 from wtref.runs.compare import compare, free_prefix
 from wtref.runs.config import Config
 from wtref.runs.effects import check_effects
@@ -41,13 +41,18 @@ def add_compare(parser):
 
 def compare_rules(args, given):
     """Train one network under several rules and seeds, by a recipe of your own; print a table and write a report."""
+    options = given.pop("rule_option", ())
     recipe = _recipe(given)
     config = Config(**recipe)
+    names = with_control(args.rules)
+    for rule in names:
+        check_choice("rule", rule, RULES)
+    rules = rule_options.of_each(names, options)
     check_effects(config, args.rules, vars(args))
     if args.log_name is not None:
         check_name(args.log_name)
     name = args.log_name or args.group.on_rank_0(lambda: free_prefix(f"compare-{config.dataset}"))
-    experiment = Experiment(f"{config.model} on {config.dataset}", recipe, {rule: {} for rule in with_control(args.rules)}, args.seeds)
+    experiment = Experiment(f"{config.model} on {config.dataset}", recipe, rules, args.seeds)
     command = _command(args.words if args.log_name else [*args.words, "--log-name", name])
     return compare(experiment, name, RUNS / name, command, args.jobs, args.group)
 

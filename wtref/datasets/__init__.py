@@ -1,9 +1,11 @@
 """The data sets by name, and the feeds that supply the training loop with batches."""
 
 import sys
+from collections import ChainMap
 from dataclasses import replace
 from pathlib import Path
 
+from wtref.datasets.arrays import from_arrays
 from wtref.datasets.augment import Augmentation
 from wtref.datasets.base import Dataset
 from wtref.datasets.cifar import load_cifar10, load_cifar100
@@ -28,7 +30,8 @@ IN_MEMORY = {
     "synthetic": load_synthetic,
     "small-folder": load_folder_into_memory,  # an image folder whose images share one size
 }
-DATASETS = (*IN_MEMORY, "folder")  # folder: an image folder, streamed from disk in ImageNet's way
+STREAMED = {"folder": FolderFeed}  # an image folder, streamed from disk in ImageNet's way
+DATASETS = ChainMap(STREAMED, IN_MEMORY)  # a view of both; plug-ins add to IN_MEMORY
 
 
 def load(name, data_dir=None):
@@ -40,6 +43,10 @@ def load(name, data_dir=None):
         If the name is unknown, or the files are missing or damaged.
     """
     data = choose("dataset", name, IN_MEMORY)(_folder(name, data_dir))
+    if not isinstance(data, Dataset):  # a plug-in's arrays
+        if not isinstance(data, (tuple, list)) or len(data) != 2:
+            raise InputError(f"{name}: its function must return ((X, y), (Xt, yt)), found {type(data).__name__}")
+        data = from_arrays(name, *data)
     return replace(data, class_names=CLASS_NAMES[name]) if name in CLASS_NAMES else data
 
 
@@ -75,7 +82,7 @@ def warn(feed):
 
 
 def _folder(name, data_dir):
-    if data_dir is None and name.endswith("folder"):
+    if data_dir is None and name in ("folder", "small-folder"):
         raise InputError(f"--dataset {name} needs --data-dir: the folder that holds train/ and val/ or test/")
     return Path(data_dir or DATA_DIR)
 

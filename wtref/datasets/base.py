@@ -37,13 +37,16 @@ class Dataset:
     def _check(self, part, images, labels):
         """Raise InputError unless these arrays are images and labels that fit together."""
         where = f"{self.name}, {part} images"
-        if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
-            right = "uint8 of shape (N, H, W, C), none of them 0"
-            raise InputError(f"{where}: are {images.dtype} of shape {images.shape}, right would be {right}")
+        self._check_values(where, images)
         if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
             found = f"labels are {labels.dtype} of shape {labels.shape}"
             raise InputError(f"{where}: {found}, right would be integers of shape {images.shape[:1]}")
         check_labels(where, labels, self.classes)
+
+    def _check_values(self, where, images):
+        if images.dtype != np.uint8 or not in_one_shape(images):
+            right = "uint8 of shape (N, H, W, C), none of them 0"
+            raise InputError(f"{where}: are {images.dtype} of shape {images.shape}, right would be {right}")
         if images.max() > self.levels:
             raise InputError(f"{where}: have pixels up to {images.max()}, right would be 0 to {self.levels}")
 
@@ -68,6 +71,11 @@ class Dataset:
         """The number of occurrences of each byte in each channel of the training images, (C, 256)."""
         channels = np.moveaxis(self.train_images, -1, 0)
         return np.stack([np.bincount(channel.ravel(), minlength=256) for channel in channels])
+
+
+def in_one_shape(images):
+    """Whether an array has the shape (N, H, W, C) of images, and not one of these numbers is 0."""
+    return images.ndim == 4 and 0 not in images.shape
 
 
 def check_labels(where, labels, classes):

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 
-from wtref import datasets, locks
+from wtref import datasets, locks, plugins
 from wtref.cores import cores, default_threads
 from wtref.distributed.group import SINGLE
 from wtref.errors import Diverged, InputError, Unsaved
@@ -24,7 +24,6 @@ from wtref.runs.prepare import prepare
 from wtref.runs.run import Run
 from wtref.runs.tensorboard import check_installed
 from wtref.text import counted, printable
-
 
 KINDS = {".jsonl": "metrics", ".txt": "table", ".png": "picture", ".html": "report"}
 
@@ -70,6 +69,7 @@ def _unfinished(configs, folder):
         raise InputError(f"{folder} holds a run, so it can hold no report; choose another --log-name")
     begun = list(filter(_begun, configs))
     for name in begun:
+        Run(name).check_plugin()
         if different := session.contradictions(Run(name), vars(configs[name])):
             raise InputError(f"{Run(name).folder} holds a run of another recipe: {different}; move it away")
     finished = {name for name in begun if Run(name).finished()}
@@ -166,6 +166,9 @@ def _train(name, config, group=SINGLE):
 
 def _train_quietly(item):
     """`_train` in a worker process, without its output, which would mix with that of other workers."""
+    _, config = item
+    if config.plugin is not None:
+        plugins.load(config.plugin)
     with contextlib.redirect_stdout(io.StringIO()):
         return _train(*item)
 

@@ -1,7 +1,9 @@
 """All settings of a run in one dataclass, whose fields are the flags of the command line."""
 
+from collections import ChainMap
 from dataclasses import dataclass, field, fields
 
+from wtref import plugins
 from wtref.activations import ACTIVATIONS
 from wtref.cores import default_threads
 from wtref.datasets import DATASETS
@@ -14,6 +16,7 @@ from wtref.losses import LOSSES
 from wtref.models import ALIASES, MODELS, NORMS, STEMS, Options
 from wtref.optim import SCHEDULES
 from wtref.relatives import RULES
+from wtref.runs import rule_options
 from wtref.values import check_limits, check_type, refuse
 
 
@@ -27,14 +30,18 @@ def _option(default, help, choices=None, changeable=False, otherwise=None):
 
 
 MIRRORS = ("wm", "om", "aa", "ia")  # the rules with a mirror mode
+NAMED = ("model", "rule", "dataset")  # fields that may name what a plug-in registers
 
 
 @dataclass(frozen=True)
 class Config:
     """The settings of a run; the help of each field describes it.  Raises InputError for wrong types and impossible values."""
 
-    model: str = _option("resnet8", "network", [*MODELS, *ALIASES])
+    model: str = _option("resnet8", "network", ChainMap(ALIASES, MODELS))
     rule: str = _option("bp", "learning rule", RULES)
+    rule_option: tuple[str, ...] | None = _option(None, "options of the rule's constructor, such as c=0.1", otherwise="the rule's own")
+    plugin: str | None = _option(None, "a Python file that registers rules, models or data sets; it is run, so name your own only",
+                                 changeable=True, otherwise="none")  # fmt: skip
     dataset: str = _option("digits", "data set", DATASETS)
     data_dir: str | None = _option(None, "folder of the data sets", changeable=True, otherwise="the repository's data/")
     epochs: int = _option(20, "passes over the training images")
@@ -80,10 +87,13 @@ class Config:
 
     def __post_init__(self):
         for spec in fields(self):
+            check_type(spec.name, getattr(self, spec.name), spec.type)
+        for spec in fields(self):
             value, choices = getattr(self, spec.name), spec.metadata["choices"]
-            check_type(spec.name, value, spec.type)
-            if choices is not None and value is not None:
+            if choices is not None and value is not None and not (spec.name in NAMED and self.lacks_plugin):
                 check_choice(spec.name.replace("_", " "), value, choices)
+        if self.rule_option and not self.lacks_plugin:
+            rule_options.check(self.rule, self.rule_option)
         check_limits(vars(self))
         self._require("precision", self.dtype == "float32" or self.precision == "float32", "float32 with --dtype float64")
         self._require("bucket_dtype", self.dtype == "float32" or self.bucket_dtype == "float32", "float32 with --dtype float64")
@@ -91,6 +101,11 @@ class Config:
     def _require(self, name, holds, right):
         if not holds:
             refuse(name, right, getattr(self, name))
+
+    @property
+    def lacks_plugin(self):
+        """Whether this process has not run the plug-in; the names in the Config may be those that it registers."""
+        return self.plugin is not None and self.plugin not in plugins.loaded
 
     def open_device(self, name=None, group=SINGLE):
         """Open the Device of the run, or the one called `name`, for a process of the group."""
@@ -108,4 +123,4 @@ class Config:
         seed = {"seed": self.seed} if self.rule in MIRRORS else {}
         rows = {"rows": self.mirror_rows} if self.rule in ("wm", "aa", "ia") else {}
         window = {"window": self.mirror_window} if self.rule == "wm" else {}
-        return {**seed, **rows, **window}
+        return {**seed, **rows, **window, **rule_options.values(self.rule_option or ())}

@@ -6,39 +6,14 @@ from statistics import mean
 
 from wtref.angles import mean_angle, measured
 from wtref.files import saving
+from wtref.runs.colours import label, palette
 from wtref.runs.run_files import LATER
-from wtref.text import printable
 
-COLOURS = {  # bp to dfa are the palette of Okabe and Ito, which colour-blind readers can distinguish; one colour per rule everywhere
-    "bp": "#000000", "fa": "#D55E00", "ss": "#E69F00", "wm": "#0072B2", "kp": "#009E73", "frsf": "#56B4E9", "dfa": "#CC79A7",
-    "usf": "#6E3B30", "brsf": "#8C6D31", "om": "#2B00FF", "dkp": "#660066", "pfa": "#99DD55", "aa": "#B00020", "ia": "#9C8CFF",
-    "sa": "#1F3D00", "frozen": "#808080",
-}  # fmt: skip
 EXACT = ("bp", "frozen")  # rules whose B is W^T: their angles are 0 and their ratios 1
-OTHERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # runs by name, in order
 COARSE_TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 TICKS = tuple(sorted((*COARSE_TICKS, 0.3, 3, 7, 15, 30, 40, 70)))
-LONGEST = 20  # characters of a name
 MOST_COLUMNS = 8  # of curves beside each other
 ONE_EPOCH = (0, 2)  # limits of the axis of epochs if there is only one
-LABELS = {"usf": "uSF", "frsf": "frSF", "brsf": "brSF", "frozen": "frozen"}
-
-
-def label(curve):
-    """The label of a curve: a rule's name as the literature writes it, or the name of a run.
-
-    Long names of runs are shortened in the middle; "$", with which Matplotlib begins a formula, is escaped.
-    """
-    if curve in COLOURS:
-        return LABELS.get(curve, curve.upper())
-    name = printable(curve)
-    name = f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 :]}" if len(name) > LONGEST else name
-    return name.replace("$", r"\$")
-
-
-def palette(curves):
-    """{curve: colour}"""
-    return {curve: COLOURS.get(curve, OTHERS[i % len(OTHERS)]) for i, curve in enumerate(curves)}
 
 
 def draw_comparison(lines, folder):
@@ -51,7 +26,7 @@ def draw_comparison(lines, folder):
     """
     if not available():
         return []
-    colours = palette(dict.fromkeys(line["curve"] for line in lines))
+    colours = palette({line["curve"]: line["rule"] for line in lines})
     pictures = {"test-error.png": _draw_errors(lines, colours)}
     angled = {line["curve"] for line in lines if line["rule"] not in EXACT}
     if angled:

@@ -4,8 +4,10 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from types import ModuleType
 
 
 def completed(function, items, jobs):
@@ -20,7 +22,7 @@ def completed(function, items, jobs):
     with _signals_blocked():  # for multiprocessing's resource tracker; starting it unblocks two of the signals again
         pool = ProcessPoolExecutor(jobs, context, _end_with, (watched,))
     try:
-        with _signals_blocked():
+        with _signals_blocked(), without_main():
             futures = {pool.submit(function, item): item for item in items}
         for future in as_completed(futures):
             yield futures[future], future
@@ -28,6 +30,20 @@ def completed(function, items, jobs):
         lifeline.close()
         pool.shutdown()
         watched.close()
+
+
+@contextlib.contextmanager
+def without_main():
+    """A context in which new processes do not run the user's script again, as multiprocessing otherwise has them do.
+
+    What is sent to them may not be defined in that script.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextlib.contextmanager

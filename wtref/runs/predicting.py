@@ -5,7 +5,14 @@ import numpy as np
 from wtref.datasets.reading import read_image
 from wtref.datasets.views import central_view, fitted_view
 from wtref.device import array_module, to_host
+from wtref.errors import InputError
 from wtref.runs.trained import Trained
+
+
+def probabilities(logits):
+    """softmax(logits), (N, classes), as an array on the host."""
+    p = array_module(logits).exp(logits - logits.max(axis=1, keepdims=True))
+    return to_host(p / p.sum(axis=1, keepdims=True))
 
 
 class Predictor:
@@ -16,13 +23,13 @@ class Predictor:
         trained = Trained(run, checkpoint, device)
         self.device, self.network, self.normalise = trained.device, trained.fast, trained.normalise
         self.shape, self.class_names, self.levels = trained.images.shape, trained.images.class_names, trained.images.levels
+        if not self.levels:
+            raise InputError(f"run {run.name!r} was trained on numbers, not on pictures, so predict has no use for image files")
         self.streamed, self.checkpoint = trained.config.dataset == "folder", trained.checkpoint
 
     def top(self, path, count):
         """[(class name, probability)] of the `count` most probable classes, in descending order.  Raises BadImage."""
-        logits = self.network.forward(self.network_input(path), train=False)[0]
-        p = array_module(logits).exp(logits - logits.max())
-        p = to_host(p / p.sum())
+        (p,) = probabilities(self.network.forward(self.network_input(path), train=False))
         return [(self.class_names[k], float(p[k])) for k in np.argsort(-p)[:count]]
 
     def network_input(self, path):

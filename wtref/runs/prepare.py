@@ -6,7 +6,7 @@ from wtref import datasets, fast, models, randomness
 from wtref.distributed.group import SINGLE
 from wtref.distributed.network import distribute, distributed_step, shard_mirroring
 from wtref.distributed.training import DistributedTraining
-from wtref.errors import InputError
+from wtref.errors import InputError, choose
 from wtref.losses import LOSSES
 from wtref.optim import SGD, Schedule, aligning_decay
 from wtref.relatives import RULES, OutputByBackprop
@@ -35,10 +35,22 @@ def prepare(config, device=None, group=SINGLE, feed=None):
     device = device or config.open_device(group=group)
     feed = feed or datasets.open_feed(config, device, group)
     network = models.build(config.model, feed.shape, feed.classes, config.model_options)
+    training = assemble(config, network, make_rule(config), feed, device, group)
+    if config.noise_steps and config.rule == "fa":
+        add_noise_steps(training, config.noise_steps, config.batch_size, group, config.seed)
+    return training
+
+
+def make_rule(config):
+    """The rule that a Config names."""
+    return choose("rule", config.rule, RULES)(randomness.generator(config.seed, randomness.FEEDBACK), **config.rule_options)
+
+
+def assemble(config, network, rule, feed, device, group=SINGLE):
+    """The Training of a network by a rule, with all other settings of a Config; the rest as `prepare` takes it."""
     network.initialise(device, randomness.generator(config.seed, randomness.WEIGHTS))
-    network.forward(device.array(np.zeros((1, *feed.shape))), train=False)  # raises if images and network do not fit
+    _check_network(network, feed, device)
     _check_batch(config, network, group)
-    rule = RULES[config.rule](randomness.generator(config.seed, randomness.FEEDBACK), **config.rule_options)
     if config.output_backprop:
         rule = OutputByBackprop(rule)
     for s in network.with_feedback:
@@ -46,8 +58,6 @@ def prepare(config, device=None, group=SINGLE, feed=None):
     schedule = Schedule(config.schedule, config.lr, config.epochs * feed.steps, config.warmup, config.milestones)
     parts = network, rule, _sgd(config, schedule, network, device), LOSSES[config.loss], feed, schedule, config.epochs
     training = _faster(config, device, group, *parts)
-    if config.noise_steps and config.rule == "fa":
-        add_noise_steps(training, config.noise_steps, config.batch_size, group, config.seed)
     training.config, training.group = config, group  # for session.py and the checkpoints
     return training
 
@@ -70,6 +80,18 @@ def _sgd(config, schedule, network, device):
     decay = aligning_decay(schedule, config.momentum) if decay is None else decay
     options = network.arrays(), config.lr, config.momentum, config.nesterov, decay
     return SGD(*options) if device.ops is None else fast.SGD(device, *options)
+
+
+def _check_network(network, feed, device):
+    """Raise InputError unless the network has layers of different names and gives each image of the feed a number per class."""
+    names = [part.name for part in network.synapses + network.norms]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"the network has two layers named {twice!r}; give each a name of its own")
+    if not network.synapses:
+        raise InputError("the network has no layer with weights; put a Linear or a Conv2d into it")
+    shape = network.forward(device.array(np.zeros((1, *feed.shape))), train=False).shape
+    if shape != (1, feed.classes):
+        raise InputError(f"the network's output has the shape {shape[1:]} for an image, right would be ({feed.classes},), one number per class")
 
 
 def _check_batch(config, network, group):

@@ -14,7 +14,7 @@ import re
 import shutil
 from dataclasses import asdict
 
-from wtref import locks
+from wtref import locks, plugins
 from wtref.errors import InputError, Unsaved, resembling
 from wtref.files import make_folder, remove, write_json, write_lines
 from wtref.runs import checkpoints, resuming, run_files
@@ -77,7 +77,8 @@ class Run:
         """
         self._check_empty()
         self.remove_leftovers()
-        about = {"config": asdict(config), "data": data, "versions": {**versions(), "device": device}}
+        used = {**versions(), "device": device} | ({"plugin": plugins.loaded[config.plugin]} if config.plugin else {})
+        about = {"config": asdict(config), "data": data, "versions": used}
         try:
             if training:
                 self._save(training)
@@ -115,6 +116,18 @@ class Run:
     def config(self):
         """The Config that the run was started with."""
         return run_files.read_about(self.folder / "config.json")["config"]
+
+    def check_plugin(self):
+        """Raise InputError unless this process has run the plug-in, if there is one, that the run was started with."""
+        about = run_files.read_about(self.folder / "config.json")
+        path, was = about["config"].plugin, about["versions"].get("plugin")
+        if path is None or was in plugins.loaded.values():
+            return
+        if not plugins.loaded:
+            raise InputError(f"run {self.name!r} was started with a plug-in, which is not run unless it is named: give --plugin {path}")
+        (other, found), *_ = plugins.loaded.items()
+        changed = f"run {self.name!r} was started with the plug-in {path} of checksum {was}, found {other} of checksum {found}"
+        raise InputError(f"{changed}; restore the text that it had, or start a new run")
 
     def images(self):
         """The run_files.Images that the run was started with."""

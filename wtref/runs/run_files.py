@@ -43,8 +43,8 @@ class Images(NamedTuple):
             statistic = getattr(images, name)
             if len(statistic) != images.shape[2] or not all(low <= number <= 255 for number in statistic):
                 raise ValueError(f"{name} must be from {low:g} to 255 in each of {images.shape[2]} channels, found {statistic}")
-        if not 1 <= images.levels <= 255:
-            raise ValueError(f"levels must be from 1 to 255, found {images.levels}")
+        if not 0 <= images.levels <= 255:  # 0: floats, not bytes
+            raise ValueError(f"levels must be from 0 to 255, found {images.levels}")
         return images
 
 

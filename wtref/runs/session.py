@@ -1,10 +1,11 @@
 """A run from its Config to its last checkpoint: what `train`, `compare` and `reproduce` have in common."""
 
 import contextlib
+import shlex
 import sys
 from dataclasses import fields, replace
 
-from wtref import datasets
+from wtref import datasets, plugins
 from wtref.angles import mean_angle, measured
 from wtref.distributed.group import SINGLE
 from wtref.errors import Diverged, InputError
@@ -92,16 +93,21 @@ def start_in_words(training):
 
 def _common_facts(config, training, about):
     """{name: value} of all that has to be the same in all processes."""
-    own = {"data_dir", "device", "threads", "workers"}
+    own = {"data_dir", "plugin", "device", "threads", "workers"}
     flags = {f"--{name.replace('_', '-')}": value for name, value in vars(config).items() if name not in own}
     kernels = training.device.kernels.partition(",")[0]  # they round alike, on however many threads
     named = {f"{name}'s version": version for name, version in versions().items()}
     named["wtref's source code"] = checksum()
+    named["the plug-in's text"] = plugins.loaded.get(config.plugin)
     return {**named, "the data's sha256": about["sha256"], "kernels": kernels, **flags}
 
 
 def resumed_config(run, given):
-    """The run's own Config with the changeable fields of `given`.  Raises InputError where its other fields contradict the run."""
+    """The run's own Config with the changeable fields of `given`.
+
+    Raises InputError where its other fields contradict the run, or the plug-in is not the one that the run was started with.
+    """
+    run.check_plugin()
     if different := contradictions(run, given):
         raise InputError(f"--resume {run.name} contradicts the run: {different}; leave those flags out")
     return replace(run.config(), **{name: value for name, value in given.items() if name in CHANGEABLE})
@@ -165,7 +171,8 @@ def _explained(steps, run):
 def _stopped(training, run):
     """Where a training was stopped, and how to continue it, in words."""
     at = f"epoch {training.epoch + 1}, after step {training.position} of {training.feed.steps}"
-    go_on = f"go on with: python run.py train --resume {run.name}"
+    plugin = training.config.plugin
+    go_on = f"go on with: python run.py train --resume {run.name}" + (f" --plugin {shlex.quote(plugin)}" if plugin else "")
     return f"wtref: stopped in {at}; all of it is saved in {run.folder}; {go_on}"
 
 

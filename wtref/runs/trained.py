@@ -22,6 +22,7 @@ class Trained:
 
     def __init__(self, run, checkpoint="last", device=None):
         """run: runs.Run; checkpoint: "best" or "last"; device: a name; None: the run's own."""
+        run.check_plugin()
         self.run, self.config, self.images = run, run.config(), run.images()
         self.device = self.config.open_device(device)
         classes = len(self.images.class_names)
@@ -51,7 +52,7 @@ class Trained:
 
     def _normalise(self, levels):
         """By the run's own statistics, for pixels from 0 to `levels`."""
-        scale = levels / self.images.levels
+        scale = levels / self.images.levels if self.images.levels else 1  # 1 for floats
         mean, std = (np.array(statistic) * scale for statistic in (self.images.mean, self.images.std))
         return Normalise(self.device, self.images.shape, mean, std)
 
@@ -64,6 +65,9 @@ def check_images(found, wanted, theirs, ours):
     if found.shape != wanted.shape:
         size, right = ("x".join(map(str, images.shape)) for images in (found, wanted))
         raise InputError(f"{theirs} has images of {size}, which does not fit {ours}: its images are {right}")
+    if bool(found.levels) != bool(wanted.levels):
+        kinds = "bytes, {} floats" if found.levels else "floats, {} bytes"
+        raise InputError(f"{theirs} has images of {kinds.format(f'{ours} has images of')}; they must be of one kind")
     if len(found.class_names) != len(wanted.class_names):
         counts = f"{len(found.class_names)} classes, {ours} has {len(wanted.class_names)}"
         raise InputError(f"{theirs} has {counts}; they must be the same, in the same order")

@@ -1,6 +1,7 @@
 """The picture of `run.py mirror`: what was measured of B on its way to W^T, beside what theory says.  Needs matplotlib."""
 
-from wtref.runs.figures import COLOURS, available, label, save, subplots
+from wtref.runs.colours import COLOURS, label
+from wtref.runs.figures import available, save, subplots
 
 
 def draw(lessons, folder):

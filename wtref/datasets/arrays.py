@@ -1,0 +1,62 @@
+"""Data sets made of arrays: those of `wtref.fit`, and of functions registered by `@wtref.dataset`."""
+
+import numpy as np
+
+from wtref.datasets.base import Dataset, in_one_shape
+from wtref.errors import InputError
+
+LARGEST = np.finfo(np.float32).max
+RIGHT = "uint8 or floats of shape (N, D) or (N, H, W, C), none of them 0"
+
+
+class FloatDataset(Dataset):
+    """A data set of real numbers in place of bytes.  The network takes them as they are: their mean counts as 0, their std as 1."""
+
+    def _check_values(self, where, images):
+        if images.dtype.kind != "f" or not in_one_shape(images):
+            raise InputError(f"{where}: are {images.dtype} of shape {images.shape}, right would be {RIGHT}")
+        wrong = np.argwhere(~(abs(images) <= LARGEST))  # NaN too
+        if len(wrong):
+            first = wrong[0]
+            raise InputError(f"{where}: {images[tuple(first)]} at image {first[0]}, right would be finite numbers of at most {LARGEST:.1e}")
+
+    @property
+    def mean(self):
+        return np.zeros(self.shape[2])
+
+    @property
+    def std(self):
+        return np.ones(self.shape[2])
+
+
+def from_arrays(name, train, test):
+    """A Dataset of ((X, y), (Xt, yt)).
+
+    Parameters: name, for messages; train and test, pairs of X, bytes (uint8) or floats of shape (N, D) or (N, H, W, C), and y,
+        integers (N,) from 0 up, of which the largest in train tells the number of classes.
+    Returns: a Dataset, whose images of shape (N, D) have become (N, 1, D, 1).
+    Raises: InputError for any other arrays, for NaN and infinity, and for labels that are all the same.
+    """
+    (train_images, train_labels), (test_images, test_labels) = _pair(name, "train", train), _pair(name, "test", test)
+    if (train_images.dtype == np.uint8) != (test_images.dtype == np.uint8):
+        raise InputError(f"{name}: has training images of {train_images.dtype} and test images of {test_images.dtype}; give one type")
+    classes = int(train_labels.max()) + 1 if train_labels.size and train_labels.dtype.kind in "iu" else 1
+    kind, levels = (Dataset, 255) if train_images.dtype == np.uint8 else (FloatDataset, 0)
+    data = kind(name, classes, train_images, train_labels, test_images, test_labels, levels=levels)
+    if (train_labels == train_labels[0]).all():
+        raise InputError(f"{name}: all training labels are {train_labels[0]}, right would be two classes or more")
+    return data
+
+
+def as_images(X):
+    """X as an array, of shape (N, 1, D, 1) where it was (N, D)."""
+    X = np.asarray(X)
+    return X[:, None, :, None] if X.ndim == 2 else X
+
+
+def _pair(name, part, given):
+    """(images, labels) as arrays."""
+    if not isinstance(given, (tuple, list)) or len(given) != 2:
+        found = f"{len(given)} values" if isinstance(given, (tuple, list)) else type(given).__name__
+        raise InputError(f"{name}: {part} must be a pair of inputs and labels, (X, y), found {found}")
+    return as_images(given[0]), np.asarray(given[1])
