@@ -10,7 +10,8 @@ import signal
 import threading
 import time
 
-TERMINATING = (signal.SIGTERM, signal.SIGHUP)  # batch systems may send them more than once
+# Batch systems may send them more than once; Windows has no SIGHUP.
+TERMINATING = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 class Interrupted(KeyboardInterrupt):

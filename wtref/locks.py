@@ -51,7 +51,7 @@ def try_lock(file, path):
     except OSError as error:
         warning = "make sure that no other process writes there"
         print(f"wtref: locks are not available for {printable(path)} ({error.strerror}); {warning}", file=sys.stderr)
-    return _is_named(file, path)
+    return fcntl is None or _is_named(file, path)
 
 
 def _open_locked(path, what):

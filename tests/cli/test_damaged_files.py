@@ -7,7 +7,7 @@ import pytest
 
 from launching import MLP
 from wtref.cli.main import main
-from wtref.datasets import DATA_DIR
+from wtref.installation import EMBEDDED
 
 
 DATA = {"shape": (8, 8, 1), "class_names": tuple("0123456789"), "mean": [5.0], "std": [6.0], "levels": 16, "sha256": ""}
@@ -95,7 +95,7 @@ def digits(here):
     """A copy of the digits' file, to be damaged."""
     path = here / "data" / "digits" / "digits.npz"
     path.parent.mkdir(parents=True)
-    path.write_bytes((DATA_DIR / "digits" / "digits.npz").read_bytes())
+    path.write_bytes((EMBEDDED / "digits" / "digits.npz").read_bytes())
     return path
 
 

@@ -12,6 +12,7 @@ from wtref.datasets import Dataset
 from wtref.datasets.base import doubts
 from wtref.device import open_device
 from wtref.errors import InputError
+from wtref.installation import EMBEDDED
 from wtref.runs.config import Config
 
 IMAGES, LABELS = np.full((6, 4, 5, 1), 16, np.uint8), np.array([0, 1, 2, 0, 1, 2])
@@ -83,7 +84,7 @@ def test_what_is_one_is_taken():
 
 def test_digits_with_wrong_labels_or_pixels_are_named_as_damaged(here, capsys):
     (here / "digits").mkdir()
-    with np.load(datasets.DATA_DIR / "digits" / "digits.npz") as file:
+    with np.load(EMBEDDED / "digits" / "digits.npz") as file:
         images, labels = file["images"], file["labels"]
     damages = {
         "label 10 at": {"images": images, "labels": np.where(np.arange(1797) == 5, 10, labels)},

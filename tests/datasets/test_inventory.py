@@ -81,9 +81,9 @@ def test_status_of_damaged_and_of_other_files(small_sets):
 
 
 def test_status_of_the_repositorys_own_folder():
-    from wtref.datasets import DATA_DIR
+    from wtref.installation import EMBEDDED
 
-    assert states(DATA_DIR)["digits"][0] == "intact"
+    assert states(EMBEDDED)["digits"][0] == "intact"
 
 
 def test_a_fetched_set_can_be_loaded(small_sets, server):

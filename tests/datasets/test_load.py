@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from wtref import datasets
-from wtref.datasets import DATA_DIR, Dataset
+from wtref.datasets import Dataset
 from wtref.datasets.digits import split_fifth
 from wtref.datasets.synthetic import load_synthetic
 from wtref.errors import InputError
+from wtref.installation import EMBEDDED
 
-DIGITS = DATA_DIR / "digits" / "digits.npz"
+DIGITS = EMBEDDED / "digits" / "digits.npz"
 SHA256 = "b2dab7b501728c22e9119ad76740b2e17c77a231e42d1e592380d90886f1a05e"
 
 
@@ -68,7 +69,7 @@ def test_digits_test_images_are_a_fifth_of_every_class(digits):
 
 def test_digits_are_the_same_each_time_and_from_any_folder(digits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for again in (datasets.load("digits"), datasets.load("digits", str(DATA_DIR))):
+    for again in (datasets.load("digits"), datasets.load("digits", str(EMBEDDED))):
         assert np.array_equal(again.train_images, digits.train_images)
         assert np.array_equal(again.test_labels, digits.test_labels)
 

@@ -13,7 +13,7 @@ import pytest
 
 from resumed_runs import AUGMENTED, SMALL, TINY, outcome, train
 from wtref.cli.main import main
-from wtref.datasets import DATA_DIR
+from wtref.installation import EMBEDDED
 from wtref.relatives import RULES
 from wtref.runs import checkpoints, resuming
 from wtref.runs.config import Config
@@ -222,7 +222,7 @@ def test_flags_that_contradict_the_run_are_refused(stopped, capsys):
 def test_a_run_does_not_go_on_with_other_data(here, capsys):
     file = here / "data" / "digits" / "digits.npz"
     file.parent.mkdir(parents=True)
-    original = (DATA_DIR / "digits" / "digits.npz").read_bytes()
+    original = (EMBEDDED / "digits" / "digits.npz").read_bytes()
     file.write_bytes(original)
     flags = [*TINY, "--data-dir", "data"]
     assert train("--log-name", "mine", *flags) == 0

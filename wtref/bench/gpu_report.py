@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 from wtref.errors import InputError, Unsaved
 from wtref.files import make_folder, write_json, write_text
+from wtref.installation import IS_CLONE, PACKAGE
 from wtref.text import printable
 
-ROOT = Path(__file__).parents[2]
 PACKAGES = ("numpy", "torch", "pytest", "ml_dtypes", "cupy", "cupy-cuda12x", "cupy-cuda13x", "mpi4py", "mpich")
 KEPT = 12_000  # the characters kept of a step's output, from its end
 SECONDS = 520  # for all steps together
@@ -71,8 +71,11 @@ def _bench(folder, on, model, rule, batch, precision):
 def report(folder, device):
     """Run all steps, and write report.json and report.txt into `folder` after each; returns the number of failed steps.
 
-    Raises InputError if the folder holds a report already, and Unsaved, after all steps, if the report cannot be written.
+    Raises InputError outside a clone, which has the tests, and if the folder holds a report already; Unsaved, after all
+    steps, if the report cannot be written.
     """
+    if not IS_CLONE:
+        raise InputError("gpu-report runs the tests of the repository; start it in a clone of it: python run.py gpu-report")
     folder = Path(folder)
     if (folder / "report.json").exists():
         raise InputError(f"--out {folder}: holds a report already; name another folder")
@@ -111,7 +114,7 @@ def run(step, left):
 def _run_python(command, seconds):
     """(outcome, output) of a Python command, whose whole process group ends with it."""
     process = subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, encoding="utf-8", errors="replace", start_new_session=True,
+        [sys.executable, *command], cwd=PACKAGE.parent, encoding="utf-8", errors="replace", start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
         env={**os.environ, "PYTHONIOENCODING": "utf-8"},
     )  # fmt: skip

@@ -1,9 +1,9 @@
 """The commands that check and explain: data, check, audit, mirror, constants and decays."""
 
-from wtref import datasets
 from wtref.cli.arguments import UNSAVED, add_config, add_device, add_names, listed
 from wtref.datasets import fetch, inventory
 from wtref.errors import InputError, check_choice, choose
+from wtref.installation import data_folder
 from wtref.models import MODELS
 from wtref.oracle import CHECKED, CHECKED_MODELS
 from wtref.relatives import RULES
@@ -31,11 +31,11 @@ def add_data(parser):
 
 def list_data(args, given):
     """List the data sets and whether they are here and intact, or fetch one."""
-    folder = given.get("data_dir") or datasets.DATA_DIR
+    folder = given.get("data_dir")
     if args.action == "fetch" and args.name is None:
         raise InputError(f"data fetch needs a name; choose from: {listed(fetch.CATALOGUE)}")
     if args.action == "fetch":
-        for path in fetch.fetch(args.name, folder):
+        for path in fetch.fetch(args.name, folder or data_folder(args.name)):
             print(f"fetched: {printable(path)}")
         return
     for row in inventory.status(folder):

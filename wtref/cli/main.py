@@ -1,4 +1,4 @@
-"""The command line: `python run.py COMMAND --flags`.  Each group of commands has a module beside this one."""
+"""The command line: `python run.py COMMAND --flags`, or `wtref COMMAND --flags`.  Each group of commands has a module beside this one."""
 
 import argparse
 import sys
@@ -10,6 +10,7 @@ from wtref.cli.parser import Parser
 from wtref.cli.streams import OutputError, guarded
 from wtref.distributed.group import SINGLE, open_group
 from wtref.errors import Diverged, Drifted, InputError, Unanswered, Unsaved
+from wtref.installation import program
 from wtref.interrupts import exit_code, interrupting
 from wtref.values import check_limits
 
@@ -81,7 +82,7 @@ def _run(argv, group, problem):
 
 
 def _parser():
-    parser = Parser(prog="run.py", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog=program().removeprefix("python "), description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"wtref {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from wtref.cli.arguments import WHERE, add_config, add_names, flag, listed
 from wtref.cli.parser import Distinct
 from wtref.errors import InputError, check_choice, choose
+from wtref.installation import program
 from wtref.relatives import RULES
 from wtref.runs import rule_options, session
 from wtref.runs.compare import compare, free_prefix
@@ -94,7 +95,7 @@ def _add_jobs(parser):
 
 
 def _command(words):
-    return f"python run.py {' '.join(map(shlex.quote, words))}"
+    return f"{program()} {' '.join(map(shlex.quote, words))}"
 
 
 def add_train(parser):

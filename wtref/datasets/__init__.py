@@ -17,9 +17,8 @@ from wtref.datasets.names import CLASS_NAMES
 from wtref.datasets.synthetic import load_synthetic
 from wtref.distributed.group import SINGLE
 from wtref.errors import InputError, check_choice, choose
+from wtref.installation import data_folder
 from wtref.text import printable
-
-DATA_DIR = Path(__file__).resolve().parents[2] / "data"
 
 IN_MEMORY = {
     "digits": load_digits,
@@ -35,7 +34,7 @@ DATASETS = ChainMap(STREAMED, IN_MEMORY)  # a view of both; plug-ins add to IN_M
 
 
 def load(name, data_dir=None):
-    """Load the Dataset called `name` from the folder data_dir, by default the repository's data/.
+    """Load the Dataset called `name` from the folder data_dir, by default that of `data_folder`.
 
     Raises
     ------
@@ -84,7 +83,7 @@ def warn(feed):
 def _folder(name, data_dir):
     if data_dir is None and name in ("folder", "small-folder"):
         raise InputError(f"--dataset {name} needs --data-dir: the folder that holds train/ and val/ or test/")
-    return Path(data_dir or DATA_DIR)
+    return Path(data_dir) if data_dir else data_folder(name)
 
 
-__all__ = ["DATASETS", "DATA_DIR", "IN_MEMORY", "Dataset", "load", "open_feed"]
+__all__ = ["DATASETS", "IN_MEMORY", "Dataset", "load", "open_feed"]

@@ -10,6 +10,7 @@ import tarfile
 import zlib
 
 from wtref.errors import InputError
+from wtref.installation import program
 
 PIECE = 1 << 16  # bytes read at a time
 MEMBERS = 64  # the most entries of an archive
@@ -22,7 +23,7 @@ class Missing(InputError):
 
 def fetch_hint(name):
     """The remedy for missing files, for messages."""
-    return f"fetch it with: python run.py data fetch {name}"
+    return f"fetch it with: {program()} data fetch {name}"
 
 
 @contextlib.contextmanager

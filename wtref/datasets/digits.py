@@ -22,9 +22,9 @@ def load_digits(data_dir):
         train, test = split_fifth(labels)
         return Dataset("digits", 10, images[train], labels[train], images[test], labels[test], levels=16)
     except FileNotFoundError:
-        raise InputError(f"digits: {path} is missing; --data-dir must name the repository's data folder") from None
+        raise InputError(f"digits: {path} is missing; give no --data-dir, as the digits are part of wtref") from None
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"digits: {path} is damaged ({error}); restore it from the repository") from None
+        raise InputError(f"digits: {path} is damaged ({error}); install wtref again, or restore the file from the repository") from None
 
 
 def split_fifth(labels):

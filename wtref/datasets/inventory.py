@@ -9,6 +9,7 @@ from wtref.datasets.digits import load_digits
 from wtref.datasets.fetch import CATALOGUE, is_published
 from wtref.datasets.idx import find_idx, load_fashion_mnist, load_mnist
 from wtref.errors import InputError
+from wtref.installation import data_folder
 
 LOADERS = {"digits": load_digits, "mnist": load_mnist, "fashion-mnist": load_fashion_mnist}
 LOADERS |= {"cifar10": load_cifar10, "cifar100": load_cifar100}
@@ -23,9 +24,9 @@ class Row:
     detail: str
 
 
-def status(data_dir):
-    """A list with a Row for each data set that can exist in data_dir; reads all files that exist."""
-    return [Row(name, *_state(name, Path(data_dir))) for name in LOADERS]
+def status(data_dir=None):
+    """A list with a Row for each data set that can exist in data_dir, by default in its `data_folder`; reads all files that exist."""
+    return [Row(name, *_state(name, Path(data_dir) if data_dir else data_folder(name))) for name in LOADERS]
 
 
 def _state(name, data_dir):
@@ -53,6 +54,6 @@ def _paths(name, data_dir):
     if name == "digits":
         path = data_dir / "digits" / "digits.npz"
         if not path.is_file():
-            raise Missing(f"digits: {path} is missing; it is part of the repository")
+            raise Missing(f"digits: {path} is missing; the digits are part of wtref")
         return [path]
     return [find_cifar(name, data_dir)[1]] if name.startswith("cifar") else find_idx(name, data_dir)

@@ -43,7 +43,7 @@ class Config:
     plugin: str | None = _option(None, "a Python file that registers rules, models or data sets; it is run, so name your own only",
                                  changeable=True, otherwise="none")  # fmt: skip
     dataset: str = _option("digits", "data set", DATASETS)
-    data_dir: str | None = _option(None, "folder of the data sets", changeable=True, otherwise="the repository's data/")
+    data_dir: str | None = _option(None, "folder of the data sets", changeable=True, otherwise="data/ of a clone, or the user's own")
     epochs: int = _option(20, "passes over the training images")
     batch_size: int = _option(32, "images per step; a single last image joins the step before")
     lr: float = _option(0.1, "learning rate eta_W after warm-up")

@@ -9,6 +9,8 @@ import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from types import ModuleType
 
+from wtref.interrupts import TERMINATING
+
 
 def completed(function, items, jobs):
     """Yield (item, Future of function(item)) as the calls end, `jobs` of them running at a time.
@@ -52,7 +54,10 @@ def _signals_blocked():
 
     Terminals and batch systems send these signals to all processes of a job; only the parent process handles them.
     """
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *TERMINATING))
     try:
         yield
     finally:

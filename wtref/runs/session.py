@@ -9,6 +9,7 @@ from wtref import datasets, plugins
 from wtref.angles import mean_angle, measured
 from wtref.distributed.group import SINGLE
 from wtref.errors import Diverged, InputError
+from wtref.installation import program
 from wtref.interrupts import stop_requests
 from wtref.runs import recovery, resuming
 from wtref.runs.config import Config
@@ -172,7 +173,7 @@ def _stopped(training, run):
     """Where a training was stopped, and how to continue it, in words."""
     at = f"epoch {training.epoch + 1}, after step {training.position} of {training.feed.steps}"
     plugin = training.config.plugin
-    go_on = f"go on with: python run.py train --resume {run.name}" + (f" --plugin {shlex.quote(plugin)}" if plugin else "")
+    go_on = f"go on with: {program()} train --resume {run.name}" + (f" --plugin {shlex.quote(plugin)}" if plugin else "")
     return f"wtref: stopped in {at}; all of it is saved in {run.folder}; {go_on}"
 
 
