@@ -1,5 +1,9 @@
 """Text for terminals, messages and reports: names of unknown origin made printable, and tables in columns."""
 
+import textwrap
+
+WIDTH = 80  # of the terminals that lines and tables fit
+
 
 def printable(text):
     """The text on one line, with unprintable characters escaped as in repr().
@@ -16,9 +20,18 @@ def _escaped(character):
 
 
 def columns(rows, justify=str.ljust):
-    """Rows of texts as lines, each column as wide as its widest text; justify: str.ljust or str.rjust."""
+    """Rows of texts as lines, each column as wide as its widest text; justify: str.ljust or str.rjust.
+
+    Between columns there are two spaces, or one where the lines would be longer than WIDTH.
+    """
     widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(map(justify, row, widths)).rstrip() for row in rows)
+    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
+    return "\n".join(gap.join(map(justify, row, widths)).rstrip() for row in rows)
+
+
+def wrapped(text, indent="    "):
+    """The text on lines of at most WIDTH characters, broken at spaces, all but the first indented; a longer word is left whole."""
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def counted(number, noun):

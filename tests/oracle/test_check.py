@@ -92,7 +92,7 @@ def test_a_model_goes_by_its_short_name_too():
 
 def test_progress_hears_of_every_comparison():
     lines = []
-    check.check(["mlp"], ["bp", "dfa"], steps=1, options=Options(hidden=(3,)), progress=lines.append)
+    check.check(["mlp"], ["bp", "dfa"], steps=1, options=Options(hidden=(3,)), report=lines.append)
     assert [line.split(":")[0] for line in lines] == ["mlp bp", "mlp dfa"]
 
 

@@ -3,6 +3,7 @@
 from contextlib import suppress
 from itertools import product
 
+from wtref import progress
 from wtref.bench import goals, gpu_report, kernels, loader, measure, report, scaling, work
 from wtref.cli.arguments import add_config, add_names
 from wtref.cli.parser import Distinct
@@ -104,14 +105,14 @@ def bench_scaling(args, given):
     """Time a training step on one process and on two, and predict it for more."""
     _prepare(args, given)
     works = work.grid(args.models, args.rules, args.batches, args.shape, **given)
-    _write(args, rows=[scaling.run(each, args.repeats) for each in works])
+    _write(args, rows=[scaling.run(each, args.repeats) for each in progress.each(works)])
 
 
 def bench_loader(args, given):
     """Time the loader of a data set beside the training step."""
     _prepare(args, given)
     rows = []
-    for model, rule, batch in product(args.models, args.rules, args.batches):
+    for model, rule, batch in progress.each(product(args.models, args.rules, args.batches), "{0[0]} {0[1]} batch {0[2]}".format):
         rows.append(loader.measure(Config(**{**work.DEFAULTS, **given, "model": model, "rule": rule, "batch_size": batch}), args.repeats))
         print(loader.line(rows[-1]))
     _write(args, rows=rows)
@@ -123,6 +124,7 @@ def bench_kernels(args, given):
     device, rows = equip(open_device("cpu"), "compiled", given.get("threads")), []
     print(f"{device.kernels}, float32", kernels.TITLE, sep="\n")
     for case in kernels.cases():
+        progress.show(f"{case.op}, {case.where}")
         rows.append(kernels.measure(device.ops, case, args.repeats))
         print(kernels.line(rows[-1]), flush=True)
     print(kernels.verdict(rows))
@@ -145,7 +147,7 @@ def _measure(plan, args, compile_all=False):
     torch.compile is tried where a goal judges the ratio, or for all.  The rows are written before it is tried and after.
     """
     rows = []
-    for each, limits in plan:
+    for each, limits in progress.each(plan, lambda pair: str(pair[0])):
         eager = args.eager or not (compile_all or any(goal.quantity == "ratio" for goal in limits))
         for row in measure.measure(each, args.repeats, args.profile, eager):
             row["goals"] = [goal.judge(row) for goal in limits]

@@ -1,5 +1,8 @@
 """The commands that check and explain: data, check, audit, mirror, constants and decays."""
 
+from functools import partial
+
+from wtref import progress
 from wtref.cli.arguments import UNSAVED, add_config, add_device, add_names, listed
 from wtref.datasets import fetch, inventory
 from wtref.errors import InputError, check_choice, choose
@@ -51,9 +54,10 @@ def add_check(parser):
 
 def check_against_torch(args, given):
     """Compare every number of a training step with PyTorch's; exits 1 where float64 exceeds 1e-9."""
+    progress.show("loading PyTorch")
     from wtref.oracle import check
 
-    rows = check.check(args.models, args.rules, args.device, args.dtype, progress=print)
+    rows = check.check(args.models, args.rules, args.device, args.dtype, report=partial(print, flush=True))
     print(check.table(rows))
     return int(not all(row.passed for row in rows))
 

@@ -6,6 +6,8 @@ import io
 import os
 import sys
 
+from wtref.progress import StatusLine
+
 
 class OutputError(Exception):
     """Standard output cannot be written; reason: why, or None if its reader has closed the pipe, as `head` does."""
@@ -23,14 +25,22 @@ def guarded():
     Text that cannot be written to standard error is dropped; if standard output cannot be written, OutputError is raised.
     """
     _open_missing()
-    output, errors = _Stream(sys.stdout, OutputError), _Stream(sys.stderr)
+    line = _status_line(sys.stdout)
+    output, errors = _Stream(sys.stdout, OutputError, line), _Stream(sys.stderr, None, line)
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
         try:
             yield
         finally:
             with contextlib.suppress(OutputError):
+                output.write("")
                 output.flush()
             errors.flush()
+
+
+def _status_line(stream):
+    """The StatusLine of a stream; None if it is no terminal, or one that cannot rewrite a line."""
+    is_terminal = stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
+    return StatusLine(_Stream(stream, OutputError)) if is_terminal else None
 
 
 def _open_missing():
@@ -45,13 +55,15 @@ def _open_missing():
 class _Stream:
     """A text stream that drops what it cannot write, around another one, or around None, as Python has it for a closed one."""
 
-    def __init__(self, stream, failure=None):
-        """failure: the exception to raise instead, made from an OSError."""
-        self.stream, self.failure = stream or io.StringIO(), failure
+    def __init__(self, stream, failure=None, status_line=None):
+        """failure: the exception to raise instead, made from an OSError; status_line: the StatusLine that gives way to what is written."""
+        self.stream, self.failure, self.status_line = stream or io.StringIO(), failure, status_line
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
     def write(self, text):
+        if self.status_line:
+            self.status_line.erase()
         self._try(self.stream.write, text)
         return len(text)
 

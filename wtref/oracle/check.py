@@ -9,10 +9,11 @@ import math
 from collections import defaultdict
 from dataclasses import astuple, dataclass
 from functools import partial
+from itertools import product
 
 import numpy as np
 
-from wtref import fast
+from wtref import fast, progress
 from wtref.device import open_device, to_host
 from wtref.errors import InputError, check_choice
 from wtref.fast.ops import equip
@@ -77,11 +78,11 @@ class Row:
         return self.worst < LIMITS[self.dtype]
 
 
-def check(models=CHECKED_MODELS, rules=CHECKED, device="cpu", dtype="float64", steps=10, options=Options(), progress=None, kernels="auto"):
+def check(models=CHECKED_MODELS, rules=CHECKED, device="cpu", dtype="float64", steps=10, options=Options(), report=lambda line: None, kernels="auto"):
     """Compare every model under every rule with PyTorch.
 
     Parameters: models and rules by name; device and dtype as `open_device` takes them; steps of
-    training; options of the models; progress, called with one line of text after each comparison;
+    training; options of the models; report, called with one line of text after each comparison;
     kernels as `equip` takes them: with "plain" the network's own layers compute, else accelerated ones.
     Returns: a list of Rows.
     Raises: InputError for an unknown name, a rule not in CHECKED, or a device PyTorch lacks.
@@ -91,12 +92,11 @@ def check(models=CHECKED_MODELS, rules=CHECKED, device="cpu", dtype="float64", s
     device, rows = equip(open_device(device, dtype), kernels), []
     if device.name != "cpu" and not torch.cuda.is_available():
         raise InputError(f"check: PyTorch {torch.__version__} sees no CUDA device; use --device cpu")
-    for model in (ALIASES.get(name, name) for name in models):
-        for rule in rules:
-            with plain_arithmetic():
-                rows.append(_compare(model, rule, device, steps, options))
-            if progress:
-                progress(f"{model} {rule}: largest relative error {rows[-1].worst:.1e}")
+    pairs = product([ALIASES.get(name, name) for name in models], rules)
+    for model, rule in progress.each(pairs, " ".join):
+        with plain_arithmetic():
+            rows.append(_compare(model, rule, device, steps, options))
+        report(f"{model} {rule}: largest relative error {rows[-1].worst:.1e}")
     return rows
 
 

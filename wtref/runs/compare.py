@@ -7,11 +7,12 @@ are continued, so the same command, given again, does what is left to do.
 import contextlib
 import io
 import sys
+import time
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 
-from wtref import datasets, locks, plugins
+from wtref import datasets, locks, plugins, progress
 from wtref.cores import cores, default_threads
 from wtref.distributed.group import SINGLE
 from wtref.errors import Diverged, InputError, Unsaved
@@ -23,7 +24,7 @@ from wtref.runs.jobs import completed
 from wtref.runs.prepare import prepare
 from wtref.runs.run import Run
 from wtref.runs.tensorboard import check_installed
-from wtref.text import counted, printable
+from wtref.text import counted, printable, wrapped
 
 KINDS = {".jsonl": "metrics", ".txt": "table", ".png": "picture", ".html": "report"}
 
@@ -42,7 +43,7 @@ def compare(experiment, name, folder, command, jobs=None, group=SINGLE):
         _introduce(experiment, configs, left, jobs, group)
     if len(left) < len(configs):
         finished = f"{len(configs) - len(left)} of {counted(len(configs), 'run')} finished already and left as they are"
-        print(f"{finished}; remove their folders, runs/{name}-RULE-SEED, to train them anew", flush=True)
+        print(wrapped(f"{finished}; remove their folders, runs/{name}-RULE-SEED, to train them anew"), flush=True)
     if left:
         code, reason = _train_all(configs, left, jobs, group)
     lines = group.on_rank_0(lambda: _finished_lines(configs))
@@ -98,7 +99,7 @@ def _introduce(experiment, configs, left, jobs, group):
     group.on_rank_0(lambda: make_folder(RUNS))
     rules = ", ".join(experiment.rules)
     about = f"{experiment.about}, {counted(first.epochs, 'epoch')}: {rules} x {counted(experiment.seeds, 'seed')}, {jobs} at a time"
-    print(f"{about}; {session.device_in_words(training)}")
+    print(wrapped(f"{about}; {session.device_in_words(training)}"))
     print(datasets.in_words(training.feed), flush=True)
     datasets.warn(training.feed)
 
@@ -148,20 +149,38 @@ def _outcomes(configs, left, jobs, group):
     Several jobs are worker processes; a single one trains the runs in this process, one after the other.
     """
     if jobs == 1:
-        for name in left:
-            yield name, partial(_train, name, configs[name], group)
+        for number, name in enumerate(left, start=len(configs) - len(left) + 1):
+            yield name, partial(_train, name, configs[name], group, f"run {number}/{len(configs)}  ")
         return
     items = [(name, _sharing_cores(configs[name], jobs)) for name in left]
-    for (name, _), future in completed(_train_quietly, items, jobs):
+    for (name, _), future in completed(_train_quietly, items, jobs, _Epochs(configs, left) if progress.shown() else None):
         yield name, future.result
 
 
-def _train(name, config, group=SINGLE):
-    """Begin or continue one run; returns (exit code, lines about skipped images)."""
+class _Epochs:
+    """Shows in the terminal's line how many epochs of all runs are finished, each time it is called."""
+
+    def __init__(self, configs, left):
+        self.configs, self.left = configs, left
+        self.total, self.first, self.start = sum(config.epochs for config in configs.values()), self._finished(), time.monotonic()
+
+    def __call__(self):
+        finished = self._finished()
+        left = progress.left(finished - self.first, self.total - self.first, time.monotonic() - self.start)
+        progress.show(f"training {counted(len(self.left), 'run')}  epoch {finished:,}/{self.total:,}{left}")
+
+    def _finished(self):
+        """The epochs of all runs, finished or not, that are in their metrics."""
+        before = sum(config.epochs for name, config in self.configs.items() if name not in self.left)
+        return before + sum(Run(name).epochs_written() for name in self.left)
+
+
+def _train(name, config, group=SINGLE, before=""):
+    """Begin or continue one run; returns (exit code, lines about skipped images).  before: what stands before the line of its steps."""
     run = Run(name) if group.on_rank_0(lambda: _begun(name)) else None
     with session.opened(config, run, name, group) as (training, opened_run):
         print(f"{name}: {session.start_in_words(training)}" if run else name, flush=True)
-        return session.train_and_save(training, opened_run)
+        return session.train_and_save(training, opened_run, before)
 
 
 def _train_quietly(item):

@@ -4,6 +4,7 @@ import math
 import sys
 from statistics import mean
 
+from wtref import progress
 from wtref.angles import mean_angle, measured
 from wtref.files import saving
 from wtref.runs.colours import label, palette
@@ -26,6 +27,7 @@ def draw_comparison(lines, folder):
     """
     if not available():
         return []
+    progress.show("drawing the pictures")
     colours = palette({line["curve"]: line["rule"] for line in lines})
     pictures = {"test-error.png": _draw_errors(lines, colours)}
     angled = {line["curve"] for line in lines if line["rule"] not in EXACT}

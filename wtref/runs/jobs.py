@@ -6,14 +6,18 @@ import os
 import signal
 import sys
 import threading
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from types import ModuleType
 
 from wtref.interrupts import TERMINATING
 
+LOOK = 0.5
 
-def completed(function, items, jobs):
+
+def completed(function, items, jobs, waiting=None):
     """Yield (item, Future of function(item)) as the calls end, `jobs` of them running at a time.
+
+    waiting: a function that is called every LOOK seconds while none ends.
 
     The workers are new processes, so each can set its own number of threads.  They end at once when the generator is
     closed or this process ends, even if it is killed.  If a worker is killed, all calls that have not ended raise
@@ -26,8 +30,13 @@ def completed(function, items, jobs):
     try:
         with _signals_blocked(), without_main():
             futures = {pool.submit(function, item): item for item in items}
-        for future in as_completed(futures):
-            yield futures[future], future
+        running = set(futures)
+        while running:
+            ended, running = wait(running, LOOK if waiting else None, FIRST_COMPLETED)
+            if waiting:
+                waiting()
+            for future in ended:
+                yield futures[future], future
     finally:
         lifeline.close()
         pool.shutdown()

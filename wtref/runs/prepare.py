@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from wtref import datasets, fast, models, randomness
+from wtref import datasets, fast, models, progress, randomness
 from wtref.distributed.group import SINGLE
 from wtref.distributed.network import distribute, distributed_step, shard_mirroring
 from wtref.distributed.training import DistributedTraining
@@ -32,8 +32,13 @@ def prepare(config, device=None, group=SINGLE, feed=None):
     InputError
         If data, device, network and rule do not fit together.
     """
-    device = device or config.open_device(group=group)
-    feed = feed or datasets.open_feed(config, device, group)
+    if device is None:
+        progress.show(f"opening the device {config.device}")
+        device = config.open_device(group=group)
+    if feed is None:
+        progress.show(f"reading {config.dataset}")
+        feed = datasets.open_feed(config, device, group)
+    progress.show(f"preparing {config.model}")
     network = models.build(config.model, feed.shape, feed.classes, config.model_options)
     training = assemble(config, network, make_rule(config), feed, device, group)
     if config.noise_steps and config.rule == "fa":

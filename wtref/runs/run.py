@@ -141,6 +141,13 @@ class Run:
             return []
         return sorted(records, key=lambda record: record["epoch"])
 
+    def epochs_written(self):
+        """The number of lines in the metrics file, which is not checked; 0 where there is none."""
+        try:
+            return (self.folder / "metrics.jsonl").read_bytes().count(b"\n")
+        except OSError:
+            return 0
+
     def lines(self):
         """The metrics with the run's rule and seed in each record, as `compare` writes them."""
         config = self.config()

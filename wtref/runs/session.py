@@ -5,19 +5,18 @@ import shlex
 import sys
 from dataclasses import fields, replace
 
-from wtref import datasets, plugins
-from wtref.angles import mean_angle, measured
+from wtref import datasets, plugins, progress
 from wtref.distributed.group import SINGLE
 from wtref.errors import Diverged, InputError
 from wtref.installation import program
 from wtref.interrupts import stop_requests
-from wtref.runs import recovery, resuming
+from wtref.runs import printed, recovery, resuming
 from wtref.runs.config import Config
 from wtref.runs.prepare import prepare
 from wtref.runs.provenance import checksum, versions
 from wtref.runs.run import Run
 from wtref.runs.tensorboard import event_writer
-from wtref.text import counted
+from wtref.text import counted, wrapped
 
 CHANGEABLE = {spec.name for spec in fields(Config) if spec.metadata["changeable"]}
 
@@ -26,7 +25,8 @@ def train(config, run=None, name=None, group=SINGLE):
     """Train in the folder of `run`, or in a new one called `name`, all processes of the group; returns the exit code."""
     with opened(config, run, name, group) as (training, opened_run):
         weights = sum(s.W.size for s in training.network.synapses)
-        print(f"{config.model}, {weights:,} weights, by {config.rule} on {config.dataset}; {device_in_words(training)}")
+        about = f"{config.model}, {weights:,} weights, by {config.rule} on {config.dataset}"
+        print(wrapped(f"{about}; {device_in_words(training)}"))
         print(datasets.in_words(training.feed))
         datasets.warn(training.feed)
         lines = f"run: {opened_run.folder}", group.processes(), run and start_in_words(training)
@@ -124,22 +124,26 @@ def contradictions(run, given):
     )
 
 
-def train_and_save(training, run):
+def train_and_save(training, run, before=""):
     """Train to the end, or until a signal asks one of the processes to stop; returns (exit code, skipped images).
 
-    An epoch is saved before its line is printed.  After a signal the code is as a shell reports it: 130 after Ctrl-C,
+    before: what stands before the line about the present step.  An epoch is saved before its row is printed.  After a signal the code is as a shell reports it: 130 after Ctrl-C,
     143 after SIGTERM; if the signal came during the last steps, the run is finished all the same.
     """
     config, group = training.config, training.group
     done = "already finished" if training.epoch == config.epochs else "done"
+    step_line = printed.StepLine(training, before)
+    if training.epoch < config.epochs:
+        print(printed.head(config.epochs), flush=True)
     with stop_requests() as stop, event_writer(run, config.tensorboard and group.rank == 0) as write_events:
         group.watch_stop(stop)
         for record in _explained(training.run(), run):
+            progress.update(step_line)
             if record or group.max(stop.signal or 0) or training.position % config.save_every == 0:
                 training.flush()
                 group.on_rank_0(lambda: run.save(training, record))
                 if record:
-                    print(_epoch_line(record, config.epochs), flush=True)
+                    print(printed.row(record, config.epochs), flush=True)
                     write_events(record)
                 signal = group.max(stop.signal or 0)
                 if signal and training.epoch < config.epochs:
@@ -175,26 +179,3 @@ def _stopped(training, run):
     plugin = training.config.plugin
     go_on = f"go on with: {program()} train --resume {run.name}" + (f" --plugin {shlex.quote(plugin)}" if plugin else "")
     return f"wtref: stopped in {at}; all of it is saved in {run.folder}; {go_on}"
-
-
-def _epoch_line(record, epochs):
-    """What is printed of an epoch's record (Training.record)."""
-    parts = (
-        f"epoch {record['epoch']}/{epochs}",
-        f"loss {record['train_loss']:.4f}",
-        f"train error {record['train_error']:.2f} %",
-        f"test error {record['test_error']:.2f} %",
-        *(_angle_of_layers(kind, record[f"{kind}_angles"].values()) for kind in ("matrix", "delta")),
-        f"{record['images_per_second']:,.0f} images/s",
-    )
-    return "  ".join(filter(None, parts))
-
-
-def _angle_of_layers(kind, angles):
-    """In words: the mean of the angles, and how many layers have none; "" where there are no layers."""
-    found = measured(angles)
-    if not found:
-        return f"no {kind} angle in any layer" if angles else ""
-    without = len(angles) - len(found)
-    note = f" ({without} of {len(angles)} layers have none)" if without else ""
-    return f"{kind} angle {mean_angle(found):.1f}°{note}"

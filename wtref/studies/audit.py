@@ -15,10 +15,11 @@ transports weights in later steps only.
 """
 
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 
-from wtref import models
+from wtref import models, progress
 from wtref.device import open_device, to_host
 from wtref.losses import softmax_cross_entropy
 from wtref.relatives import RULES
@@ -57,7 +58,7 @@ def audit(rules=RULES, model="resnet8"):
     Returns: a list of Findings.
     Raises: whatever a rule's own code raises.
     """
-    return [Finding(name, make().transports_weights, _transport(make, model)) for name, make in rules.items()]
+    return [Finding(name, make().transports_weights, _transport(make, model)) for name, make in progress.each(rules.items(), itemgetter(0))]
 
 
 def table(findings):

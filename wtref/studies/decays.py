@@ -4,15 +4,17 @@ A network learns the digits under Kolen-Pollack and under backprop, with weight 
 """
 
 import math
-from itertools import accumulate
+from itertools import accumulate, islice, product
 from statistics import mean, pstdev
 from typing import NamedTuple
 
+from wtref import progress
 from wtref.angles import matrix_angles
 from wtref.runs.config import Config
 from wtref.runs.prepare import prepare
 
 DECAYS = (5e-4, 2e-3, 5e-3, 0.03, None)  # None: the default
+RULES = ("bp", "kp")
 ALIGNED = 12.0  # degrees, in all layers
 
 
@@ -29,15 +31,19 @@ class Row(NamedTuple):
 
 def study(seeds, **given):
     """Yield a Row for each of DECAYS; seeds: their number, from 0 up; given: fields of Config."""
+    recipes = [{"rule": rule, "weight_decay": decay, "seed": seed} for decay, rule, seed in product(DECAYS, RULES, range(seeds))]
+    trainings = progress.each(recipes, _named)
     for decay in DECAYS:
-        runs = {
-            rule: [follow(Config(**{**given, "rule": rule, "weight_decay": decay, "seed": seed})) for seed in range(seeds)]
-            for rule in ("bp", "kp")
-        }
+        runs = {rule: [follow(Config(**{**given, **recipe})) for recipe in islice(trainings, seeds)] for rule in RULES}
         training, _, _ = runs["kp"][0]
         accuracy = {rule: [100 - error for _, error, _ in found] for rule, found in runs.items()}
         aligned = [first for _, _, first in runs["kp"]]
         yield Row(training.sgd.weight_decay, decay is None, aligned, theory(training), **accuracy)
+
+
+def _named(recipe):
+    decay = "the default decay" if recipe["weight_decay"] is None else f"weight decay {recipe['weight_decay']:g}"
+    return f"{decay}, {recipe['rule']} seed {recipe['seed']}"
 
 
 def follow(config):

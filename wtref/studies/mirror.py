@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wtref import progress
 from wtref.angles import angle
 from wtref.device import open_device, to_host
 from wtref.relatives import ActivationAlignment
@@ -43,12 +44,14 @@ class Lessons(NamedTuple):
 
 def lessons(n_in, seed):
     """All Lessons that the command shows, angles in degrees."""
-    return Lessons(
-        {"wm": still_lesson(WeightMirror, n_in, seed=seed), "aa": still_lesson(ActivationAlignment, n_in, seed=seed)},
-        {"wm": [moving_mirror(n_in, window, seed=seed) for window in WINDOWS], "aa": [moving_alignment(n_in, seed=seed)]},
-        [(window, *map(_degrees, noise_and_lag(n_in, window))) for window in np.geomspace(WINDOWS[0], WINDOWS[-1], 60)],
-        {(0.1 * decay, momentum): decay_lesson(decay, momentum=momentum, seed=seed) for decay, momentum in DECAYS},
-    )
+    progress.show("W at rest")
+    still = {"wm": still_lesson(WeightMirror, n_in, seed=seed), "aa": still_lesson(ActivationAlignment, n_in, seed=seed)}
+    windows = progress.each(WINDOWS, "W moving, {} rows an input".format)
+    moving = {"wm": [moving_mirror(n_in, window, seed=seed) for window in windows], "aa": [moving_alignment(n_in, seed=seed)]}
+    parts = [(window, *map(_degrees, noise_and_lag(n_in, window))) for window in np.geomspace(WINDOWS[0], WINDOWS[-1], 60)]
+    decays = progress.each(DECAYS, "weight decay {0[0]:g}, momentum {0[1]:g}".format)
+    falling = {(0.1 * decay, momentum): decay_lesson(decay, momentum=momentum, seed=seed) for decay, momentum in decays}
+    return Lessons(still, moving, parts, falling)
 
 
 # --- a W that does not move ----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import time
 from itertools import chain, count, product
 from typing import NamedTuple
 
+from wtref import progress
 from wtref.angles import delta_angles, matrix_angles
 from wtref.device import to_host
 from wtref.runs.config import Config
@@ -46,8 +47,13 @@ class Finding(NamedTuple):
 def study(models, steps, **given):
     """Yield a Finding for each network and setting; given: fields of Config in place of the defaults."""
     fixed = {"rule": "wm", "dataset": "synthetic", "warmup": 0.0, "schedule": "constant", **given}
-    for model, norm, (lr, batch) in product(models, NORMS, SETTINGS):
+    for model, norm, (lr, batch) in progress.each(product(models, NORMS, SETTINGS), _named):
         yield measure(Config(**{**fixed, "model": model, "norm": norm, "lr": lr, "batch_size": batch}), steps)
+
+
+def _named(trained):
+    model, norm, (lr, batch) = trained
+    return f"{model}, norm {norm}, lr {lr:g}, batch {batch}"
 
 
 def measure(config, steps):
