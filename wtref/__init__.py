@@ -2,10 +2,17 @@
 
 Akrout, Wilson, Humphreys, Lillicrap, Tweed, NeurIPS 2019 (arXiv 1904.05391).
 
+Train a network by a rule, on arrays of your own (api.py):
+
+    run = wtref.fit("mlp", train=(X, y), test=(Xt, yt), rule="kp", epochs=5)
+    run.records[-1]["test_error"], run.predict(Xt), run.network, run.figures("pictures")
+
 A rule, a model or a data set of your own (plugins.py), in a script or in a file for `--plugin`:
 
     @wtref.rule("slow")
     class SlowMirror(wtref.WeightMirror): ...
+
+    wtref.audit("slow")    # does it transport weights?
 
 For the plain program read ``rules.py`` beside the paper, then ``layers.py`` and ``train_step`` in ``training.py``; README.md
 has an example in its terms.
@@ -27,19 +34,21 @@ from wtref.rules import Backprop, FeedbackAlignment, KolenPollack, Rule, SignSym
 from wtref.training import evaluate, train_step
 
 if TYPE_CHECKING:
+    from wtref.api import FittedRun, audit, check, fit
     from wtref.plugins import dataset, model, rule
 
 __version__ = "0.1.0"
 
 # What needs more than the plain program is imported when it is first used.
 LATER = {
+    "FittedRun": "wtref.api", "audit": "wtref.api", "check": "wtref.api", "fit": "wtref.api",
     "dataset": "wtref.plugins", "model": "wtref.plugins", "rule": "wtref.plugins",
 }  # fmt: skip
 
 __all__ = [
-    "MODELS", "RULES", "SGD", "Backprop", "BatchNorm", "Conv2d", "Device", "FeedbackAlignment", "Flatten", "GlobalAvgPool",
+    "MODELS", "RULES", "SGD", "Backprop", "BatchNorm", "Conv2d", "Device", "FeedbackAlignment", "FittedRun", "Flatten", "GlobalAvgPool",
     "InputError", "KolenPollack", "Linear", "MaxPool", "Network", "Options", "ReLU", "Residual", "Rule", "Schedule", "Sequential",
-    "Sigmoid", "SignSymmetry", "Tanh", "WeightMirror", "build", "dataset", "delta_angles", "evaluate",
+    "Sigmoid", "SignSymmetry", "Tanh", "WeightMirror", "audit", "build", "check", "dataset", "delta_angles", "evaluate", "fit",
     "matrix_angles", "model", "open_device", "rule", "sigmoid_cross_entropy", "softmax_cross_entropy", "train_step",
 ]  # fmt: skip
 

@@ -204,3 +204,8 @@ def test_bytes_of_an_own_data_set_are_normalised_as_other_pictures_are():
     plugins.dataset("pictures")(lambda folder: ((X, np.array([0, 1])), (X, np.array([0, 1]))))
     data = load("pictures")
     assert data.levels == 255 and np.allclose(data.mean, X.mean(axis=(0, 1, 2)))
+
+
+def test_an_own_network_and_rule_are_timed_without_pytorch(said):
+    out = said(*"bench steps --plugin mine.py --models two --rules signs kp --batches 4 --repeats 1 --shape 4 4 1 --eager".split())
+    assert "two 4x4x1 signs batch 4" in out and "two 4x4x1 kp batch 4" in out

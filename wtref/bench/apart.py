@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from wtref.bench.sides import Ours
 from wtref.bench.turns import median_seconds
+from wtref.runs.jobs import without_main
 
 CPU_LIMIT, GPU_LIMIT = 240, 45  # seconds in which a side must have taken its first step; gpu-report ends a benchmark after 90
 
@@ -29,7 +30,8 @@ def times_beside(work, repeats, side, seconds=None):
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(work, repeats, side, sender))
-    process.start()
+    with without_main():
+        process.start()
     sender.close()
     try:
         if not receiver.poll(seconds):

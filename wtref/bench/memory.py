@@ -7,7 +7,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from wtref import plugins
 from wtref.bench.sides import Ours, pytorch_side
+from wtref.runs.jobs import without_main
 
 STEPS = 3
 
@@ -26,11 +28,13 @@ def peak_memory(work, side, setting=None):
     if not Path("/proc/self/status").exists():
         return {}
     ignore_ctrl_c = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}  # this process handles it
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), **ignore_ctrl_c) as pool:
+    with without_main(), ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), **ignore_ctrl_c) as pool:
         return pool.submit(_peak, work, setting).result()
 
 
 def _peak(work, setting):
+    if work.config.plugin is not None:
+        plugins.load(work.config.plugin)
     side = partial(pytorch_side(work).Theirs, setting=setting) if setting else Ours
     smallest = replace(work.config, model="mlp", hidden=(1,), batch_size=2)
     side(replace(work, config=smallest)).step()  # PyTorch imports half of itself as it goes

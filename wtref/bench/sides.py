@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 from wtref.distributed.group import SINGLE
 from wtref.fast import graphs
+from wtref.plugins import BUILT_IN
 from wtref.runs.prepare import prepare
 
 COMPILED = {"torch_compiled": "torch.compile", "jax": "JAX"}  # {the side's name in a row: in words}
@@ -49,12 +50,12 @@ class Ours:
 
 
 def pytorch_side(work):
-    """The module oracle.bench; None if PyTorch is not installed, or if the module has no such rule."""
+    """The module oracle.bench; None if PyTorch is not installed, or if the module has no such rule or network."""
     try:
         from wtref.oracle import bench
     except ImportError:
         return None
-    return bench if work.config.rule in bench.RULES else None
+    return bench if work.config.rule in bench.RULES and work.config.model in BUILT_IN["model"] else None
 
 
 def compiled_sides(work, setting):

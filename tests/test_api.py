@@ -1,0 +1,183 @@
+"""wtref from Python: arrays in, a run out; and what cannot be is one line."""
+
+import numpy as np
+import pytest
+
+import wtref
+from wtref.datasets import load
+from wtref.errors import InputError
+from wtref.runs import run_files
+
+RNG = np.random.default_rng(0)
+Y = RNG.integers(3, size=130)
+X = RNG.standard_normal((130, 6)) + 3 * np.eye(6)[Y]
+FLOATS = {"train": (X[:100], Y[:100]), "test": (X[100:], Y[100:]), "device": "cpu", "threads": 1, "batch_size": 10}
+LAYERS = [wtref.Linear("first", 6, 12), wtref.ReLU(), wtref.Linear("second", 12, 3)]
+
+
+class Slow(wtref.KolenPollack):
+    """A rule of one's own with an option."""
+
+    def __init__(self, rng=None, every=2):
+        super().__init__(rng)
+        self.every, self.learned = every, 0
+
+    def learn(self, s, sgd):
+        self.learned += 1
+        super().learn(s, sgd)
+
+
+def test_bytes_by_name_learn_and_predict():
+    data = load("digits")
+    train, test = (data.train_images * 16, data.train_labels), (data.test_images * 16, data.test_labels)
+    run = wtref.fit("mlp", train, test, rule="kp", epochs=2, hidden=[30], device="cpu", threads=1)
+    assert [record["epoch"] for record in run.records] == [1, 2]
+    predicted = run.predict(test[0])
+    assert 100 * np.mean(predicted != test[1]) == pytest.approx(run.records[-1]["test_error"])
+    assert run.records[-1]["test_error"] < 15
+    p = run.probabilities(test[0])
+    assert p.shape == (len(test[1]), 10) and np.allclose(p.sum(axis=1), 1) and (p.argmax(axis=1) == predicted).all()
+    run_files.check_record(run.records[-1])  # the records are those of the command line
+
+
+def test_images_of_any_size_train_a_residual_network():
+    images = np.repeat(np.clip(128 + 20 * X[:, :, None], 0, 255).astype(np.uint8), 6, axis=2)[..., None]
+    run = wtref.fit("resnet8", (images[:60], Y[:60]), (images[60:], Y[60:]), "fa", epochs=1, device="cpu", threads=1)
+    assert run.predict(images[:7]).shape == (7,) and len(run.records[0]["matrix_angles"]) == len(run.network.with_feedback)
+
+
+def test_a_list_of_layers_is_copied_and_a_rule_object_too():
+    rule = Slow()
+    run = wtref.fit(LAYERS, **FLOATS, rule=rule, epochs=3)
+    assert run.records[-1]["test_error"] < 20 and run.predict(X[:5]).dtype.kind == "i"
+    assert LAYERS[0].synapses.W is None and rule.learned == 0 and run.rule.learned > 0
+    again = wtref.fit(LAYERS, **FLOATS, rule=Slow, epochs=3)
+    assert [record["test_loss"] for record in again.records] == [record["test_loss"] for record in run.records]
+    assert run.name == "Slow" and "Slow, epoch 3, test error" in repr(run)
+
+
+def test_a_function_may_return_layers_or_a_network():
+    def layers(shape, classes, options):
+        assert shape == (1, 6, 1) and classes == 3 and options.hidden == (4,)
+        return wtref.Flatten(), wtref.Linear("only", 6, 5), wtref.Tanh(), wtref.Linear("last", 5, classes)
+
+    runs = [wtref.fit(make, **FLOATS, epochs=1, hidden=(4,)) for make in (layers, lambda *given: wtref.Network(*layers(*given)))]
+    assert runs[0].records[0]["test_loss"] == runs[1].records[0]["test_loss"]
+    assert [s.name for s in runs[0].network.synapses] == ["only", "last"]
+
+
+def test_floats_are_taken_as_they_are_and_results_repeat():
+    seen = []
+
+    class Seeing(wtref.Flatten):
+        def forward(self, y, train=True):
+            seen.append(y)
+            return super().forward(y, train)
+
+    run = wtref.fit([Seeing(), *LAYERS], **FLOATS, epochs=1)
+    seen.clear()
+    run.predict(X[:9].astype(np.float16))
+    (inputs,) = seen
+    assert np.array_equal(inputs.reshape(9, 6), X[:9].astype(np.float16).astype(np.float32))
+
+
+def test_figures_are_drawn_where_the_user_says(tmp_path):
+    pytest.importorskip("matplotlib")
+    run = wtref.fit(LAYERS, **FLOATS, epochs=2, rule=Slow)
+    paths = run.figures(tmp_path / "new" / "pictures")
+    assert {path.name for path in paths} == {"test-error.png", "depth.png", "angles.png", "sizes.png"} and all(
+        map(lambda p: p.exists(), paths)
+    )
+
+
+def test_an_audit_is_plain_values():
+    assert wtref.audit("kp") == {"rule": "kp", "declares": False, "found": None, "honest": True}
+    assert wtref.audit(Slow)["rule"] == "Slow" and wtref.audit(Slow(every=3))["honest"]
+
+    class Copies(wtref.Rule):
+        def between_steps(self, s, sgd, step):
+            s.B[...] = s.W.T
+
+    found = wtref.audit(Copies)
+    assert found["found"] and not found["honest"] and not found["declares"]
+
+
+def test_a_check_is_plain_values():
+    pytest.importorskip("torch")
+    (row,) = wtref.check("kp", models=["mlp"])
+    assert row["rule"] == "kp" and row["passed"] and 0 < row["delta_B"] <= row["worst"] < 1e-9
+
+
+def test_decorated_names_are_known_to_fit():
+    from wtref.models import MODELS
+
+    try:
+        assert wtref.rule("slow")(Slow) is Slow
+        wtref.model("tiny")(lambda shape, classes, options: [wtref.Flatten(), wtref.Linear("a", 6, 4), wtref.Linear("b", 4, classes)])
+        run = wtref.fit("tiny", **FLOATS, rule="slow", epochs=1, rule_option=("every=5",))
+        assert run.name == "slow" and run.rule.every == 5 and wtref.audit("slow")["rule"] == "slow"
+        wtref.rule("slow")(Slow)  # a notebook's cell is run again
+    finally:
+        wtref.RULES.pop("slow"), MODELS.pop("tiny")
+
+
+def changed(part, at, value, where=0):
+    """FLOATS with one value of X (where 0) or y (where 1) changed."""
+    pair = [array.copy() for array in FLOATS[part]]
+    pair[where][at] = value
+    return {part: tuple(pair)}
+
+
+WRONG = {
+    "label too large": (changed("test", 4, 7, where=1), "data, test images: label 7 at image 4, right would be 0 to 2"),
+    "label below 0": (changed("train", 4, -1, where=1), "data, training images: label -1 at image 4, right would be 0 to 2"),
+    "one class": ({"train": (X, 0 * Y + 2)}, "data: all training labels are 2, right would be two classes or more"),
+    "NaN": (changed("train", 8, np.nan), "data, training images: nan at image 8, right would be finite numbers of at most 3.4e+38"),
+    "infinity": (changed("test", 8, -np.inf), "data, test images: -inf at image 8, right would be finite numbers of at most 3.4e+38"),
+    "no examples": ({"train": (X[:0], Y[:0])}, "data, training images: are float64 of shape (0, 1, 6, 1), right would be uint8 or floats"),
+    "no tests": ({"test": (X[:0], Y[:0])}, "data, test images: are float64 of shape (0, 1, 6, 1), right would be uint8 or floats of shape"),
+    "no labels": ({"train": X}, "data: train must be a pair of inputs and labels, (X, y), found ndarray"),
+    "words": ({"train": (X, np.array(["a"] * 130))}, "data, training images: labels are <U1 of shape (130,), right would be integers"),
+    "integers": ({"train": (X.astype(int), Y)}, "data, training images: are int64 of shape (130, 1, 6, 1), right would be uint8 or floats"),
+    "bytes and floats": ({"train": (np.uint8(abs(X)), Y)}, "data: has training images of uint8 and test images of float64; give one type"),
+    "another width": ({"test": (X[:, :5], Y)}, "data: has training images of shape (1, 6, 1) and test images of shape (1, 5, 1)"),
+    "unknown rule": ({"rule": "kpp"}, "unknown rule 'kpp', did you mean 'kp'?"),
+    "no rule": ({"rule": 3}, "rule must be a name, a subclass of wtref.Rule or one of its objects, found 3"),
+    "unknown model": ({"model": "resnet9"}, "unknown model 'resnet9'"),
+    "no model": ({"model": None}, "model must be a name, a list of layers or a function that returns layers, found None"),
+    "unknown setting": ({"batch": 3}, "unknown setting of fit 'batch'"),
+    "impossible setting": ({"lr": -1.0}, "--lr must be more than 0, found -1.0"),
+    "idle setting": ({"hidden": (3,)}, "without effect on a list of layers: hidden; leave it out"),
+    "too few outputs": (
+        {"model": LAYERS[:1]},
+        "the network's output has the shape (12,) for an image, right would be (3,), one number per class",
+    ),
+    "no weights": ({"model": [wtref.ReLU()]}, "the network has no layer with weights; put a Linear or a Conv2d into it"),
+    "same names": ({"model": [wtref.Linear("a", 6, 3), wtref.Linear("a", 3, 3)]}, "the network has two layers named 'a'; give each a name"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_is_one_line(case):
+    given, words = WRONG[case]
+    with pytest.raises(InputError) as caught:
+        wtref.fit(**{"model": LAYERS, **FLOATS, **given})
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_other_inputs_than_in_training_are_refused():
+    run = wtref.fit(LAYERS, **FLOATS, epochs=1)
+    for other in (X[:, :5], np.uint8(abs(X)), X[0]):
+        with pytest.raises(InputError, match="as in training"):
+            run.predict(other)
+    assert run.predict(X[:0]).shape == (0,)
+
+
+def test_the_help_shows_fit_and_every_public_name_exists():
+    import pydoc
+
+    text = pydoc.plain(pydoc.render_doc(wtref))
+    assert "fit(" in text and "train, test : pairs (X, y)" in text
+    assert all(hasattr(wtref, name) for name in wtref.__all__) and set(wtref.LATER) <= set(wtref.__all__)
+    for name in ("fit", "audit", "check"):
+        assert getattr(wtref, name).__annotations__.keys() >= {"rule", "return"}
