@@ -134,9 +134,10 @@ def test_grey_tiffs_are_scaled_to_bytes_or_refused():
 def test_floats_are_refused_whatever_they_hold():
     for value in (0.0, 0.5, 255.0, math.nan, math.inf):
         floats = Image.fromarray(np.full((2, 2), value, np.float32))
-        for data in (encode(floats, "TIFF"), b"Pf 2 2 -1.0\n" + np.asarray(floats).tobytes()):
-            with pytest.raises(BadImage, match="mode F"):
-                decode(data)
+        with pytest.raises(BadImage, match="mode F"):
+            decode(encode(floats, "TIFF"))
+        with pytest.raises(BadImage, match="mode F|no format that wtref reads"):  # the second by a Pillow before 10.3
+            decode(b"Pf 2 2 -1.0\n" + np.asarray(floats).tobytes())
 
 
 # --- damaged files ----------------------------------------------------------------------------------------
