@@ -7,8 +7,8 @@ import pytest
 
 import oldest_versions
 
-# Arrays and random numbers; pictures; checkpoints; a command that trains, compiled and plain.
-PART = ["test_rules.py", "datasets/test_reading.py", "datasets/test_load.py", "runs/test_figures.py", "test_digests.py", "fast/test_ops.py"]
+# Arrays and random numbers, images, pictures, runs
+PART = ["test_rules.py", "datasets/test_load.py", "datasets/test_reading.py", "runs/test_figures.py", "cli/test_damaged_files.py"]
 
 
 def test_the_oldest_versions_are_those_of_the_project():
@@ -18,7 +18,7 @@ def test_the_oldest_versions_are_those_of_the_project():
 @pytest.mark.slow
 def test_a_part_of_the_tests_passes_with_the_oldest_versions():
     tests = [oldest_versions.ROOT / "tests" / name for name in PART]
-    done = subprocess.run([sys.executable, oldest_versions.__file__, "-m", "not slow", *tests], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, oldest_versions.__file__, "-m", "not slow", "-k", "not mutated", *tests], capture_output=True, text=True)
     if "Retrying" in done.stderr:
         pytest.skip("pip reaches no packages")
     assert done.returncode == 0, done.stdout + done.stderr
