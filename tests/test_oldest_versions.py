@@ -18,7 +18,9 @@ def test_the_oldest_versions_are_those_of_the_project():
 @pytest.mark.slow
 def test_a_part_of_the_tests_passes_with_the_oldest_versions():
     tests = [oldest_versions.ROOT / "tests" / name for name in PART]
-    done = subprocess.run([sys.executable, oldest_versions.__file__, "-m", "not slow", "-k", "not mutated", *tests], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, oldest_versions.__file__, "-m", "not slow", "-k", "not mutated", *tests], capture_output=True, text=True
+    )
     if "Retrying" in done.stderr:
         pytest.skip("pip reaches no packages")
     assert done.returncode == 0, done.stdout + done.stderr
