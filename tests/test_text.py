@@ -20,7 +20,7 @@ from wtref.runs import figures, report
 from wtref.runs.checkpoints import Damaged
 from wtref.runs.config import Config
 from wtref.runs.experiments import EXPERIMENTS
-from wtref.text import printable
+from wtref.text import columns, printable, wrapped
 
 # Escape sequences, C0, DEL and C1; ends of lines; marks of the writing direction; a byte that is no UTF-8; a tab
 HOSTILE = "a\x1b[31m\x07\x7f\x9b\n\r\u2028\u202e\u2066\udcff\tb"
@@ -49,6 +49,17 @@ def write_folder(root, class_names, file_name="x.png"):
 
 def test_unprintable_characters_are_escaped():
     assert printable(HOSTILE) == ESCAPED
+
+
+def test_columns_move_together_where_lines_would_be_too_long():
+    assert columns([["a" * 38, "b" * 38, "c"]]) == f"{'a' * 38}  {'b' * 38} c".replace("  ", " ")
+    assert columns([["a" * 37, "b" * 38, "c"]]) == f"{'a' * 37}  {'b' * 38}  c"
+
+
+def test_wrapped_text_is_broken_at_spaces_alone():
+    text = wrapped(f"{'word ' * 30}a/path/{'x' * 90}")
+    *lines, last = text.splitlines()
+    assert max(map(len, lines)) <= 80 and last == f"    a/path/{'x' * 90}"
 
 
 def test_text_without_them_stays_as_it_is():
@@ -149,9 +160,9 @@ def test_a_run_whose_folder_was_given_an_unprintable_name_is_listed_and_refused_
     shutil.move("runs/mine", f"runs/{HOSTILE}")
     capsys.readouterr()
     assert main(["runs"]) == 0
-    heading, row = capsys.readouterr().out.splitlines()
-    assert row.startswith(f"{ESCAPED}  bp")
-    assert heading.index("rule") == row.index("bp")
+    name, heading, own_name, row = capsys.readouterr().out.splitlines()
+    assert (name, own_name) == ("name", ESCAPED), "a name too long for its row has a line of its own"
+    assert heading.index("rule") == row.index("bp") and max(map(len, (heading, row))) <= 80
     for command in (["eval", HOSTILE], ["train", "--resume", HOSTILE], ["figures", HOSTILE]):
         assert main(command) == 2
         assert capsys.readouterr().err == (f"wtref: runs/{ESCAPED}: a run's name must consist of printable characters; rename the folder\n")

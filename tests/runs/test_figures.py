@@ -132,6 +132,21 @@ def test_labels_at_line_ends_keep_order_and_distance():
     assert placed == pytest.approx({"a": 0.2, "b": 0.3, "c": 0.9, "d": 1.0})
 
 
+def test_points_at_the_edge_are_whole():
+    lines = [line("kp", epoch, 5.0) for epoch in (1, 2)]
+    for draw in (figures._draw_errors, figures._draw_depth):
+        curves = [curve for axes in drawn(lines, draw) for curve in axes.lines]
+        assert curves and not any(curve.get_clip_on() for curve in curves)
+
+
+def test_labels_of_many_curves_do_not_overlap():
+    for count in (2, 16, 40):
+        (axes,) = drawn([line(f"rule-{number}", epoch, 20 + number / 100) for number in range(count) for epoch in (1, 2)])
+        boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
+        assert len(boxes) == count and all(below.y1 <= above.y0 + 2 for below, above in zip(boxes, boxes[1:]))
+        pyplot.close(axes.figure)
+
+
 def test_sizes_show_ratios_by_layer_and_the_update_angle_by_epoch():
     lines = [line("kp", epoch, 5.0, seed, angle) for epoch in (1, 2) for seed, angle in ((0, 20.0), (1, 40.0))]
     lines[3]["feedback_ratios"] = {"hidden": 0.7, "output": 8.0}

@@ -103,3 +103,17 @@ def test_the_configuration_shows_what_differs_by_rule():
     assert shared["hidden"] == (500,) and not {"lr", "rule", "seed", "data_dir"} & shared.keys()
     alone = [config for config in configs if config.rule == "bp"]
     assert report.recipes(alone) == ({**shared, "lr": 0.2}, {})
+
+
+def test_the_page_is_as_wide_as_a_phone_and_its_table_scrolls():
+    page = report._page(Experiment("a <tiny> one", {}), [Config(rule="kp")], [line_of("kp", 0, 2.0, 10.0)], [], "python run.py <x>")
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
+    assert '<div class="wide"><table>' in page and ".wide { overflow-x: auto }" in page
+    assert "<tiny>" not in page and "<x>" not in page
+
+
+def test_the_text_below_a_table_fits_80_columns():
+    lines = [line_of(rule, 0, 5.0, 80.0) for rule in ("kp", "frozen")]
+    source = {"published": {"kp": "97.7(4)"}, "source": "many authors " * 12}
+    text = report.text(Experiment("a network whose description is long " * 4, {}, **source), [Config(rule="kp")], lines)
+    assert max(map(len, text.splitlines())) <= 80 and "published %" in text

@@ -14,6 +14,7 @@ EXACT = ("bp", "frozen")  # rules whose B is W^T: their angles are 0 and their r
 COARSE_TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 TICKS = tuple(sorted((*COARSE_TICKS, 0.3, 3, 7, 15, 30, 40, 70)))
 MOST_COLUMNS = 8  # of curves beside each other
+GAP = 0.06  # between labels of 10 points, as a fraction of the axes' height; more of them are smaller
 ONE_EPOCH = (0, 2)  # limits of the axis of epochs if there is only one
 
 
@@ -74,7 +75,7 @@ def _draw_errors(lines, colours):
             axes.fill_between(epochs, *band, color=colour, alpha=0.15, linewidth=0)
         else:  # a band would have no width
             axes.vlines(epochs, *band, color=colour, alpha=0.4, linewidth=4)
-        axes.plot(epochs, centre, color=colour, linewidth=1.8, linestyle=_style(curve), marker=_marker(epochs))
+        axes.plot(epochs, centre, color=colour, linewidth=1.8, linestyle=_style(curve), marker=_marker(epochs), clip_on=False)
         ends[curve] = centre[-1]
     axes.set(xlabel="epoch", xlim=(1, last) if last > 1 else ONE_EPOCH)
     _scale_errors(axes, [line["test_error"] for line in lines])
@@ -126,7 +127,7 @@ def _draw_by_layer(axes, lines, colours, entry):
     for curve, colour in colours.items():
         values = _last_by_layer(lines, curve, entry)
         if measured(values.values()):
-            axes.plot([depths[name] for name in values], values.values(), color=colour, linewidth=1.4, marker="o", markersize=3)
+            axes.plot([depths[name] for name in values], values.values(), color=colour, linewidth=1.4, marker="o", markersize=3, clip_on=False)
             ends[curve] = measured(values.values())[-1]
     return ends
 
@@ -260,9 +261,10 @@ def _label_ends(axes, ends, colours):
     """Write texts beside the right edge, {curve: (height, text)}, in the curves' colours and without overlaps."""
     to_fraction = axes.transData + axes.transAxes.inverted()
     heights = {curve: to_fraction.transform((axes.get_xlim()[1], height))[1] for curve, (height, _) in ends.items()}
-    for curve, height in _spread_out(heights, gap=0.06).items():
+    gap = min(GAP, 1 / max(len(ends), 1))
+    for curve, height in _spread_out(heights, gap).items():
         axes.annotate(ends[curve][1], (1, height), xycoords="axes fraction", xytext=(6, 0), color=colours[curve],
-                      textcoords="offset points", va="center", annotation_clip=False)  # fmt: skip
+                      textcoords="offset points", va="center", annotation_clip=False, fontsize=10 * gap / GAP)  # fmt: skip
 
 
 def _spread_out(heights, gap):

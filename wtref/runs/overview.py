@@ -3,13 +3,20 @@
 from wtref.errors import InputError
 from wtref.runs.folders import run_names
 from wtref.runs.run import Run
-from wtref.text import columns, printable
+from wtref.text import WIDTH, columns, printable
 
 
 def table():
-    """All runs in runs/ as text: name, rule, model, data, epoch, best test error and state, one line each."""
+    """All runs in runs/ as text: name, rule, model, data, epoch, best test error and state.
+
+    A run has one line, or two where its name would make the lines longer than WIDTH.
+    """
     rows = [("name", "rule", "model", "data", "epoch", "best error", "state"), *map(_row, run_names())]
-    return columns(rows)
+    text = columns(rows)
+    if max(map(len, text.splitlines())) <= WIDTH:
+        return text
+    rest = columns([row[1:] for row in rows]).splitlines()
+    return "\n".join(f"{name}\n    {line}" for (name, *_), line in zip(rows, rest))
 
 
 def _row(name):

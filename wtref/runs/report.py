@@ -16,7 +16,7 @@ from statistics import mean, stdev
 from wtref.angles import mean_angle, measured
 from wtref.files import make_folder, write_lines, write_text
 from wtref.runs import figures
-from wtref.text import columns, counted, printable
+from wtref.text import columns, counted, printable, wrapped
 
 COLUMNS = ("rule", "accuracy %", "matrix °", "worst °", "delta °", "update °", "seconds", "runs")
 MEANINGS = (
@@ -24,7 +24,7 @@ MEANINGS = (
     "delta: angle between δ and backprop's, mean over layers\n"
     "update: angle between the updates of all W together and backprop's\n"
 )
-CONTROL = "frozen: hidden weights never learn; a gain over it is what hidden layers learned\n"
+CONTROL = "frozen: hidden weights never learn; a gain over it is due to hidden layers\n"
 NAMED = 12  # missing runs that a message names
 NAMED_LAYERS = 4  # without a delta angle that a line names
 CAPTIONS = {
@@ -38,6 +38,7 @@ STYLE = """
 :root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse } th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #8886 }
+.wide { overflow-x: auto } th, td { white-space: nowrap }
 th:first-child, td:first-child { text-align: left } figure { margin: 2rem 0 } figcaption { color: #777 }
 img { max-width: 100%; background: #fff; border-radius: 6px } pre { overflow-x: auto; padding: .8rem; background: #8882 }
 """
@@ -63,14 +64,15 @@ def text(experiment, configs, lines):
 
 
 def _foot(experiment, configs, lines):
-    foot = f"{experiment.about}; after {counted(configs[0].epochs, 'epoch')}; mean ± standard deviation over seeds\n{MEANINGS}"
+    about = f"{experiment.about}; after {counted(configs[0].epochs, 'epoch')}; mean ± standard deviation over seeds"
+    foot = f"{wrapped(about)}\n{MEANINGS}"
     if any(line["rule"] == "frozen" for line in lines):
         foot += CONTROL
     foot += _unmeasured_in_words(lines)
     if experiment.published:
-        foot += f"published: {experiment.source}\n"
+        foot += f"{wrapped(f'published: {experiment.source}')}\n"
     missing = missing_in_words(configs, lines)
-    return foot + (f"{missing}\n" if missing else "")
+    return foot + (f"{wrapped(missing)}\n" if missing else "")
 
 
 def _unmeasured_in_words(lines):
@@ -164,11 +166,12 @@ def _page(experiment, configs, lines, pictures, command):
         for path in pictures
     )
     return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>wtref: {escape(experiment.about)}</title><style>{STYLE}</style></head>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>wtref: {escape(experiment.about)}</title><style>{STYLE}</style></head>
 <body>
 <h1>{escape(experiment.about)}</h1>
-<table><tr>{head}</tr>
-{body}</table>
+<div class="wide"><table><tr>{head}</tr>
+{body}</table></div>
 <p>{escape(_foot(experiment, configs, lines)).replace(chr(10), "<br>")}</p>
 {shown}
 <h2>To repeat it</h2>

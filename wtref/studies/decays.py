@@ -66,14 +66,14 @@ def theory(training):
     return next((step for step, distance in enumerate(distances, start=1) if distance >= needed), math.inf)
 
 
-HEADER = "weight decay            steps to 12 degrees   theory   BP accuracy %   KP accuracy %"
+HEADER = "weight decay           steps to 12 degrees  theory  BP accuracy %  KP accuracy %"
 
 
 def line(row):
     """A Row as a line under HEADER."""
-    decay = f"{row.weight_decay:12.5g}{' (default)' if row.default else '':<10}"
-    accuracies = [f"{mean(found):8.2f} ± {pstdev(found):.2f} " for found in (row.bp, row.kp)]
-    return f"{decay}  {_steps(mean(row.aligned)):>19} {_steps(row.theory):>8} {' '.join(accuracies)}".rstrip()
+    decay = f"{row.weight_decay:<11.5g}{' (default)' if row.default else '':<10}"
+    accuracies = [f"{f'{mean(found):.2f} ± {pstdev(found):.2f}':>13}" for found in (row.bp, row.kp)]
+    return f"{decay}  {_steps(mean(row.aligned)):>19}  {_steps(row.theory):>6}  {'  '.join(accuracies)}"
 
 
 def _steps(count):
