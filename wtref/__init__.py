@@ -13,6 +13,7 @@ A rule, a model or a data set of your own (plugins.py), in a script or in a file
     class SlowMirror(wtref.WeightMirror): ...
 
     wtref.audit("slow")    # does it transport weights?
+    wtref.check("slow")    # are its passes those of PyTorch's autograd?
 
 For the plain program read ``rules.py`` beside the paper, then ``layers.py`` and ``train_step`` in ``training.py``; README.md
 has an example in its terms.

@@ -109,8 +109,8 @@ def test_a_row_with_one_large_error_does_not_pass(error):
 
 
 def test_unknown_rules_and_models_are_named():
-    with pytest.raises(InputError, match="unknown rule to check 'brsf'; choose from: bp, fa"):
-        check.check(["mlp"], ["brsf"])
+    with pytest.raises(InputError, match="unknown rule 'bqsf', did you mean 'brsf'"):
+        check.check(["mlp"], ["bqsf"])
     with pytest.raises(InputError, match="unknown model 'vgg'"):
         check.check(["vgg"], ["bp"])
 

@@ -47,7 +47,7 @@ def list_data(args, given):
 
 def add_check(parser):
     add_names(parser, "--models", "MODEL", CHECKED_MODELS, MODELS)
-    add_names(parser, "--rules", "RULE", CHECKED, CHECKED)
+    add_names(parser, "--rules", "RULE", CHECKED, RULES, note="; of those that are not checked by default, only the two passes are")
     add_device(parser, dtype="float64")
     add_config(parser, only=("plugin",))
 

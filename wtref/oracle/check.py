@@ -31,6 +31,7 @@ except ImportError:
     raise InputError("check needs PyTorch, which is not installed: pip install 'wtref[test]'") from None
 
 from wtref.oracle.networks import plain_arithmetic
+from wtref.oracle.passes import step_passes
 from wtref.oracle.training import LR, MIRROR, MOMENTUM, WEIGHT_DECAY, Theirs
 
 # The limit of every error of a Row.  There is none in float32, where a ReLU whose input is within rounding of 0 can be
@@ -85,17 +86,18 @@ def check(models=CHECKED_MODELS, rules=CHECKED, device="cpu", dtype="float64", s
     training; options of the models; report, called with one line of text after each comparison;
     kernels as `equip` takes them: with "plain" the network's own layers compute, else accelerated ones.
     Returns: a list of Rows.
-    Raises: InputError for an unknown name, a rule not in CHECKED, or a device PyTorch lacks.
+    Rules that are not in CHECKED, such as a user's own, are compared in the forward and backward passes of each step alone.
+    Raises: InputError for an unknown name, or a device PyTorch lacks.
     """
     for rule in rules:
-        check_choice("rule to check", rule, CHECKED)
+        check_choice("rule", rule, RULES)
     device, rows = equip(open_device(device, dtype), kernels), []
     if device.name != "cpu" and not torch.cuda.is_available():
         raise InputError(f"check: PyTorch {torch.__version__} sees no CUDA device; use --device cpu")
     pairs = product([ALIASES.get(name, name) for name in models], rules)
     for model, rule in progress.each(pairs, " ".join):
         with plain_arithmetic():
-            rows.append(_compare(model, rule, device, steps, options))
+            rows.append((_compare if rule in CHECKED else _compare_passes)(model, rule, device, steps, options))
         report(f"{model} {rule}: largest relative error {rows[-1].worst:.1e}")
     return rows
 
@@ -136,6 +138,21 @@ def _compare(model, rule, device, steps, options):
     evaluation = _errors(ours.evaluate(images), theirs.evaluate(images))
     after = _largest([*arrays.values(), *evaluation.values()])
     return Row(model, rule, np.dtype(device.dtype).name, steps, **first, after=after)
+
+
+def _compare_passes(model, rule, device, steps, options):
+    """The Row of a rule that PyTorch's side does not know: `after` is the largest error of the passes of all steps."""
+    batch, *shape = _batch_shape(model, options)
+    ours, rng, errors = Ours(model, rule, shape, device, options), np.random.default_rng(2), []
+    ours.before_training()
+    for step in range(steps):
+        images = rng.standard_normal((batch, *shape)), rng.integers(CLASSES, size=batch)
+        errors.append(_errors(*step_passes(ours, model, shape, CLASSES, options, images, step)))
+    first = errors[0]
+    norms, running = ([first.get(name) for name in names] for names in (("gamma", "beta"), ("running_mean", "running_var")))
+    after = _largest([error for each in errors for error in each.values()])
+    own = first["logits"], first["W"], first["b"], None, _largest(norms), _largest(running), after
+    return Row(model, rule, np.dtype(device.dtype).name, steps, *own)
 
 
 def _batch_shape(model, options):
