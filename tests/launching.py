@@ -39,9 +39,9 @@ def environment():
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
 
 
-def run(command, seconds=300):
+def run(command, seconds=300, cwd=None):
     """The finished process of a command, its output as text."""
-    return subprocess.run(command, env=environment(), timeout=seconds, text=True, capture_output=True)
+    return subprocess.run(command, cwd=cwd, env=environment(), timeout=seconds, text=True, capture_output=True)
 
 
 def start(command):

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -63,6 +64,20 @@ def test_unlike_source_code_is_one_line_before_the_first_step(here):
     (line,) = messages(done.stderr)
     differ = "wtref: the processes differ in wtref's source code: [0-9a-f]{12} on rank 0, [0-9a-f]{12} on rank 1; start all with the same"
     assert re.fullmatch(differ, line)
+
+
+@pytest.mark.slow
+def test_a_run_that_only_one_process_finds_is_one_line_before_the_first_step(here):
+    """As with a file system that has not yet shown a folder to all nodes."""
+    flags = [*SMALL, "--data-dir", ROOT / "data", "--resume-or-start", "mine"]
+    for name in ("one", "other"):
+        (here / name).mkdir()
+    assert run([sys.executable, RUN_PY, *flags, "--epochs", "1"], cwd="one").returncode == 0
+    one, other = (mpiexec(1, RUN_PY, *flags, "--epochs", "1") for _ in "ab")
+    one[3:3], other[3:3] = ["-wdir", here / "one"], ["-wdir", here / "other"]
+    line = "wtref: the processes differ in the run that is resumed: mine on rank 0, None on rank 1; start all with the same"
+    assert fails([*one, ":", *other[1:]], 2) == [line]
+    assert not Path("other/runs").exists()
 
 
 @pytest.mark.slow

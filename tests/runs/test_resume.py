@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resumed_runs import AUGMENTED, SMALL, TINY, outcome, train
+from resumed_runs import AUGMENTED, SMALL, TINY, leftovers, outcome, train
 from wtref.cli.main import main
 from wtref.installation import EMBEDDED
 from wtref.relatives import RULES
@@ -208,6 +208,51 @@ def test_metrics_that_are_lost_are_missed(stopped, capsys):
     assert [record["epoch"] for record in Run("mine").metrics()] == [2, 3]
 
 
+# --- a job that is started again and again ----------------------------------------------------------------
+
+
+def test_one_command_starts_a_run_goes_on_with_it_and_finds_it_finished(monkeypatch, capsys):
+    assert train("--log-name", "whole", *SMALL) == 0
+    original, count = Training.step, itertools.count(1)
+
+    def asked(*args, **how):
+        if next(count) in (6, 9):  # the second time: the third step after the first
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args, **how)
+
+    monkeypatch.setattr(Training, "step", asked)
+    codes = [train("--resume-or-start", "mine", *SMALL) for _ in range(4)]
+    assert codes == [143, 143, 0, 0]
+    assert outcome("mine") == outcome("whole")
+    capsys.readouterr()
+    assert train("--resume-or-start", "mine", *SMALL) == 0
+    assert said(capsys) == "already finished: 3 epochs, checkpoints and metrics in runs/mine"
+
+
+@pytest.mark.parametrize("left", [[], ["config.json"], [".config.json.7.tmp"]], ids=str)
+def test_it_starts_a_run_of_which_nothing_is_saved(left, capsys):
+    """In an empty folder, in one without a checkpoint, and in one whose process was killed before that."""
+    assert train("--log-name", "whole", *TINY) == 0
+    Path("runs/mine").mkdir()
+    for name in left:
+        shutil.copy("runs/whole/config.json", Path("runs/mine", name))
+    capsys.readouterr()
+    assert train("--resume-or-start", "mine", *TINY) == 0
+    assert outcome("mine") == outcome("whole") and leftovers("mine") == []
+
+
+def test_it_refuses_other_flags_and_a_second_name(stopped, capsys):
+    before = contents(stopped)
+    assert train("--resume-or-start", "mine", *SMALL, "--rule", "kp") == 2
+    err = capsys.readouterr().err
+    assert err == "wtref: flags contradict run 'mine': --rule is bp, not kp; leave them out, or choose another name\n"
+    for flag, name in (("--resume", "mine"), ("--log-name", "mine"), ("--resume-or-start", ""), ("--resume-or-start", "a/b")):
+        more = [flag, name] if name == "mine" else []
+        assert train("--resume-or-start", name, *SMALL, *more) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert contents(stopped) == before and not Path("a").exists()
+
+
 # --- another run, other data ------------------------------------------------------------------------------
 
 
@@ -234,7 +279,7 @@ def test_a_run_does_not_go_on_with_other_data(here, capsys):
     capsys.readouterr()
     assert train("--resume", "mine") == 2
     err = capsys.readouterr().err
-    assert err == "wtref: --resume mine: digits is not the data that the run was started with\n"
+    assert err == "wtref: run 'mine': digits is not the data that it was started with\n"
     assert contents(Path("runs/mine")) == before
     file.write_bytes(original)
     assert train("--resume", "mine") == 0

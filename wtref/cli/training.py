@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from wtref.cli.arguments import WHERE, add_config, add_names, flag, listed
 from wtref.cli.parser import Distinct
-from wtref.errors import InputError, check_choice, choose
+from wtref.errors import check_choice, choose
 from wtref.installation import program
 from wtref.relatives import RULES
 from wtref.runs import rule_options, session
@@ -14,7 +14,7 @@ from wtref.runs.compare import compare, free_prefix
 from wtref.runs.config import Config
 from wtref.runs.effects import check_effects
 from wtref.runs.experiments import COMPARED, DIGITS, EXPERIMENTS, Experiment, with_control
-from wtref.runs.folders import RUNS
+from wtref.runs.folders import RUNS, run_names
 from wtref.runs.run import Run, check_name
 from wtref.runs.tensorboard import check_installed
 
@@ -99,19 +99,22 @@ def _command(words):
 
 
 def add_train(parser):
-    parser.add_argument("--log-name", metavar="NAME", help="the run's folder in runs/ (default: a free name)")
-    parser.add_argument("--resume", metavar="NAME", help="go on with that run, from its newest checkpoint")
+    names = parser.add_mutually_exclusive_group()
+    names.add_argument("--log-name", metavar="NAME", help="the run's folder in runs/ (default: a free name)")
+    names.add_argument("--resume", metavar="NAME", help="go on with that run, from its newest checkpoint")
+    names.add_argument(
+        "--resume-or-start", metavar="NAME", help="go on with that run, or start it if it does not exist, as in a requeued job"
+    )
     add_config(parser)
 
 
 def train(args, given):
     """Train one network by one rule, in a folder of its own under runs/."""
-    if args.resume is not None and args.log_name is not None:
-        extra = f"leave --log-name {args.log_name} out"
-        raise InputError(f"--resume goes on under the run's own name, {args.resume}; {extra}")
-    run = Run.find(args.resume) if args.resume is not None else None
+    existing = args.resume_or_start if args.resume_or_start in run_names() else args.resume
+    run = Run.find(existing) if existing is not None else None
     config = session.resumed_config(run, given) if run else Config(**given)
     check_effects(config, (config.rule,), vars(args))
     if config.tensorboard:
         check_installed()
-    return session.train(config, run, args.log_name, args.group)
+    new = args.log_name if args.resume_or_start is None else args.resume_or_start
+    return session.train(config, run, new, args.group)

@@ -51,8 +51,8 @@ def opened(config, run=None, name=None, group=SINGLE):
         training = prepare(config, group=group)
         about = training.feed.about()
         if resumed and run.images().sha256 != about["sha256"]:
-            raise InputError(f"--resume {run.name}: {config.dataset} is not the data that the run was started with")
-        group.verify(_common_facts(config, training, about))
+            raise InputError(f"run {run.name!r}: {config.dataset} is not the data that it was started with")
+        group.verify({"the run that is resumed": run and run.name, **_common_facts(config, training, about)})
         group.prepare_transport(training.device, int(config.bucket_mib * 2**20), config.bucket_dtype)
         if resumed:
             _restore(training, run)
@@ -110,7 +110,7 @@ def resumed_config(run, given):
     """
     run.check_plugin()
     if different := contradictions(run, given):
-        raise InputError(f"--resume {run.name} contradicts the run: {different}; leave those flags out")
+        raise InputError(f"flags contradict run {run.name!r}: {different}; leave them out, or choose another name")
     return replace(run.config(), **{name: value for name, value in given.items() if name in CHANGEABLE})
 
 
