@@ -82,9 +82,11 @@ def test_floats_are_taken_as_they_are_and_results_repeat():
 
 
 def test_figures_are_drawn_where_the_user_says(tmp_path):
-    pytest.importorskip("matplotlib")
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("svg")  # a notebook has one of its own
     run = wtref.fit(LAYERS, **FLOATS, epochs=2, rule=Slow)
     paths = run.figures(tmp_path / "new" / "pictures")
+    assert matplotlib.get_backend().lower() == "svg"
     assert {path.name for path in paths} == {"test-error.png", "depth.png", "angles.png", "sizes.png"} and all(
         map(lambda p: p.exists(), paths)
     )

@@ -1,9 +1,11 @@
 """wtref from Python: `fit` trains a network on arrays, `audit` and `check` examine a rule.  Nothing here starts a process."""
 
+import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +87,8 @@ class FittedRun:
         """
         folder = Path(folder)
         make_folder(folder)
-        return figures.draw_comparison([{"rule": self.name, "curve": self.name, **record} for record in self.records], folder)
+        with _backend_kept():
+            return figures.draw_comparison([{"rule": self.name, "curve": self.name, **record} for record in self.records], folder)
 
 
 def fit(
@@ -162,6 +165,20 @@ def check(rule: str, models: Sequence[str] = ("mlp", "resnet8")) -> list[dict[st
 
     rows = checking.check(models, [rule])
     return [asdict(row) | {"worst": row.worst, "passed": row.passed} for row in rows]
+
+
+@contextlib.contextmanager
+def _backend_kept():
+    """A context after which Matplotlib has the backend that it had before, as a notebook's that shows pictures."""
+    if not find_spec("matplotlib"):
+        yield
+        return
+    import matplotlib
+
+    backend = dict.get(matplotlib.rcParams, "backend")  # as it is, where no backend has been chosen yet
+    yield
+    if isinstance(backend, str):
+        matplotlib.use(backend)
 
 
 def _config(model, rule, epochs, settings):
