@@ -292,3 +292,43 @@ def test_options_that_cannot_be_are_one_line(here, capsys, change):
     harmless = "epochs" in str(change)  # of no interest in such a file
     assert main("import net.pt --device cpu".split()) == (0 if harmless else 2)
     assert capsys.readouterr().err.count("\n") == (0 if harmless else 1)
+
+
+def torchvision_s(name):
+    """torchvision's name of an array of a ResNet, from the one in an exported file."""
+    name = name.replace("stem.weights", "conv1").replace("stem.norm", "bn1").replace("output.weights", "fc")
+    name = name.replace("shortcut.weights", "downsample.0").replace("shortcut.norm", "downsample.1")
+    name = re.sub(r"(conv\d)\.weights", r"\1", re.sub(r"conv(\d)\.norm", r"bn\1", name))
+    return re.sub(r"stage(\d)\.block(\d)", lambda place: f"layer{place[1]}.{int(place[2]) - 1}", name)
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda state: {"state_dict": state, "epoch": 3}, lambda state: {"model": state}])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_torchvision_s_names_and_usual_wrappings_are_understood(here, wrap, prefix):
+    import torch
+
+    from wtref.oracle import states as torch_state
+
+    config = Config(model="resnet8", batch_size=64, device="cpu")
+    training = trained(config, steps=1)
+    export_to(here / "net.pt", training)
+    state = torch.load("net.pt", weights_only=True)
+    torch.save(wrap({prefix + torchvision_s(name): torch.nn.Parameter(x, x.is_floating_point()) for name, x in state.items()}), "theirs.pt")
+    assert "layer2.0.downsample.0.weight" in map(torchvision_s, state) and "bn1.bias" in map(torchvision_s, state)
+    again = prepare(config)
+    torch_state.load(again, torch_state.read("theirs.pt"))
+    mine, theirs = training.network.arrays(), again.network.arrays()
+    assert all(mine[name].tobytes() == theirs[name].tobytes() for name in mine if not name.endswith(".B"))
+
+
+def test_all_missing_and_unknown_arrays_are_listed(here, refused):
+    import torch
+
+    export_to(here / "net.pt", trained(Config(model="mlp", hidden=(4,), device="cpu"), steps=1))
+    state = dict(torch.load("net.pt", weights_only=True))
+    for name in ("b", "a"):
+        state[f"{name}.weight"] = torch.zeros(2)
+    del state["output.weights.bias"], state["hidden1.weights.bias"]
+    torch.save(state, "other.pt")
+    line = refused("import", "other.pt", "--model", "mlp", "--hidden", 4, "--device", "cpu")
+    assert "missing: hidden1.weights.bias, output.weights.bias; unknown to this architecture: a.weight, b.weight;" in line

@@ -8,6 +8,7 @@ attribute when it loads the file, and load_state_dict ignores it.
 
 import io
 import os
+import re
 import warnings
 from collections import OrderedDict
 from typing import NamedTuple
@@ -66,8 +67,8 @@ def read(path):
         raise InputError(f"no file {path}; give a state_dict as written by export or torch.save")
     try:
         with warnings.catch_warnings(action="ignore"):  # the exceptions below say more
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        arrays = {name: _real(name, value) for name, value in state.items() if not name.endswith("num_batches_tracked")}
+            state = _unwrapped(torch.load(path, map_location="cpu", weights_only=True))
+        arrays = {_own_name(name): _real(name, value) for name, value in state.items() if not name.endswith("num_batches_tracked")}
         if not hasattr(state, "wtref"):
             return StateFile(path, arrays, None, None)
         check_entries(state.wtref, {"options": dict, "images": dict})
@@ -78,6 +79,26 @@ def read(path):
         if reason.startswith("Weights only load failed"):  # PyTorch goes on to recommend executing the file
             reason = "it is damaged, or holds other objects than tensors"
         raise InputError(f"{path} is no PyTorch state_dict ({reason.splitlines()[0]})") from None
+
+
+def _unwrapped(state):
+    """The state_dict in a checkpoint that holds it as "state_dict" or "model" beside other things; else what was given."""
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            return state[key]
+    return state
+
+
+def _own_name(name):
+    """wtref's name of an array in a state_dict: without DataParallel's `module.`, and translated from torchvision's ResNets."""
+    part, _, array = name.removeprefix("module.").rpartition(".")
+    if block := re.fullmatch(r"layer(\d+)\.(\d+)\.(conv\d|bn\d|downsample\.[01])", part):
+        stage, number, inside = block.groups()
+        inside = re.sub(r"^(conv\d)$", r"\1.weights", inside)
+        inside = re.sub(r"^bn(\d)$", r"conv\1.norm", inside)
+        inside = inside.replace("downsample.0", "shortcut.weights").replace("downsample.1", "shortcut.norm")
+        return f"stage{stage}.block{int(number) + 1}.{inside}.{array}"
+    return f"{TORCHVISION.get(part, part)}.{array}" if part else array
 
 
 def _real(name, value):
@@ -124,9 +145,11 @@ def load(training, file):
     if file.images:
         check_images(Images.of(training.feed.about()), file.images, f"--dataset {training.config.dataset}", file.path)
     wanted = _to_torch(training.network)
-    for name in sorted(wanted.keys() ^ file.arrays.keys()):
-        where = "missing from" if name in wanted else "unknown to this architecture in"
-        raise InputError(f"{name} is {where} {file.path}; choose --model and its options to fit")
+    missing, unknown = sorted(wanted.keys() - file.arrays.keys()), sorted(file.arrays.keys() - wanted.keys())
+    if missing or unknown:
+        lists = [("missing", missing), ("unknown to this architecture", unknown)]
+        found = "; ".join(f"{what}: {', '.join(names)}" for what, names in lists if names)
+        raise InputError(f"{file.path} does not fit --model {training.config.model}: {found}; choose --model and its options to fit")
     for name, array in wanted.items():
         found = file.arrays[name]
         if array.shape != found.shape:
@@ -169,4 +192,5 @@ def _weighted(network):
     return [layer for layer in walk(network) if isinstance(layer, (Conv2d, Linear))]
 
 
+TORCHVISION = {"conv1": "stem.weights", "bn1": "stem.norm", "fc": "output.weights"}  # outside of blocks
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}
