@@ -40,10 +40,11 @@ class Noise(np.ndarray):
         self.ops = getattr(source, "ops", None)
 
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
-        inputs, options["out"] = map(_plain, inputs), tuple(map(_plain, options.get("out", ()))) or None
-        inputs = list(inputs)
-        if ufunc is np.matmul and options == {"out": None} and all(x.ndim == 2 for x in inputs):
+        inputs = [_plain(x) for x in inputs]
+        if ufunc is np.matmul and not options and all(x.ndim == 2 for x in inputs):
             return self.ops.product(*inputs)
+        if "out" in options:
+            options["out"] = tuple(map(_plain, options["out"]))
         return getattr(ufunc, method)(*inputs, **options)
 
 
