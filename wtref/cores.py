@@ -32,7 +32,7 @@ def _control_groups():
     In a container the path of a group may be the one on its host, which does not exist in the container.
     """
     with contextlib.suppress(OSError):
-        for line in MEMBERSHIP.read_text().splitlines():
+        for line in MEMBERSHIP.read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
             if not controllers or "cpu" in controllers.split(","):
                 mount, group = MOUNT / ("cpu" if controllers else ""), PurePath(path.lstrip("/"))
@@ -43,6 +43,6 @@ def _quotas(folder):
     """[the CPU quota of a control group in cores], or [] if it has none."""
     for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):  # of version 2, and 1
         with contextlib.suppress(OSError, ValueError):  # a missing file, and "max"
-            quota, period = map(int, " ".join((folder / name).read_text() for name in names).split())
+            quota, period = map(int, " ".join((folder / name).read_text(encoding="utf-8") for name in names).split())
             return [quota / period] if quota > 0 else []  # -1: none
     return []

@@ -1,5 +1,6 @@
 """Which compilers and flags compile the C sources, and the suite of the compiled kernels under clang."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -65,6 +66,15 @@ exec {base} "$@"
     command_and_macros.cache_clear()
     yield make
     command_and_macros.cache_clear()
+
+
+@pytest.mark.parametrize("content", ["garbage", "#!/no/such/interpreter\n"])
+def test_a_compiler_that_cannot_be_started_is_named(content, tmp_path, monkeypatch):
+    compiler = tmp_path / "compiler"
+    compiler.write_text(content)
+    compiler.chmod(0o700)
+    monkeypatch.setenv("CC", str(compiler))
+    assert re.search(r"plain kernels \(the C compiler cannot be started: .*compiler'\)", equip(CPU).kernels)
 
 
 @pytest.mark.parametrize("refused, flags", [

@@ -1,5 +1,7 @@
 """The mirrors' noise on a device with ops: its products come from the ops, everything else from NumPy."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,21 @@ def test_products_come_from_the_ops_and_all_else_from_numpy():
     y *= 3
     np.testing.assert_array_equal(y, 3 * plain)
     assert counted.products == 3
+
+
+def test_products_that_the_ops_lack_come_from_numpy():
+    """Factors of other dtypes and kinds, and noise whose ops were lost on the way through pickle."""
+    plain, counted = np.arange(6, dtype=np.float32).reshape(2, 3), Counted()
+    y, ones = Noise.of(plain.copy(), counted), np.ones((3, 4))
+    for other in (ones, ones.astype(np.int64), ones.astype(object), ones.tolist()):
+        np.testing.assert_array_equal(y @ other, plain @ ones)
+        assert (y @ other).dtype == (plain @ other).dtype
+    np.testing.assert_array_equal(ones.T @ y.T, ones.T @ plain.T)
+    unpickled = pickle.loads(pickle.dumps(y))
+    np.testing.assert_array_equal(unpickled @ ones.astype(np.float32), plain @ ones)
+    with pytest.raises(ValueError, match="matmul"):
+        y @ 2
+    assert counted.products == 0
 
 
 @pytest.mark.parametrize("rule", ["wm", "aa", "ia"])

@@ -55,7 +55,10 @@ def _openmp():
 
 def run(command):
     """Run the compiler and return its output (bytes).  Raises NoCompiler if it fails."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+    except OSError as error:
+        raise NoCompiler(f"the C compiler cannot be started: {error}") from None
     if done.returncode:
         lines = done.stderr.decode(errors="replace").splitlines() or ["no message"]
         raise NoCompiler(f"the C compiler failed: {lines[0]}")

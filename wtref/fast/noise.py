@@ -25,9 +25,10 @@ def accelerate_noise(rule, device):
 
 
 class Noise(np.ndarray):
-    """An array whose matrix products are computed by `ops`; all other results are plain arrays.
+    """An array whose products by @ with matrices of its own dtype are computed by `ops`, and so are those of its views.
 
-    The threads of BLAS wait in a loop after each product, in which time they take cores away from the threads of the ops.
+    All other ufuncs are NumPy's, and their results are plain arrays.  The threads of BLAS wait in a loop after each product,
+    in which time they take cores away from the threads of the ops.
     """
 
     @classmethod
@@ -40,11 +41,16 @@ class Noise(np.ndarray):
         self.ops = getattr(source, "ops", None)
 
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
-        inputs, options["out"] = map(_plain, inputs), tuple(map(_plain, options.get("out", ()))) or None
-        inputs = list(inputs)
-        if ufunc is np.matmul and options == {"out": None} and all(x.ndim == 2 for x in inputs):
+        inputs = [_plain(x) for x in inputs]
+        if ufunc is np.matmul and not options and self.ops and all(self._suits(x) for x in inputs):
             return self.ops.product(*inputs)
+        if "out" in options:
+            options["out"] = tuple(map(_plain, options["out"]))
         return getattr(ufunc, method)(*inputs, **options)
+
+    def _suits(self, x):
+        """Whether x may be a factor of a product of the ops, which convert nothing."""
+        return type(x) is np.ndarray and x.ndim == 2 and x.dtype == self.dtype
 
 
 def _plain(x):
