@@ -95,7 +95,7 @@ def rows(out):
 
 def test_a_run_that_diverges_does_not_stop_the_others(capsys):
     """At this learning rate, signs as feedback keep the weights finite."""
-    assert main(["compare", *MLP, "--rules", "bp", "ss", "--seeds", "2", "--lr", "100"]) == 1
+    assert main(["compare", *MLP, "--rules", "bp", "ss", "--seeds", "2", "--lr", "100", "--weight-decay", "0.03"]) == 1
     out, err = capsys.readouterr()
     assert all(line.startswith("wtref: the loss became ") for line in err.splitlines())
     assert [line.split()[-1] for line in err.splitlines()] == ["(compare-digits-1-bp-0)", "(compare-digits-1-bp-1)"]
@@ -108,7 +108,7 @@ def pretended(monkeypatch):
     """{(rule, seed): exception}: instead of these runs; all are done in this process, in reverse of the order asked for."""
     outcomes = {}
 
-    def completed(function, items, jobs):
+    def completed(function, items, jobs, waiting):
         for item in reversed(items):
             future = Future()
             config = item[1]
