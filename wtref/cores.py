@@ -19,7 +19,7 @@ def cores():
 def default_threads(most=None):
     """The number of threads of the CPU's kernels where --threads is not given; at most OMP_NUM_THREADS, if that is set.
 
-    most: for a process that shares the cores with others; None for one a core
+    most: this process's share of the cores; None for all of them
     """
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # the others are for nested parallel regions
     chosen = [int(first)] if first.isdecimal() and int(first) > 0 else []

@@ -1,6 +1,6 @@
 """Times a side that is compiled first, torch.compile's or JAX's, beside wtref's in a process of its own.
 
-Compilation may fail, take minutes or end the process; the measurements of the process that asks for it remain.
+Compilation may fail, take minutes or end the process; whatever happens, the asking process keeps what it has measured.
 """
 
 import multiprocessing

@@ -18,7 +18,7 @@ def measure(work, repeats, profiled=False, eager=False):
 
     repeats: the turns of each side; profiled: whether the row also has {part of the step: ms}; eager: whether
     torch.compile is left out.  PyTorch's and JAX's values are absent where the library, or the Work in it, is missing.
-    row["ratio"] is the lowest of all sides': the time of the fastest of them over wtref's.
+    row["ratio"] is the fastest side's time over wtref's.
     """
     row, setting = _measure_uncompiled(work, repeats, profiled)
     yield row

@@ -6,7 +6,7 @@ from statistics import median
 
 WARM_UP = 2  # steps before the clock starts
 TURN = 0.2  # seconds that a task's turn lasts at least
-REST = 0.05  # seconds before each turn, after which the threads of other libraries no longer wait in a loop for their next task
+REST = 0.05  # seconds before each turn, in which the threads of other libraries stop polling for work
 
 
 def median_seconds(tasks, repeats, wait=lambda: None, clock=time.perf_counter):

@@ -226,7 +226,7 @@ def _matrix(function, name, x, shape, dtype):
     size, (row, column) = x.itemsize, x.strides
     if row % size or column % size or not x.flags.aligned:
         x, row, column = x.copy("C"), shape[1] * size, size
-    return x if column <= row else x.T, row // size, column // size  # the same memory; _address is quickest where rows are contiguous
+    return x if column <= row else x.T, row // size, column // size  # x.T has the same address, which _address finds faster where rows are contiguous
 
 
 def _packed(x):

@@ -25,7 +25,7 @@
 #define ROWS 8  /* 16 of 32 registers */
 #else
 #define VECTOR_BYTES 16
-#define ROWS 4  /* 8 of 16 registers: without fused multiply-add each product needs one of its own */
+#define ROWS 4  /* 8 of 16 registers: without fused multiply-add each product needs a register, too */
 #endif
 enum { V = VECTOR_BYTES / sizeof(REAL), WIDE = 2 * V };
 
@@ -195,8 +195,8 @@ static void pack(const REAL *b, long b_depth, long b_column, long depth, long co
 }
 
 /* c (m, n) = a (m, k) b (k, n); a and b with strides, c contiguous.
- * Threads divide the rows of c if there are many, as other passes divide an array, because data that another core has just
- * written is slow to read.  With few rows it does not pay that each thread packs all of b, so threads divide the columns; with
+ * Threads divide the rows of c if there are many: other passes divide arrays in the same way, so each core reads what it
+ * has written itself.  With few rows it does not pay that each thread packs all of b, so threads divide the columns; with
  * very few it does not pay to pack b at all where whole panels of its rows can be read in place. */
 void product(const REAL *a, long a_row, long a_depth, const REAL *b, long b_depth, long b_column, long m, long n,
              long k, REAL *c) {
