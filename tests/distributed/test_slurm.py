@@ -1,0 +1,105 @@
+"""The batch script of wtref/distributed/README.md on a Slurm of two nodes."""
+
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from launching import ROOT, RUN_PY, messages, needs_mpi
+from programs import wait_until
+from slurm import cluster, needs_slurm
+from wtref.runs import checkpoints
+
+pytestmark = [needs_slurm, needs_mpi, pytest.mark.slow]
+
+README = (ROOT / "wtref/distributed/README.md").read_text()
+SIZE = "--nodes=4 --ntasks-per-node=8 --gpus-per-node=8 --cpus-per-task=12 --time=48:00:00"
+SHORT = "--dataset synthetic --model mlp --hidden 8 --device cpu --batch-size 100 --epochs 2"
+ENDLESS = "--dataset synthetic --model mlp --hidden 8 --device cpu --batch-size 2 --epochs 900 --save-every 1000000"
+LAST = Path("runs/mine/last.npz")
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    with cluster(tmp_path_factory.mktemp("slurm")) as running:
+        yield running
+
+
+def script(flags):
+    """The path of the README's script: two small nodes, and another training."""
+    (text,) = re.findall(r"```sh\n(#!/bin/bash\n.*?)```", README, re.DOTALL)
+    assert SIZE in text
+    text = text.replace(SIZE, "--nodes=2 --ntasks-per-node=1 --cpus-per-task=1 --time=10")
+    training = re.compile(r"python run\.py train --resume-or-start res50-wm (.*?)\ncode", re.DOTALL)
+    text, changes = training.subn(f"{sys.executable} {RUN_PY} train --resume-or-start mine {flags}\ncode", text)
+    assert changes == 1
+    Path("job.sh").write_text(text)
+    return "job.sh"
+
+
+def output(job):
+    """What a job has printed so far, without the lines of its epochs."""
+    path = Path(f"slurm-{job}.out")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return "\n".join(line for line in lines if not line.startswith("epoch "))
+
+
+def wait_for_epoch(job):
+    """Wait until the job has trained for an epoch since its latest start; returns the process ids of its ranks."""
+    path = Path(f"slurm-{job}.out")
+    wait_until(lambda: path.exists() and "\nepoch " in path.read_text().rpartition("by process id")[2])
+    return dict(re.findall(r"(\d) is (\d+)", output(job).rpartition("by process id")[2]))
+
+
+def progress():
+    plain = checkpoints.read(LAST)[1]
+    return plain["epoch"], plain["position"]
+
+
+def test_it_trains_on_two_nodes_and_leaves_a_finished_run_alone(here, slurm):
+    job = slurm.submit(script(SHORT))
+    assert slurm.wait_for(job, "COMPLETED", "FAILED") == "0:0"
+    assert "0 is " in output(job) and "1 is " in output(job) and "done: 2 epochs" in output(job)
+    assert messages(output(job)) == []
+    before = LAST.read_bytes()
+    job = slurm.submit("job.sh")
+    assert slurm.wait_for(job, "COMPLETED", "FAILED") == "0:0"
+    assert "already finished: 2 epochs" in output(job) and LAST.read_bytes() == before
+
+
+def test_at_its_time_limit_the_job_saves_the_run_and_is_requeued_to_go_on_with_it(here, slurm):
+    job = slurm.submit(script(ENDLESS))
+    wait_for_epoch(job)
+    slurm.update(job, TimeLimit=1)  # Slurm looks at the limits every 30 seconds
+    slurm.wait_for(job, "PENDING")
+    (line,) = messages(output(job))
+    epoch, step = progress()
+    assert step > 0 and line.startswith(f"wtref: stopped in epoch {epoch + 1}, after step {step} of 1000; all of it is saved in runs/mine")
+    slurm.update(job, TimeLimit=10, StartTime="now")
+    wait_until(lambda: f"\ngoes on after epoch {epoch}, step {step} of 1000" in output(job))
+    slurm.call("scancel", job)
+    wait_until(lambda: progress()[1] > 0 and progress() > (epoch, step))  # an epoch that was not stopped is saved with step 0
+    slurm.wait_for(job, "CANCELLED")
+
+
+@pytest.mark.parametrize("rank", "01")
+def test_a_killed_rank_ends_the_job_and_is_named(here, slurm, rank):
+    job = slurm.submit(script(ENDLESS))
+    pids = wait_for_epoch(job)
+    os.kill(int(pids[rank]), signal.SIGKILL)
+    assert slurm.wait_for(job, "FAILED", seconds=30) == "137:0"
+    assert f"srun: error: node{int(rank) + 1}: task {rank}: Killed" in output(job)
+    assert progress()[0] > 0
+
+
+def test_a_stopped_rank_ends_the_job_after_the_wait_limit_and_is_named(here, slurm):
+    job = slurm.submit(script(f"{ENDLESS} --wait-limit 0.05"))
+    pids = wait_for_epoch(job)
+    os.kill(int(pids["1"]), signal.SIGSTOP)
+    slurm.wait_for(job, "FAILED", seconds=30)
+    (line,) = messages(output(job))
+    assert re.match(rf"wtref: rank 1 \(process {pids['1']} on .+\) has not answered for 0.05 min \(--wait-limit\); what was saved", line)
+    assert progress()[0] > 0
