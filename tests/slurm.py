@@ -102,10 +102,10 @@ def _free_ports(count):
 
 
 class Cluster:
-    """A running Slurm, and its commands.  MPI takes its two nodes for different machines."""
+    """A running Slurm, and its commands.  MPI takes its two nodes for different machines; why by OFI: wtref/distributed/README.md."""
 
     def __init__(self, folder):
-        self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf"), "MPIR_CVAR_NOLOCAL": "1"}
+        self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf"), "MPIR_CVAR_NOLOCAL": "1", "MPIR_CVAR_CH4_NETMOD": "ofi"}
 
     def call(self, *command, check=True):
         """The standard output of one of Slurm's commands."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launching import FOLDER, ROOT, RUN_PY, SMALL, fails, image_folder, messages, mpiexec, needs_mpi, nothing_left, run
+from launching import FOLDER, ROOT, RUN_PY, SMALL, fails, image_folder, messages, mpiexec, needs_mpi, nothing_left, run, write_program
 
 pytestmark = needs_mpi
 
@@ -122,22 +122,32 @@ def test_an_error_on_one_rank_ends_all_and_names_it_once(here):
     assert done.stderr.count("11.png") == 1 and nothing_left(here)
 
 
+BUG = """
+from wtref.cli import main as cli
+from wtref.distributed.training import DistributedTraining
+from wtref.runs import prepare
+class Spoilt(DistributedTraining):
+    def step(self, *batch):
+        if self.group.rank == 1 and self.position == 3:
+            raise ZeroDivisionError("as planned")
+        return super().step(*batch)
+prepare.DistributedTraining = Spoilt
+raise SystemExit(cli.main())
+"""
+
+
 @pytest.mark.slow
 def test_a_bug_on_one_rank_ends_all_and_shows_where(here):
-    script = here / "bug.py"
-    script.write_text(
-        "from wtref.cli import main as cli\n"
-        "from wtref.distributed.training import DistributedTraining\n"
-        "from wtref.runs import prepare\n"
-        "class Spoilt(DistributedTraining):\n"
-        "    def step(self, *batch):\n"
-        "        if self.group.rank == 1 and self.position == 3:\n"
-        "            raise ZeroDivisionError('as planned')\n"
-        "        return super().step(*batch)\n"
-        "prepare.DistributedTraining = Spoilt\n"
-        "raise SystemExit(cli.main())\n"
-    )
-    done = run(mpiexec(2, script, *SMALL), seconds=40)
+    done = run(mpiexec(2, write_program(BUG), *SMALL), seconds=40)
     assert done.returncode == 1
     assert done.stderr.count("wtref: rank 1: ZeroDivisionError('as planned')") == done.stderr.count("wtref: ") == 1
     assert done.stderr.count("Traceback") == 1 and nothing_left(here)
+
+
+@pytest.mark.slow
+def test_a_process_that_reports_an_error_is_not_ended_by_sigterm(here):
+    """srun sends it to all once one has failed; 143 would say that the run was stopped and saved."""
+    signalled = "import os\nfrom wtref.distributed import mpi\nmpi.printable = lambda error: os.kill(os.getpid(), 15) or error\n"
+    done = run(mpiexec(2, write_program(signalled + BUG), *SMALL), seconds=40)
+    assert done.returncode == 1 and messages(done.stderr) == ["wtref: rank 1: ZeroDivisionError('as planned')"]
+    assert nothing_left(here)

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import signal
 import socket
 import sys
 import time
@@ -18,6 +19,7 @@ from wtref.distributed.messages import Messenger
 from wtref.distributed.startup import unlink_shared_memory
 from wtref.distributed.watchdog import monitored
 from wtref.errors import Diverged, Drifted, InputError, Unanswered
+from wtref.interrupts import TERMINATING
 from wtref.text import printable
 
 HELP_SHOWN = "--help or --version ends the program"
@@ -184,6 +186,8 @@ class MpiGroup(ProcessGroup):
                 pass
         if getattr(error, "collective", False) or isinstance(error, Diverged):  # all processes have the same loss
             return super().report_error(error, code) if self.rank == 0 else code
+        for number in TERMINATING:  # srun sends SIGTERM to all once one has failed; the exit code 143 is for runs that are saved
+            signal.signal(number, signal.SIG_IGN)
         if error is not None:
             reporting = getattr(error, "reporting_rank", 0)  # the first to print where all have the same error, as after Ctrl-C
             time.sleep(2 * FLUSH_DELAY if self.rank != reporting else 0)
