@@ -100,7 +100,7 @@ def contents(folder):
 def test_the_installed_program_lists_and_trains_and_leaves_its_installation_as_it_is(environment, tmp_path):
     before, work = contents(environment), tmp_path / "work"
     work.mkdir()
-    listed = run(environment, tmp_path, "wtref", "data").splitlines()
+    listed = run(environment, tmp_path, "wtref", "data").replace("\n    ", " ").splitlines()
     assert " intact " in listed[0] and str(environment) in listed[0]
     assert str(tmp_path / "home" / ".local" / "share" / "wtref" / "mnist") in listed[1]
     assert run(environment, tmp_path, "python", "-m", "wtref", "--version") == f"wtref {wtref.__version__}\n"

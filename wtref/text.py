@@ -19,14 +19,27 @@ def _escaped(character):
     return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
 
 
-def columns(rows, justify=str.ljust):
-    """Rows of texts as lines, each column as wide as its widest text; justify: str.ljust or str.rjust.
+def columns(rows, justify=str.ljust, width=WIDTH):
+    """Rows of texts as lines of at most `width` characters; justify: str.ljust or str.rjust.
 
-    Between columns there are two spaces, or one where the lines would be longer than WIDTH.
+    Each column is as wide as its widest text.  Between columns there are two spaces, or one where the lines would be too long;
+    where that is not enough, the longest texts are shortened.
     """
     widths = [max(map(len, column)) for column in zip(*rows)]
-    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
-    return "\n".join(gap.join(map(justify, row, widths)).rstrip() for row in rows)
+    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= width else " "
+    most = max(widths)
+    while sum(min(each, most) for each in widths) + len(gap) * (len(widths) - 1) > width:
+        most -= 1
+    rows = [[shortened(text, most) for text in row] for row in rows]
+    return "\n".join(gap.join(map(justify, row, [min(each, most) for each in widths])).rstrip() for row in rows)
+
+
+def shortened(text, most):
+    """The text if it has at most `most` characters, else its beginning and its end with "…" between them."""
+    if len(text) <= most:
+        return text
+    end = (most - 1) // 2
+    return f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
 
 
 def wrapped(text, indent="    "):

@@ -52,14 +52,10 @@ OWN = "--plugin mine.py --model two --dataset dots --device cpu --epochs 2".spli
 
 
 @pytest.fixture(autouse=True)
-def mine(here):
-    """The plug-in's path; what it registers is gone after the test."""
-    before = [(registry, dict(registry)) for registry in (RULES, MODELS, IN_MEMORY, plugins.loaded)]
+def mine(here, registries):
+    """The plug-in's path."""
     (here / "mine.py").write_text(TEXT)
-    yield here / "mine.py"
-    for registry, content in before:
-        registry.clear()
-        registry.update(content)
+    return here / "mine.py"
 
 
 def forget():
@@ -92,14 +88,14 @@ def test_workers_that_compare_run_the_plugin_too(here, said):
 def test_an_own_rule_has_a_colour_that_no_other_rule_has():
     found = colours.palette({"fa": "fa", "mine": "mine", "yours": "yours", "kp": "kp"})
     assert len(set(found.values())) == 4
-    assert {found["mine"], found["yours"]}.isdisjoint(colours.COLOURS.values())
-    assert colours.palette({"mine-run": "fa"}) == {"mine-run": colours.OTHERS[0]}
+    assert {found["mine"].color, found["yours"].color}.isdisjoint(colours.COLOURS.values())
+    assert colours.palette({"mine-run": "fa"})["mine-run"].color == colours.OTHERS[0]
 
 
 def test_an_own_rule_is_audited(here, capsys):
     assert main("audit --plugin mine.py --rules signs copies".split()) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines[1:]] == [["signs", "no"], ["copies", "yes"]] and "NOT AS DECLARED" in lines[2]
+    assert [line.split()[:2] for line in lines[1:3]] == [["signs", "no"], ["copies", "yes"]] and "NOT AS DECLARED" in lines[2]
 
 
 def test_a_run_goes_on_only_with_the_plugin_named_and_unchanged(here, mine, said, refused):

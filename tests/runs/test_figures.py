@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wtref.relatives import RULES
 from wtref.runs import colours, figures
 from wtref.runs.experiments import RELATED
 from wtref.runs.run_files import LATER
 
 pytest.importorskip("matplotlib").use("Agg")
 pyplot = pytest.importorskip("matplotlib.pyplot")
+from matplotlib.collections import PathCollection
 
 
 def line(curve, epoch, error, seed=0, angle=30.0):
@@ -92,11 +92,13 @@ def test_a_single_epoch_is_seen(tmp_path):
     for axes in drawn(lines, figures._draw_angles)[:4]:
         assert axes.get_xlim() == (0, 2) and list(axes.get_xticks()) == [0, 1, 2]
         assert [curve.get_marker() for curve in axes.lines] == ["o", "o"]
+    for axes in (*drawn(lines), *drawn(lines, figures._draw_sizes)):
+        assert {"v", "s"} <= {curve.get_marker() for curve in axes.lines}
 
 
 def test_the_spread_of_a_single_epoch_is_drawn():
     (axes,) = drawn([line("kp", 1, error, seed) for seed, error in enumerate((20.0, 30.0))])
-    (bar,) = axes.collections
+    bar, _ = axes.collections  # and the marker beside the curve's name
     assert [list(point) for point in bar.get_segments()[0]] == [[1, 20], [1, 30]]
 
 
@@ -117,7 +119,7 @@ def test_long_names_leave_room_for_the_picture(tmp_path, recwarn):
     names = [f"cifar10-resnet20-kp-{'very-' * 20}long-name-{number}" for number in (1, 2)]
     figures.draw_comparison([line(name, epoch, 5.0 + epoch) | {"rule": "kp"} for name in names for epoch in (1, 2)], tmp_path)
     assert not recwarn.list
-    assert [figures.label(name) for name in names] == ["cifar10-re…ong-name-1", "cifar10-re…ong-name-2"]
+    assert [figures.label(name) for name in names] == ["cifar10-re…ng-name-1", "cifar10-re…ng-name-2"]
     assert [figures.label(name) for name in ("ss", "usf", "a-name-of-20-letters")] == ["SS", "uSF", "a-name-of-20-letters"]
 
 
@@ -196,12 +198,40 @@ def test_many_rules_fill_rows_and_no_labels_overlap(epochs):
 
 
 def test_every_rule_has_a_colour_of_its_own():
-    own = colours.palette({**dict.fromkeys(RULES), "mine": "mine", "yours": "yours", "theirs": "theirs"})
-    lab = {rule: lightness_and_hue(colour) for rule, colour in own.items()}
+    own = colours.palette({**dict.fromkeys(colours.COLOURS), **{f"mine-{number}": f"mine-{number}" for number in range(7)}})
+    lab = {rule: lightness_and_hue(style.color) for rule, style in own.items()}
     distances = {(a, b): np.linalg.norm(lab[a] - lab[b]) for a in lab for b in lab if a < b}
     assert min(distances.values()) > 20, min(distances, key=distances.get)
     for pair in (("om", "wm"), ("dfa", "dkp"), ("kp", "pfa"), ("ss", "usf"), ("sa", "ss"), ("sa", "usf")):
         assert distances[tuple(sorted(pair))] > 40, pair
+
+
+def test_curves_can_be_told_apart_without_colours():
+    own = colours.palette({**dict.fromkeys(colours.COLOURS), **{f"mine-{number}": f"mine-{number}" for number in range(5)}})
+    assert len({style[1:] for style in own.values()}) == len(own)
+    many = colours.palette({f"{number}": f"{number}" for number in range(35)})
+    assert len(set(many.values())) == 35
+    assert len(set(colours.palette({f"run-{number}": "kp" for number in range(35)}).values())) == 35
+
+
+@pytest.mark.parametrize("draw", [figures._draw_errors, figures._draw_depth, figures._draw_sizes])
+def test_curves_and_their_names_show_the_same_marker(draw):
+    lines = [line(rule, epoch, 5.0 + epoch) for rule in ("kp", "mine") for epoch in range(1, 31)]
+    styles = colours.palette({"kp": "kp", "mine": "mine"})
+    figure = draw(lines, styles)
+    for axes in figure.axes:
+        shown = {curve.get_color(): curve for curve in axes.lines if len(curve.get_xdata()) > 1 and curve.get_color() != "grey"}
+        for style in styles.values():
+            curve = shown[style.color]
+            assert (curve.get_marker(), curve.get_linestyle(), curve.get_fillstyle()) == style[1:]
+            assert 1 <= len(curve.get_xdata()) / curve.get_markevery() <= 15
+        assert len(axes.texts) == len([marks for marks in axes.collections if isinstance(marks, PathCollection)]) == 2
+
+
+def test_angles_above_100_degrees_are_on_the_axis():
+    lines = [line("fa", epoch, 5.0, angle=130.0) for epoch in (1, 2)]
+    for draw in (figures._draw_depth, figures._draw_angles):
+        assert drawn(lines, draw)[0].get_ylim()[1] > 140
 
 
 def lightness_and_hue(colour):

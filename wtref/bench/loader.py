@@ -8,6 +8,7 @@ from wtref.bench.turns import WARM_UP
 from wtref.datasets.memory import images_per_second
 from wtref.device import to_host
 from wtref.runs.prepare import prepare
+from wtref.text import wrapped
 
 
 def measure(config, batches):
@@ -30,8 +31,9 @@ def _step_images_per_second(training, batches):
 
 
 def line(row):
-    """A row as two lines of text."""
-    return (
-        f"{row['dataset']} at batch {row['batch_size']}: the loader alone gives {row['loader_images_per_second']:,.0f} images/s\n"
-        f"{row['model']} under {row['rule']} on {row['device']}: the training step takes {row['step_images_per_second']:,.0f} images/s"
-    )
+    """A row as text."""
+    loader, step = (f"{row[f'{name}_images_per_second']:,.0f} images/s" for name in ("loader", "step"))
+    return "\n".join((
+        wrapped(f"{row['dataset']} at batch {row['batch_size']}: the loader alone gives {loader}"),
+        wrapped(f"{row['model']} under {row['rule']} on {row['device']}: the training step takes {step}"),
+    ))  # fmt: skip

@@ -11,15 +11,16 @@ import numpy as np
 from wtref.bench.sides import COMPILED
 from wtref.errors import InputError
 from wtref.files import write_json
+from wtref.text import wrapped
 
 # The variables that narrow the instruction sets of wtref's kernels, NumPy's products, PyTorch's kernels, those of the
 # libraries it calls, and JAX's.
 SWITCHES = ("CC", "OPENBLAS_CORETYPE", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "XLA_FLAGS")
 
 COLUMNS = (
-    ("  wtref ms", "ms", 2), ("  images/s", "images_per_second", 0), ("  GFLOP/s", "gflops", 1),
+    ("  wtref ms", "ms", 2), ("   images/s", "images_per_second", 0), ("  GFLOP/s", "gflops", 1),
     ("     MiB", "memory_mib", 0), ("  PyTorch ms", "torch_ms", 2), ("  GFLOP/s", "torch_gflops", 1),
-    ("     MiB", "torch_memory_mib", 0), ("  ratio", "ratio", 2),
+    ("     MiB", "torch_memory_mib", 0), ("   ratio", "ratio", 2),
 )  # fmt: skip
 
 
@@ -28,8 +29,8 @@ def header(row):
     sides = [f"wtref: {row['kernels']}"]
     sides += [f"PyTorch {_torch_version()}: {row['torch_instruction_set']}"] if "torch_instruction_set" in row else []
     switches = [f"{name}={value}" for name, value in _switches().items()]
-    titles = f"{'work':<40}{''.join(title for title, _, _ in COLUMNS)}  PyTorch's setting; goals"
-    return f"{'; '.join([*sides, *switches])}\n{titles}"
+    titles = "".join(title for title, _, _ in COLUMNS)
+    return f"{wrapped('; '.join([*sides, *switches]))}\n{titles}"
 
 
 def _switches():
@@ -38,13 +39,13 @@ def _switches():
 
 
 def line(row):
-    """A row as text: one line, and one more for each part of its profile."""
+    """A row as text: the work, its numbers, PyTorch's setting with what else there is to say, and the parts of its profile."""
     cells = [f"{row[key]:,.{digits}f}" if key in row else "-" for _, key, digits in COLUMNS]
     cells = "".join(cell.rjust(len(title)) for cell, (title, _, _) in zip(cells, COLUMNS))
     notes = [row.get("torch_setting", "no PyTorch"), *_compiled_notes(row), *map(verdict, row["goals"])]
     parts = row.get("profile", {}).items()
     width = max([20, *(len(name) for name, _ in parts)])
-    lines = [f"{row['work']:<40}{cells}  {'; '.join(notes)}"]
+    lines = [wrapped(row["work"]), cells, *(wrapped(f"    {note}", " " * 8) for note in notes)]
     lines += [f"    {name:<{width}}{100 * ms / sum(row['profile'].values()):6.1f} %{ms:12.2f} ms" for name, ms in parts]
     return "\n".join(lines)
 

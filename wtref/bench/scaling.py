@@ -21,6 +21,7 @@ from wtref.bench.work import Work
 from wtref.distributed.group import open_group
 from wtref.errors import InputError
 from wtref.runs.config import Config
+from wtref.text import columns, wrapped
 
 ROOT = Path(__file__).parents[2]
 STEPS = 5  # whose median is a turn's time
@@ -92,25 +93,33 @@ def all_reduce(devices, size, latency, speed, messages=1):
 
 def table(work, found):
     """The results of `run` as text."""
-    lines = [str(work), "processes  threads each  batch     step ms  compute ms  communication ms"]
+    lines = [wrapped(str(work)), "processes  threads each  batch     step ms  compute ms  communication ms"]
     for name, (processes, each) in arrangements(work).items():
         row = found["rows"][name]
         about = f"{processes:9}  {each.threads:12}  {each.config.batch_size:5}"
         lines.append(f"{about}  {row['ms']:10,.1f}  {row['ms'] - row['waiting_ms']:10,.1f}  {row['waiting_ms']:16,.1f}")
     verdict = "met" if found["strong"] >= GOAL else "MISSED"
     lines += [
-        f"strong scaling, the same batch and threads in two processes: {found['strong']:.2f}; at least {GOAL}: {verdict}",
+        f"strong scaling, the same batch and threads in two processes: {found['strong']:.2f}",
+        f"    at least {GOAL}: {verdict}",
         f"weak scaling, twice the batch and threads in two processes: {found['weak']:.2f}",
-        "",
-        f"PREDICTION, not a measurement: efficiency of devices with a step of {found['rows']['half']['ms']:,.0f} ms for "
-        f"{arrangements(work)['half'][1].config.batch_size} images each,",
-        f"{found['rows']['half']['bytes'] / 2**20:,.1f} MiB of gradients, by the textbook cost of an all-reduce;"
-        " from none of it during the backward pass to as much as possible",
-        f"{'devices':<28}" + "".join(f"{devices:>12,}" for devices in DEVICES),
     ]
-    for network, efficiencies in found["prediction"].items():
-        lines.append(f"{network:<28}" + "".join(f"{f'{least:.2f} - {most:.2f}':>12}" for least, most in efficiencies))
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_prediction(work, found)])
+
+
+def _prediction(work, found):
+    """The lines of the prediction: a row for each number of devices, a column for each network."""
+    half, batch = found["rows"]["half"], arrangements(work)["half"][1].config.batch_size
+    about = (
+        f"PREDICTION, not a measurement: efficiency of devices with a step of {half['ms']:,.0f} ms for {batch} images each, "
+        f"{half['bytes'] / 2**20:,.1f} MiB of gradients, by the textbook cost of an all-reduce; "
+        "from none of it during the backward pass to as much as possible"
+    )
+    networks = [network.split(" ", 2) for network in found["prediction"]]
+    heads = [("", *(f"{number} {unit}" for number, unit, _ in networks)), ("devices", *(kind for _, _, kind in networks))]
+    rows = zip(DEVICES, *found["prediction"].values())
+    cells = [(f"{devices:,}", *(f"{least:.2f} - {most:.2f}" for least, most in each)) for devices, *each in rows]
+    return wrapped(about), columns([*heads, *cells], str.rjust)
 
 
 def _timed(processes, work):

@@ -125,8 +125,11 @@ def bench_kernels(args, given):
     print(f"{device.kernels}, float32", kernels.TITLE, sep="\n")
     for case in kernels.cases():
         progress.show(f"{case.op}, {case.where}")
-        rows.append(kernels.measure(device.ops, case, args.repeats))
-        print(kernels.line(rows[-1]), flush=True)
+        row = kernels.measure(device.ops, case, args.repeats)
+        if not rows or kernels.heading(row) != kernels.heading(rows[-1]):
+            print(kernels.heading(row))
+        print(kernels.line(row), flush=True)
+        rows.append(row)
     print(kernels.verdict(rows))
     _write(args, kernels=device.kernels, rows=rows)
 

@@ -14,7 +14,7 @@ from wtref.runs.config import Config
 from wtref.runs.effects import check_effects
 from wtref.runs.folders import free_folder
 from wtref.studies import audit, decays, mirror, mirror_constants, mirror_figure
-from wtref.text import printable
+from wtref.text import printable, wrapped
 
 
 def add_commands(command):
@@ -42,7 +42,7 @@ def list_data(args, given):
             print(f"fetched: {printable(path)}")
         return
     for row in inventory.status(folder):
-        print(f"{row.name:<14} {row.state:<8} {printable(row.detail)}")
+        print(wrapped(f"{row.name:<14} {row.state:<8} {printable(row.detail)}"))
 
 
 def add_check(parser):
@@ -107,7 +107,7 @@ def study_constants(args, given):
         print(mirror_constants.line(finding), flush=True)
         held = held and finding.held
     limits = f"matrix angles under {mirror_constants.MATRIX:g}°, delta angles under {mirror_constants.DELTA:g}°"
-    print(f"{limits}: {'held by all' if held else 'NOT held by all'}; mirroring: its share of a step's time")
+    print(wrapped(f"{limits}: {'held by all' if held else 'NOT held by all'}; mirroring: its share of a step's time"))
     return int(not held)
 
 

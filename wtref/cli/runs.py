@@ -12,7 +12,7 @@ from wtref.runs.folders import free_folder
 from wtref.runs.prepare import prepare
 from wtref.runs.run import Run
 from wtref.runs.trained import Trained
-from wtref.text import printable
+from wtref.text import printable, wrapped
 
 
 def add_commands(command):
@@ -37,9 +37,9 @@ def evaluate(args, given):
     loss, error, count = trained.evaluate(feed)
     print(trained.checkpoint)
     tested = f"{count} test images of {given.get('dataset', trained.config.dataset)}"
-    print(f"{tested}: error {error:.2f} %, loss {loss:.4f} nats")
+    print(wrapped(f"{tested}: error {error:.2f} %, loss {loss:.4f} nats"))
     for line in feed.left_out:
-        print(line)
+        print(wrapped(printable(line)))
     session.say_skipped(feed.skipped)
 
 
@@ -108,9 +108,9 @@ def export(args, given):
     path = trained.run.folder / "torch.pt"
     states.export(trained.network, trained.config, trained.images, path)
     print(f"PyTorch state_dict: {path}; in Python:")
-    print("import torch; from wtref.models import Options; from wtref.oracle.networks import build")
+    print("import torch", "from wtref.models import Options", "from wtref.oracle.networks import build", sep="\n")
     shape, classes = trained.images.shape, len(trained.images.class_names)
-    print(f"network = build({trained.config.model!r}, {shape}, {classes}, {trained.config.model_options})")
+    print(wrapped(f"network = build({trained.config.model!r}, {shape}, {classes}, {trained.config.model_options})"))
     print(f"network.load_state_dict(torch.load({str(path)!r}))")
 
 

@@ -18,7 +18,7 @@ from wtref.datasets.synthetic import load_synthetic
 from wtref.distributed.group import SINGLE
 from wtref.errors import InputError, check_choice, choose
 from wtref.installation import data_folder
-from wtref.text import printable
+from wtref.text import printable, wrapped
 
 IN_MEMORY = {
     "digits": load_digits,
@@ -71,7 +71,7 @@ def open_feed(config, device, group=SINGLE):
 def in_words(feed):
     """A text that states how many images a feed has, and which files of an image folder were left out."""
     images = f"{feed.train_count:,} training and {feed.test_count:,} test images"
-    return "\n".join((f"data: {images} of {feed.classes:,} classes", *map(printable, feed.left_out)))
+    return "\n".join((f"data: {images} of {feed.classes:,} classes", *(wrapped(printable(line)) for line in feed.left_out)))
 
 
 def warn(feed):

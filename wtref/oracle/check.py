@@ -104,8 +104,7 @@ def check(models=CHECKED_MODELS, rules=CHECKED, device="cpu", dtype="float64", s
 
 def table(rows):
     """The rows as text, in columns."""
-    after = f"after {rows[0].steps} steps"
-    lines = [("model", "rule", "forward", "delta W", "delta b", "delta B", "batch norm", "running", after)]
+    lines = [("model", "rule", "forward", "delta W", "delta b", "delta B", "norm", "running", f"{rows[0].steps} steps")]
     for row in rows:
         model, rule, _, _, *errors = astuple(row)
         lines.append((model, rule, *("-" if e is None else f"{e:.1e}" for e in errors)))

@@ -133,7 +133,7 @@ def _train_all(configs, left, jobs, group):
                     return stopped, "interrupted"
                 skipped |= unread
                 result = group.on_rank_0(lambda: _result(name))
-                print(f"[{number:>{len(str(len(configs)))}}/{len(configs)}] {result}", flush=True)
+                print(wrapped(f"[{number:>{len(str(len(configs)))}}/{len(configs)}] {result}"), flush=True)
     except (InputError, Unsaved, KeyboardInterrupt, BrokenProcessPool) as error:
         if group.size > 1:
             raise  # other processes of the group may not have met the error
@@ -179,7 +179,7 @@ def _train(name, config, group=SINGLE, before=""):
     """Begin or continue one run; returns (exit code, lines about skipped images).  before: what stands before the line of its steps."""
     run = Run(name) if group.on_rank_0(lambda: _begun(name)) else None
     with session.opened(config, run, name, group) as (training, opened_run):
-        print(f"{name}: {session.start_in_words(training)}" if run else name, flush=True)
+        print(wrapped(f"{name}: {session.start_in_words(training)}") if run else name, flush=True)
         return session.train_and_save(training, opened_run, before)
 
 

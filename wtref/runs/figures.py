@@ -13,6 +13,7 @@ from wtref.runs.run_files import LATER
 EXACT = ("bp", "frozen")  # rules whose B is W^T: their angles are 0 and their ratios 1
 COARSE_TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 TICKS = tuple(sorted((*COARSE_TICKS, 0.3, 3, 7, 15, 30, 40, 70)))
+MOST_MARKERS = 12  # of a curve
 MOST_COLUMNS = 8  # of curves beside each other
 GAP = 0.06  # between labels of 10 points, as a fraction of the axes' height; more of them are smaller
 ONE_EPOCH = (0, 2)  # limits of the axis of epochs if there is only one
@@ -29,16 +30,16 @@ def draw_comparison(lines, folder):
     if not available():
         return []
     progress.show("drawing the pictures")
-    colours = palette({line["curve"]: line["rule"] for line in lines})
-    pictures = {"test-error.png": _draw_errors(lines, colours)}
+    styles = palette({line["curve"]: line["rule"] for line in lines})
+    pictures = {"test-error.png": _draw_errors(lines, styles)}
     angled = {line["curve"] for line in lines if line["rule"] not in EXACT}
     if angled:
-        theirs = {curve: colour for curve, colour in colours.items() if curve in angled}
+        theirs = {curve: style for curve, style in styles.items() if curve in angled}
         pictures["depth.png"] = _draw_depth(lines, theirs)
         pictures["angles.png"] = _draw_angles(lines, theirs)
         sized = [line for line in lines if LATER.keys() <= line.keys()]
         if any(line["curve"] in angled for line in sized):
-            pictures["sizes.png"] = _draw_sizes(sized, colours)
+            pictures["sizes.png"] = _draw_sizes(sized, styles)
     return save(pictures, folder)
 
 
@@ -63,23 +64,23 @@ def save(pictures, folder):
     return [folder / name for name in pictures]
 
 
-def _draw_errors(lines, colours):
+def _draw_errors(lines, styles):
     """One line per curve: the mean over seeds, in a band from the best seed to the worst."""
     figure, ((axes,),) = subplots(1, 1, (7, 4.2))
     ends, last = {}, max(line["epoch"] for line in lines)
-    for curve, colour in colours.items():
+    for curve, style in styles.items():
         epochs, values = _by_epoch(lines, curve, lambda line: line["test_error"])
         centre = [mean(v) for v in values]
         band = [min(v) for v in values], [max(v) for v in values]
         if len(epochs) > 1:
-            axes.fill_between(epochs, *band, color=colour, alpha=0.15, linewidth=0)
+            axes.fill_between(epochs, *band, color=style.color, alpha=0.15, linewidth=0)
         else:  # a band would have no width
-            axes.vlines(epochs, *band, color=colour, alpha=0.4, linewidth=4)
-        axes.plot(epochs, centre, color=colour, linewidth=1.8, linestyle=_style(curve), marker=_marker(epochs), clip_on=False)
+            axes.vlines(epochs, *band, color=style.color, alpha=0.4, linewidth=4)
+        axes.plot(epochs, centre, **style._asdict(), markevery=_every(epochs), markersize=5, linewidth=1.8, clip_on=False)
         ends[curve] = centre[-1]
     axes.set(xlabel="epoch", xlim=(1, last) if last > 1 else ONE_EPOCH)
     _scale_errors(axes, [line["test_error"] for line in lines])
-    _label_ends(axes, {curve: (end, f"{label(curve)} {end:{'.1f' if end >= 1 else '.2g'}} %") for curve, end in ends.items()}, colours)
+    _label_ends(axes, {curve: (end, f"{label(curve)} {end:{'.1f' if end >= 1 else '.2g'}} %") for curve, end in ends.items()}, styles)
     return figure
 
 
@@ -101,33 +102,30 @@ def _scale_errors(axes, errors):
     axes.minorticks_off()
 
 
-def _style(curve):
-    """A dashed line for the control."""
-    return "--" if curve == "frozen" else "-"
+def _every(points):
+    """Which points of a curve have a marker: every such one, so that there are at most MOST_MARKERS."""
+    return math.ceil(len(points) / MOST_MARKERS)
 
 
-def _marker(epochs):
-    """A marker for a curve of a single point, where a line would be invisible."""
-    return "o" if len(epochs) == 1 else None
-
-
-def _draw_depth(lines, colours):
+def _draw_depth(lines, styles):
     """Angles at each curve's last epoch, by layer; the first layer on the left."""
     figure, (row,) = subplots(1, 2, (9, 3.8))
     for axes, kind in zip(row, ("matrix", "delta")):
-        ends = _draw_by_layer(axes, lines, colours, f"{kind}_angles")
-        axes.set(ylim=(-3, 100), yticks=range(0, 101, 20), xlabel="layer", ylabel=f"{kind} angle (degrees)")
-        _label_ends(axes, {curve: (end, f"{label(curve)} {end:.0f}°") for curve, end in ends.items()}, colours)
+        ends = _draw_by_layer(axes, lines, styles, f"{kind}_angles")
+        axes.set(xlabel="layer", ylabel=f"{kind} angle (degrees)")
+        _scale_angles(axes, lines)
+        _label_ends(axes, {curve: (end, f"{label(curve)} {end:.0f}°") for curve, end in ends.items()}, styles)
     return figure
 
 
-def _draw_by_layer(axes, lines, colours, entry):
+def _draw_by_layer(axes, lines, styles, entry):
     """Draw an entry of each curve's last epoch, a point per layer, mean over seeds; returns {curve: the last layer's}."""
     depths, ends = _depths(lines), {}
-    for curve, colour in colours.items():
+    for curve, style in styles.items():
         values = _last_by_layer(lines, curve, entry)
         if measured(values.values()):
-            axes.plot([depths[name] for name in values], values.values(), color=colour, linewidth=1.4, marker="o", markersize=3, clip_on=False)
+            at = [depths[name] for name in values]
+            axes.plot(at, values.values(), **style._asdict(), markevery=_every(at), markersize=4, linewidth=1.4, clip_on=False)
             ends[curve] = measured(values.values())[-1]
     return ends
 
@@ -139,31 +137,31 @@ def _last_by_layer(lines, curve, entry):
     return {name: mean_angle(each[name] for each in last) for name in (last[0] if last else ())}
 
 
-def _draw_sizes(lines, colours):
+def _draw_sizes(lines, styles):
     """The sizes of B and of delta by layer, relative to backprop's, and the angle of the update over the epochs."""
     figure, (axes,) = subplots(1, 3, (14, 4), share=False)
     figure.get_layout_engine().set(wspace=0.06)  # else labels of curves would touch the next axis's name
     rules = {line["curve"]: line["rule"] for line in lines}
-    free = {curve: colours[curve] for curve, rule in rules.items() if rule not in EXACT}
+    free = {curve: styles[curve] for curve, rule in rules.items() if rule not in EXACT}
     _draw_ratios(axes[0], lines, free, "feedback_ratios", "‖B‖ / ‖W‖")
     _draw_ratios(axes[1], lines, free, "delta_ratios", "‖δ‖ / ‖δ by backprop‖")
-    _draw_updates(axes[2], lines, {curve: colours[curve] for curve, rule in rules.items() if rule != "bp"})
+    _draw_updates(axes[2], lines, {curve: styles[curve] for curve, rule in rules.items() if rule != "bp"})
     return figure
 
 
-def _draw_ratios(axes, lines, colours, entry, name):
+def _draw_ratios(axes, lines, styles, entry, name):
     """Ratios at each curve's last epoch, by layer, on a logarithmic axis; a cross at the bottom stands for 0."""
     positive, depths = [], _depths(lines)
-    for curve, colour in colours.items():
+    for curve, style in styles.items():
         values = _last_by_layer(lines, curve, entry)
         positive += [value for value in values.values() if value > 0]
         zeros = [depths[layer] for layer, value in values.items() if value == 0]
-        axes.plot(zeros, [0.03] * len(zeros), transform=axes.get_xaxis_transform(), color=colour, linestyle="", marker="x")
+        axes.plot(zeros, [0.03] * len(zeros), transform=axes.get_xaxis_transform(), color=style.color, linestyle="", marker="x")
     axes.axhline(1, color="grey", linewidth=0.8)
     axes.set(xlabel="layer", ylabel=name, xlim=(0.5, len(depths) + 0.5))
     _scale_ratios(axes, positive)
-    ends = _draw_by_layer(axes, lines, colours, entry)
-    _label_ends(axes, {curve: (end, f"{label(curve)} {end:.3g}") for curve, end in ends.items()}, colours)
+    ends = _draw_by_layer(axes, lines, styles, entry)
+    _label_ends(axes, {curve: (end, f"{label(curve)} {end:.3g}") for curve, end in ends.items()}, styles)
 
 
 def _scale_ratios(axes, ratios):
@@ -179,40 +177,41 @@ def _scale_ratios(axes, ratios):
         axes.minorticks_off()
 
 
-def _draw_updates(axes, lines, colours):
+def _draw_updates(axes, lines, styles):
     """The angle between the whole update and backprop's, per epoch, mean over seeds."""
     ends, last = {}, max(line["epoch"] for line in lines)
-    for curve, colour in colours.items():
+    for curve, style in styles.items():
         epochs, values = _by_epoch(lines, curve, lambda line: line["update_angle"])
         means = [mean_angle(v) for v in values]
-        axes.plot(epochs, means, color=colour, linewidth=1.4, linestyle=_style(curve), marker=_marker(epochs))
+        axes.plot(epochs, means, **style._asdict(), markevery=_every(epochs), markersize=4, linewidth=1.4, clip_on=False)
         if measured(means):
             ends[curve] = measured(means)[-1]
     axes.set(xlabel="epoch", ylabel="update angle (degrees)", xlim=(1, last) if last > 1 else ONE_EPOCH)
-    axes.set(ylim=(-3, 100), yticks=range(0, 101, 20))
-    _label_ends(axes, {curve: (end, f"{label(curve)} {end:.0f}°") for curve, end in ends.items()}, colours)
+    _scale_angles(axes, lines)
+    _label_ends(axes, {curve: (end, f"{label(curve)} {end:.0f}°") for curve, end in ends.items()}, styles)
 
 
-def _draw_angles(lines, colours):
+def _draw_angles(lines, styles):
     """A column per curve, its matrix angles above its delta angles; many curves fill several rows of such columns."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
 
-    rows = math.ceil(len(colours) / MOST_COLUMNS)
-    columns = math.ceil(len(colours) / rows)
+    rows = math.ceil(len(styles) / MOST_COLUMNS)
+    columns = math.ceil(len(styles) / rows)
     figure, grid = subplots(2 * rows, columns, (2.3 * columns + 1.2, 4.8 * rows))
     colour_of = colormaps["viridis"]
-    for number, curve in enumerate(colours):
+    for number, curve in enumerate(styles):
         row, column = divmod(number, columns)
         for axes, kind in zip(grid[2 * row :, column], ("matrix", "delta")):
             _draw_layers(axes, lines, curve, f"{kind}_angles", colour_of)
             axes.tick_params(labelbottom=kind == "delta", labelleft=column == 0)
             axes.set(xlabel="epoch" if kind == "delta" else "", ylabel=f"{kind} angle (degrees)" if column == 0 else "")
-        grid[2 * row, column].set_title(label(curve), color=colours[curve], fontweight="bold")
-    for axes in grid[-2:, len(colours) - columns * (rows - 1) :].flat:
+        grid[2 * row, column].set_title(label(curve), color=styles[curve].color, fontweight="bold", parse_math=False)
+    for axes in grid[-2:, len(styles) - columns * (rows - 1) :].flat:
         axes.set_visible(False)
+    _scale_angles(grid[0, 0], lines)  # and all others, which share its axes
     if max(line["epoch"] for line in lines) == 1:
-        grid[0, 0].set_xlim(ONE_EPOCH)  # of all, which share it
+        grid[0, 0].set_xlim(ONE_EPOCH)
     bar = figure.colorbar(ScalarMappable(cmap=colour_of), ax=grid, ticks=[0, 1], fraction=0.03, pad=0.02)
     bar.ax.set_yticklabels(["first", "last"])
     bar.set_label("layer", labelpad=-16)
@@ -226,10 +225,19 @@ def _draw_layers(axes, lines, curve, entry, colour_of):
     for name in names:
         epochs, values = _by_epoch(lines, curve, lambda line: line[entry][name])
         colour = colour_of((depths[name] - 1) / max(len(depths) - 1, 1))
-        axes.plot(epochs, [mean_angle(v) for v in values], color=colour, linewidth=1.2, marker=_marker(epochs), markersize=4)
+        marker = "o" if len(epochs) == 1 else None  # where a line would be invisible
+        axes.plot(epochs, [mean_angle(v) for v in values], color=colour, linewidth=1.2, marker=marker, markersize=4)
     if not names:
         axes.text(0.5, 0.5, "no such matrix", transform=axes.transAxes, ha="center", color="grey")
-    axes.set(ylim=(-3, 100), yticks=range(0, 101, 20))
+
+
+def _scale_angles(axes, lines):
+    """Set an axis of degrees that holds all angles of the lines; those above 100 are rare."""
+    kinds = ("matrix_angles", "delta_angles")
+    angles = measured([angle for line in lines for kind in kinds for angle in line[kind].values()])
+    angles += measured([line.get("update_angle", math.nan) for line in lines])
+    top = 100 if max(angles, default=0) <= 100 else 180
+    axes.set(ylim=(-3, top + 3 * (top > 100)), yticks=range(0, top + 1, 20))
 
 
 def _depths(lines):
@@ -257,14 +265,17 @@ def _by_epoch(lines, curve, value):
     return epochs, [[value(line) for line in mine if line["epoch"] == epoch] for epoch in epochs]
 
 
-def _label_ends(axes, ends, colours):
-    """Write texts beside the right edge, {curve: (height, text)}, in the curves' colours and without overlaps."""
+def _label_ends(axes, ends, styles):
+    """Write texts beside the right edge, {curve: (height, text)}, each after its curve's marker, without overlaps."""
     to_fraction = axes.transData + axes.transAxes.inverted()
     heights = {curve: to_fraction.transform((axes.get_xlim()[1], height))[1] for curve, (height, _) in ends.items()}
     gap = min(GAP, 1 / max(len(ends), 1))
     for curve, height in _spread_out(heights, gap).items():
-        axes.annotate(ends[curve][1], (1, height), xycoords="axes fraction", xytext=(6, 0), color=colours[curve],
-                      textcoords="offset points", va="center", annotation_clip=False, fontsize=10 * gap / GAP)  # fmt: skip
+        style, size = styles[curve], 10 * gap / GAP
+        face = style.color if style.fillstyle == "full" else "none"
+        axes.scatter(1.025, height, size**2 / 3, face, marker=style.marker, edgecolors=style.color, transform=axes.transAxes, clip_on=False)
+        axes.annotate(ends[curve][1], (1.025, height), xycoords="axes fraction", xytext=(0.7 * size, 0), textcoords="offset points",
+                      color=style.color, va="center", annotation_clip=False, fontsize=size, parse_math=False)  # fmt: skip
 
 
 def _spread_out(heights, gap):

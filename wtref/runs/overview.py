@@ -1,22 +1,26 @@
 """The table of all runs that the command `runs` prints."""
 
+import math
+
 from wtref.errors import InputError
 from wtref.runs.folders import run_names
 from wtref.runs.run import Run
 from wtref.text import WIDTH, columns, printable
 
+INDENT = "    "
+
 
 def table():
     """All runs in runs/ as text: name, rule, model, data, epoch, best test error and state.
 
-    A run has one line, or two where its name would make the lines longer than WIDTH.
+    A run has one line, or two where the lines would be longer than WIDTH, so that its name, which other commands take, is whole.
     """
     rows = [("name", "rule", "model", "data", "epoch", "best error", "state"), *map(_row, run_names())]
-    text = columns(rows)
+    text = columns(rows, width=math.inf)
     if max(map(len, text.splitlines())) <= WIDTH:
         return text
-    rest = columns([row[1:] for row in rows]).splitlines()
-    return "\n".join(f"{name}\n    {line}" for (name, *_), line in zip(rows, rest))
+    rest = columns([row[1:] for row in rows], width=WIDTH - len(INDENT)).splitlines()
+    return "\n".join(f"{name}\n{INDENT}{line}" for (name, *_), line in zip(rows, rest))
 
 
 def _row(name):

@@ -30,7 +30,7 @@ def train(config, run=None, name=None, group=SINGLE):
         print(datasets.in_words(training.feed))
         datasets.warn(training.feed)
         lines = f"run: {opened_run.folder}", group.processes(), run and start_in_words(training)
-        print(*filter(None, lines), sep="\n", flush=True)
+        print(*map(wrapped, filter(None, lines)), sep="\n", flush=True)
         code, skipped = train_and_save(training, opened_run)
         say_skipped(skipped)
         return code
@@ -127,8 +127,9 @@ def contradictions(run, given):
 def train_and_save(training, run, before=""):
     """Train to the end, or until a signal asks one of the processes to stop; returns (exit code, skipped images).
 
-    before: what stands before the line about the present step.  An epoch is saved before its row is printed.  After a signal the code is as a shell reports it: 130 after Ctrl-C,
-    143 after SIGTERM; if the signal came during the last steps, the run is finished all the same.
+    before: what stands before the line about the present step.  An epoch is saved before its row is printed.  After a signal
+    the code is as a shell reports it: 130 after Ctrl-C, 143 after SIGTERM; if the signal came during the last steps, the run is
+    finished all the same.
     """
     config, group = training.config, training.group
     done = "already finished" if training.epoch == config.epochs else "done"
@@ -149,7 +150,7 @@ def train_and_save(training, run, before=""):
                 if signal and training.epoch < config.epochs:
                     print(_stopped(training, run), file=sys.stderr)
                     return 128 + signal, set()
-        print(f"{done}: {counted(config.epochs, 'epoch')}, checkpoints and metrics in {run.folder}")
+        print(wrapped(f"{done}: {counted(config.epochs, 'epoch')}, checkpoints and metrics in {run.folder}"))
         skipped = group.union(set(training.feed.skipped))
     signal = group.max(stop.signal or 0)
     return (128 + signal if signal else 0), skipped
@@ -158,7 +159,7 @@ def train_and_save(training, run, before=""):
 def say_skipped(skipped):
     """Print how many images were skipped, if any.  skipped: a line about each."""
     if skipped:
-        print(f"images that cannot be read and were skipped: {len(skipped):,}, such as: {min(skipped)}")
+        print(wrapped(f"images that cannot be read and were skipped: {len(skipped):,}, such as: {min(skipped)}"))
 
 
 def _explained(steps, run):

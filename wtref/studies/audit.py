@@ -25,7 +25,7 @@ from wtref.losses import softmax_cross_entropy
 from wtref.relatives import RULES
 from wtref.optim import SGD
 from wtref.studies.guards import SETTINGS, GuardedNetwork, GuardedRule, GuardedSGD, Transported
-from wtref.text import columns
+from wtref.text import columns, shortened, wrapped
 from wtref.training import train_step
 
 SHAPE, CLASSES, BATCH, STEPS = (8, 8, 3), 10, 16, 2
@@ -63,8 +63,11 @@ def audit(rules=RULES, model="resnet8"):
 
 def table(findings):
     """The findings as text, in columns."""
-    rows = [(f.rule, "yes" if f.found else "no", "as declared" if f.honest else "NOT AS DECLARED", f.found or "") for f in findings]
-    return columns([("rule", "transports weights", "verdict", "how"), *rows])
+    rows = [(shortened(f.rule, 20), "yes" if f.found else "no", "as declared" if f.honest else "NOT AS DECLARED") for f in findings]
+    verdicts = columns([("rule", "transports weights", "verdict"), *rows]).splitlines()
+    start = max(map(len, verdicts)) + 2  # of the column of reasons
+    reasons = ["how", *(f.found or "" for f in findings)]
+    return "\n".join(wrapped(f"{verdict:<{start}}{reason}", " " * start).rstrip() for verdict, reason in zip(verdicts, reasons))
 
 
 def _transport(make, model):

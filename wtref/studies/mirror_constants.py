@@ -15,6 +15,7 @@ from wtref.angles import delta_angles, matrix_angles
 from wtref.device import to_host
 from wtref.runs.config import Config
 from wtref.runs.prepare import prepare
+from wtref.text import shortened
 
 MODELS = ("mlp", "lenet", "resnet8", "resnet20", "resnet18", "resnet50")
 NORMS = ("before", "after")
@@ -102,20 +103,21 @@ class _Clock:
         return seconds
 
 
-HEADER = "model     norm       lr  batch    matrix °  layer                   delta °  layer                  mirroring    loss"
+HEADER = "model      norm        lr   batch  matrix °  delta °  mirroring     loss"
 
 
 def line(finding):
-    """A Finding as a line under HEADER."""
+    """A Finding as a line under HEADER, and a second one, with the layers of the worst angles, where it did not hold."""
     c = finding.config
-    about = f"{c.model:<9} {c.norm:<7} {c.lr:5g} {c.batch_size:6}"
+    about = f"{shortened(c.model, 9):<9}  {c.norm:<6}  {c.lr:6g}  {c.batch_size:6}"
     if not math.isfinite(finding.loss):
         return f"{about}   the loss became {finding.loss}"
     matrix, delta = (
         "-" if layer == "-" else f"{angle:.3g}"
         for angle, layer in ((finding.matrix, finding.matrix_layer), (finding.delta, finding.delta_layer))
     )  # fmt: skip
-    angles = f"{matrix:>9}  {finding.matrix_layer:<22} {delta:>8}  {finding.delta_layer:<22}"
     mirroring = "-" if math.isnan(finding.mirroring) else f"{100 * finding.mirroring:.1f}"
-    held = "" if finding.held else "   not held"
-    return f"{about}   {angles} {mirroring:>7} % {finding.loss:7.3f}{held}"
+    text = f"{about}  {matrix:>8}  {delta:>7}  {mirroring:>7} %  {finding.loss:7.3f}"
+    if finding.held:
+        return text
+    return f"{text}\n    not held; the worst layers: matrix {finding.matrix_layer}, delta {finding.delta_layer}"
