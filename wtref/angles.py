@@ -99,14 +99,15 @@ def _unchanged(network, rule):
 
 def _deltas(network, error):
     """delta_l of every layer but the last, from a backward pass."""
+    kept = [(s, s.keep_delta) for s in network.synapses]
     for s in network.synapses:
         s.keep_delta = True
     try:
         network.backward(error)
         return [s.delta for s in network.synapses[:-1]]
     finally:
-        for s in network.synapses:
-            s.keep_delta, s.delta = False, None
+        for s, keep_delta in kept:
+            s.keep_delta, s.delta = keep_delta, None
 
 
 def _updates(network, rule):

@@ -25,7 +25,9 @@ class Linear:
         """y (N, n_in) -> (N, n_out)."""
         s, self.y = self.synapses, y
         self.check(y)
-        return y @ s.W.T + s.b  # (1)
+        out = y @ s.W.T + s.b  # (1)
+        s.y, s.y_next = (y, out) if s.keep_activity and train else (None, None)
+        return out
 
     def backward(self, delta):
         """delta_{l+1} (N, n_out) -> the error at y_l, (N, n_in), or None where there is no B."""
@@ -62,7 +64,9 @@ class Conv2d:
         s, self.y = self.synapses, y
         check_fit(s.name, y, *self.geometry, self.c_in)
         out = product(patches(y, *self.geometry), s.W.T)  # (1)
-        return out if s.b is None else out + s.b
+        out = out if s.b is None else out + s.b
+        s.y, s.y_next = (rows(patches(y, *self.geometry)), rows(out)) if s.keep_activity and train else (None, None)
+        return out
 
     def backward(self, delta):
         """delta_{l+1} (N, H', W', C_out) -> the error at y_l, (N, H, W, C_in), or None where there is no B."""
@@ -88,8 +92,7 @@ class BatchNorm:
     """
 
     def __init__(self, name, channels, momentum=0.1, epsilon=1e-5):
-        self.name, self.channels = name, channels
-        self.momentum, self.epsilon = momentum, epsilon
+        self.name, self.channels, self.momentum, self.epsilon = name, channels, momentum, epsilon
 
     def initialise(self, device, rng):
         """gamma = 1, beta = 0, running mean 0 and variance 1."""
@@ -139,8 +142,7 @@ class BatchNorm:
 
     def arrays(self):
         """The arrays that learning changes, by name."""
-        names = ("gamma", "beta", "running_mean", "running_var")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("gamma", "beta", "running_mean", "running_var")}
 
     def check(self, y):
         """Raise InputError unless y has this layer's channels."""
@@ -152,8 +154,7 @@ class MaxPool:
     """The largest value of each window; its error goes back to the first position that has it."""
 
     def __init__(self, name, kernel, stride=None, padding=0):
-        self.name, self.kernel, self.padding = name, _pair(kernel), _pair(padding)
-        self.stride = _pair(stride or kernel)
+        self.name, self.kernel, self.stride, self.padding = name, _pair(kernel), _pair(stride or kernel), _pair(padding)
         self.geometry = self.kernel, self.stride, self.padding
 
     def forward(self, y, train=True):
@@ -180,8 +181,7 @@ class GlobalAvgPool:
         return y.mean(axis=(1, 2))
 
     def backward(self, delta):
-        _, height, width, _ = self.shape
-        share = delta[:, None, None, :] / (height * width)
+        share = delta[:, None, None, :] / math.prod(self.shape[1:3])
         return array_module(delta).broadcast_to(share, self.shape)
 
 

@@ -9,6 +9,8 @@ image, a convolution or an optimizer's insides.  The training step (training.py)
     learn              each step, after the backward pass: Delta W, Delta b and perhaps Delta B
     between_steps      each step, last, with no input and no label
 
+A rule that needs more than these products, y_l or delta_{l+1} themselves, asks for them in `connect` (synapses.py).
+
 Numbers in brackets are the paper's equations.  The backward pass itself, (3), is the same for every rule
 and stands in layers.py: it multiplies by s.B and leaves delta_{l+1} y_l^T in s.W_gradient.
 `sgd.descend(x, gradient, decay)` is Delta x = -eta_W gradient, and - lambda x where decay is True (optim.py).

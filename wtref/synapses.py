@@ -21,6 +21,10 @@ class Synapses:
     W_gradient : (n_out, n_in)     sum over the batch of delta_{l+1} y_l^T, set by the backward pass
     b_gradient : (n_out,)          sum over the batch of delta_{l+1}, likewise
     delta : (..., n_out) or None   delta_{l+1} itself, likewise, where keep_delta is set
+    y : (rows, n_in) or None       y_l, a row for each example, or for each of its patches in a convolution, and
+    y_next : (rows, n_out) or None W y_l + b, what arrives at the cells of l+1; both set by the forward pass where
+                                   keep_activity is set
+    keep_delta, keep_activity : bool   a rule that needs these sets them in `connect`
     is_output : bool               whether l+1 is the network's output layer
     device : device.Device         the device that holds these arrays
     extra : dict                   arrays of a rule's own, by name, which are saved with the others
@@ -37,7 +41,8 @@ class Synapses:
         self.bias, self.std, self.sign_scale = bias, std, sign_scale
         self.W = self.b = self.B = None
         self.W_gradient = self.b_gradient = self.delta = self.output_error = self.B_gradient = None
-        self.keep_delta = self.direct = self.is_output = False
+        self.y = self.y_next = None
+        self.keep_delta = self.keep_activity = self.direct = self.is_output = False
         self.extra = {}
 
     def initialise(self, device, rng):

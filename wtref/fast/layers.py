@@ -6,7 +6,7 @@ so each forward pass allows one backward pass.
 """
 
 from wtref import layers
-from wtref.layers import check_fit
+from wtref.layers import check_fit, patches, rows
 
 
 class Linear(layers.Linear):
@@ -16,7 +16,9 @@ class Linear(layers.Linear):
     def forward(self, y, train=True):
         s, self.y = self.synapses, y if train else None
         self.check(y)
-        return self.ops.product(y, s.W.T) + s.b
+        out = self.ops.product(y, s.W.T) + s.b
+        s.y, s.y_next = (y, out) if s.keep_activity and train else (None, None)
+        return out
 
     def backward(self, delta):
         s, product = self.synapses, self.ops.product
@@ -45,7 +47,9 @@ class Conv2d(layers.Conv2d):
             out, self.moments = self.ops.convolve_with_moments(y, s.W, *self.geometry)
         else:
             out = self.ops.convolve(y, s.W, *self.geometry)
-        return out if s.b is None else self.ops.biased(out, s.b)
+        out = out if s.b is None else self.ops.biased(out, s.b)
+        s.y, s.y_next = (rows(patches(y, *self.geometry)), rows(out)) if s.keep_activity and train else (None, None)
+        return out
 
     def backward(self, delta):
         s, ops, size = self.synapses, self.ops, self.y.shape[1:3]

@@ -72,6 +72,8 @@ def _faster(config, device, group, network, rule, *parts):
     fast.accelerate_noise(rule, device)
     network = fast.accelerate(network, device)
     if group.size > 1:
+        if any(s.keep_activity or s.keep_delta for s in network.synapses):
+            raise InputError(f"rule {config.rule!r} sees the activities and errors of a whole batch; train it in one process")
         network = distribute(network, group, config.sync_bn)
         shard_mirroring(rule, group)
         options = {"train_step": distributed_step(group), "group": group, "check_copies": config.check_copies}
