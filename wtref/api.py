@@ -154,8 +154,8 @@ def audit(rule: str | Rule | type[Rule]) -> dict[str, Any]:
 def check(rule: str, models: Sequence[str] = ("mlp", "resnet8")) -> list[dict[str, Any]]:
     """Compare training steps by a rule with PyTorch's, in float64 on the CPU (oracle/check.py).
 
-    The rules bp, fa, ss, wm, kp and dfa, which are written for PyTorch a second time, are compared in all they do; of any other
-    rule the forward and backward passes are, with the W and B that it had in each step.
+    wtref's own rules, which are written for PyTorch a second time, are compared in all they do; of a rule of one's own the
+    forward and backward passes are, with the W and B that it had in each step.
 
     Parameters: rule, a name in `wtref.RULES`, to which `@wtref.rule` adds; models, names of wtref's own in `wtref.MODELS`.
     Returns: of each model a dict of its largest relative errors by kind, of which "worst" is the largest; "passed": below 1e-9.

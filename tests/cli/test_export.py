@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from wtref import datasets
 from wtref.cli.main import main
 from wtref.datasets.synthetic import load_synthetic
+from wtref.installation import data_folder
 from wtref.models import Options
 from wtref.runs import checkpoints
 from wtref.runs.config import Config
@@ -46,10 +48,10 @@ NETWORKS = {
 }
 
 
-def export_to(path, training):
+def export_to(path, training, feedback=False):
     from wtref.oracle import states as torch_state
 
-    torch_state.export(training.network, training.config, Images.of(training.feed.about()), path)
+    torch_state.export(training.network, training.config, Images.of(training.feed.about()), path, feedback)
 
 
 def torch_logits(config, training, state):
@@ -124,6 +126,73 @@ def test_export_and_import_by_the_command_line(mine, said):
     assert "after 0 epochs and 0 steps" in said("eval", "again", "--device", "cpu")
     said("train", "--resume", "again")
     assert len(Run.find("again").metrics()) == 3
+
+
+def test_an_export_needs_no_data_set(here, said):
+    shutil.copytree(data_folder("digits") / "digits", "data/digits")
+    said(*MLP, "--data-dir", "data", "--log-name", "mine")
+    shutil.rmtree("data")
+    said("export", "mine", "--device", "cpu")
+    assert Path("runs/mine/torch.pt").exists()
+
+
+@pytest.mark.parametrize("rule", ["fa", "kp", "dfa", "bp"])
+@pytest.mark.parametrize("name", ["mlp", "resnet8", "lenet"])
+def test_feedback_weights_leave_and_come_back_to_the_bit(here, name, rule):
+    """By way of PyTorch's network, which takes them from its state_dict and gives them back in its own."""
+    import torch
+
+    from wtref.oracle import networks, states
+
+    config = replace(NETWORKS[name], rule=rule)
+    training, again = trained(config, steps=2), prepare(replace(config, seed=1))
+    export_to(here / "net.pt", training, feedback=True)
+    theirs = networks.build(config.model, training.feed.shape, training.feed.classes, config.model_options)
+    theirs.load_state_dict(torch.load("net.pt", weights_only=True), strict=True)
+    torch.save(theirs.state_dict(), "theirs.pt")
+    states.load(again, states.read("theirs.pt"))
+    old, new = (t.network.arrays() for t in (training, again))
+    assert all(old[name].tobytes() == new[name].tobytes() for name in old) and any(name.endswith(".B") for name in old)
+
+
+@pytest.mark.parametrize("name, layer", [("mlp", "output"), ("resnet8", "stage2.block1.conv1")])
+def test_in_pytorch_errors_return_through_exported_feedback_weights(here, name, layer):
+    """The gradients of the layers below are those of wtref."""
+    import torch
+
+    from wtref.oracle import networks
+
+    config = replace(NETWORKS[name], rule="fa", dtype="float64")
+    training = trained(config, steps=1)
+    export_to(here / "net.pt", training, feedback=True)
+    theirs = networks.build(config.model, training.feed.shape, training.feed.classes, config.model_options).double()
+    theirs.load_state_dict(torch.load("net.pt", weights_only=True))
+    images, labels = next(training.feed.train_batches(1))
+    training.step(images, labels)
+    torch.nn.functional.cross_entropy(theirs(torch.tensor(images).permute(0, 3, 1, 2)), torch.tensor(labels)).backward()
+    first = training.network.synapses[0]
+    wanted = dict(theirs.named_modules())[f"{first.name}.weights"].arrays(lambda tensor: tensor.grad)["W"].numpy()
+    assert np.abs(first.W_gradient - wanted).max() < 1e-10 * np.abs(wanted).max()
+
+
+def test_export_with_feedback_by_the_command_line(mine, said, refused, capsys):
+    import torch
+
+    out = said("export", "mine", "--feedback", "--device", "cpu")
+    pasted = {}
+    exec(out.split("\n", 1)[1], pasted)
+    assert tuple(pasted["network"].hidden2.weights.B.shape) == (12, 7) and pasted["network"].hidden1.weights.B is None
+    said("import", "runs/mine/torch.pt", "--rule", "kp", "--device", "cpu", "--log-name", "again")
+    old, new = (checkpoints.read(Path("runs", name, "last.npz"))[0] for name in ("mine", "again"))
+    assert old["output.B"].tobytes() == new["output.B"].tobytes() and old["hidden2.B"].any()
+    line = refused("import", "runs/mine/torch.pt", "--rule", "dfa", "--device", "cpu")
+    assert line == "wtref: runs/mine/torch.pt: hidden2.weights.B has shape (12, 7), under --rule dfa it is (12, 10)\n"
+    assert main("import runs/mine/torch.pt --rule bp --device cpu --log-name bp".split()) == 0
+    assert capsys.readouterr().err == "wtref: the feedback weights in runs/mine/torch.pt are not used: under --rule bp B is W itself\n"
+    state = torch.load("runs/mine/torch.pt", weights_only=True)
+    del state["output.weights.B"]
+    torch.save(dict(state), "part.pt")
+    assert "missing: output.weights.B;" in refused("import", "part.pt", *MLP, "--rule", "kp")
 
 
 class Malicious:
@@ -319,6 +388,25 @@ def test_torchvision_s_names_and_usual_wrappings_are_understood(here, wrap, pref
     torch_state.load(again, torch_state.read("theirs.pt"))
     mine, theirs = training.network.arrays(), again.network.arrays()
     assert all(mine[name].tobytes() == theirs[name].tobytes() for name in mine if not name.endswith(".B"))
+
+
+def test_bf16_weights_are_taken_and_nan_is_refused(here, refused):
+    import torch
+
+    from wtref.oracle import states as torch_state
+
+    config = Config(model="resnet8", batch_size=64, device="cpu")
+    export_to(here / "net.pt", trained(config, steps=1))
+    rounded = {name: x.bfloat16() if x.is_floating_point() else x for name, x in torch.load("net.pt", weights_only=True).items()}
+    torch.save(rounded, "half.pt")
+    again = prepare(config)
+    torch_state.load(again, torch_state.read("half.pt"))
+    assert again.network.synapses[-1].W.dtype == np.float32
+    assert (again.network.synapses[-1].W == rounded["output.weights.weight"].float().numpy()).all()
+    rounded["output.weights.weight"][3, 5] = float("nan")
+    torch.save(rounded, "nan.pt")
+    line = refused("import", "nan.pt", "--model", "resnet8", "--device", "cpu")
+    assert line == "wtref: nan.pt: output.weights.weight must hold finite numbers of float32\n"
 
 
 def test_all_missing_and_unknown_arrays_are_listed(here, refused):

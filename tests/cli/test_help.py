@@ -64,7 +64,7 @@ def test_studies_have_no_flags_of_runs_and_of_several_processes(help_of, command
 def test_check_lists_the_rules_that_it_takes(help_of):
     about = re.search(r"--rules RULE \[RULE \.\.\.\]\s+(.*?) \(default", help_of("check"), re.DOTALL)[1]
     named, _, note = about.partition(";")
-    assert named.replace(",", "").split() == list(RULES) and " ".join(note.split()).endswith("only the two passes are")
+    assert named.replace(",", "").split() == list(RULES) and " ".join(note.split()).endswith("the two passes alone are compared")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch")
 
 from helpers import CPU  # noqa: E402
-from wtref import fast, layers, optim, relatives, rules
+from wtref import fast, layers, optim, oracle, relatives, rules
 from wtref.errors import InputError
 from wtref.fast.ops import equip
 from wtref.models import Options
@@ -20,6 +20,7 @@ from wtref.oracle.check import CHECKED, Row
 from wtref.training import Training, train_step
 
 STEPS = 3
+USUAL = ("bp", "fa", "ss", "wm", "kp", "dfa")
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +36,7 @@ def checked(model, rule, steps=STEPS, dtype="float64", kernels="auto", **options
     return row
 
 
-@pytest.mark.parametrize("rule", CHECKED)
+@pytest.mark.parametrize("rule", USUAL)
 @pytest.mark.parametrize("norm", ["none", "before", "after"])
 @pytest.mark.parametrize(
     "model", ["mlp", "lenet", "resnet8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "resnet50"))]
@@ -45,7 +46,20 @@ def test_every_rule_agrees_with_pytorch(model, norm, rule):
     assert row.passed, row
 
 
-@pytest.mark.parametrize("rule", CHECKED)
+@pytest.mark.parametrize(
+    "rule", [pytest.param(rule, marks=pytest.mark.slow) if rule == "ia" else rule for rule in CHECKED if rule not in USUAL]
+)
+@pytest.mark.parametrize("model, norm", [("mlp", "none"), ("lenet", "after"), ("resnet8", "before")])
+def test_every_other_rule_agrees_with_pytorch(model, norm, rule):
+    row = checked(model, rule, norm=norm, width=4)
+    assert row.passed and (row.delta_B is None) is (rule == "frozen"), row
+
+
+def test_every_rule_there_is_is_compared_in_all_it_does():
+    assert {*CHECKED} == {*relatives.RULES} == {*oracle.rules.RULES}
+
+
+@pytest.mark.parametrize("rule", USUAL)
 @pytest.mark.parametrize("model", ["mlp", "lenet", "resnet8"])
 def test_the_plain_layers_agree_with_pytorch(model, rule):
     row = checked(model, rule, kernels="plain", norm="before", width=4)
@@ -53,7 +67,7 @@ def test_the_plain_layers_agree_with_pytorch(model, rule):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", CHECKED)
+@pytest.mark.parametrize("rule", USUAL)
 @pytest.mark.parametrize("model, norm", [("resnet18", "after"), ("resnet50", "before")])
 def test_the_imagenet_stem_agrees_with_pytorch(model, norm, rule):
     row = checked(model, rule, norm=norm, stem="imagenet", width=4)
@@ -68,7 +82,7 @@ def test_the_other_activations_agree_with_pytorch(model, activation):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", CHECKED)
+@pytest.mark.parametrize("rule", USUAL)
 def test_ten_steps_agree_with_pytorch(rule):
     row = checked("resnet8", rule, steps=10, width=8)
     assert row.passed, row
@@ -80,7 +94,7 @@ def test_float32_is_close_where_the_network_is_shallow():
 
 
 def test_a_row_says_what_there_was_to_compare():
-    plain, mirrored = checked("mlp", "fa"), checked("resnet8", "wm", width=4)
+    plain, mirrored = checked("mlp", "bp"), checked("resnet8", "wm", width=4)
     assert plain.delta_B is plain.norm_gradients is plain.running is None
     assert None not in (mirrored.delta_B, mirrored.norm_gradients, mirrored.running)
 
@@ -224,12 +238,46 @@ def half_the_noise(real):
     return lambda self, s: real(self, s) // 2
 
 
+def left_out(real):
+    return lambda *args: None
+
+
+def twice(real):
+    def method(*args):
+        real(*args)
+        real(*args)
+
+    return method
+
+
+def b_without_decay(real):
+    def learn(self, s, sgd):
+        relatives.DirectFeedbackAlignment.learn(self, s, sgd)
+        if s.B is not None:
+            sgd.descend(s.B, s.B_gradient, decay=False)
+
+    return learn
+
+
+def hidden_weights_too(real):
+    return rules.Backprop.learn
+
+
 FAULTS = [
     (rules.KolenPollack, "learn", feedback_without_decay, "mlp", "kp"),
     (rules.SignSymmetry, "before_backward", signs_of_size_one, "lenet", "ss"),
     (rules.FeedbackAlignment, "before_backward", weights_transported, "mlp", "fa"),
     (relatives.DirectFeedbackAlignment, "before_backward", direct_error_doubled, "lenet", "dfa"),
     (rules.WeightMirror, "batch", half_the_noise, "mlp", "wm"),
+    (relatives.FixedRandomSignSymmetry, "before_backward", left_out, "mlp", "frsf"),
+    (relatives.BatchRandomSignSymmetry, "before_backward", twice, "lenet", "brsf"),
+    (relatives.DirectKolenPollack, "learn", b_without_decay, "lenet", "dkp"),
+    (relatives.ProductFeedbackAlignment, "before_backward", left_out, "mlp", "pfa"),
+    (relatives.ActivationAlignment, "before_training", left_out, "mlp", "aa"),
+    (relatives.InformationAlignment, "mirror", twice, "mlp", "ia"),
+    (relatives.SymmetricAlignment, "before_backward", twice, "mlp", "sa"),
+    (relatives.OrthogonalMirror, "between_steps", left_out, "lenet", "om"),
+    (relatives.Frozen, "learn", hidden_weights_too, "mlp", "frozen"),
 ]
 FAULTS_OF_PARTS = [
     (optim.SGD, fast.SGD, "descend", decay_on_everything, "mlp", "bp"),
@@ -284,7 +332,7 @@ def test_check_takes_the_step_of_training():
     assert check.train_step is train_step is inspect.signature(Training).parameters["train_step"].default
 
 
-@pytest.mark.parametrize("rule", CHECKED)
+@pytest.mark.parametrize("rule", USUAL)
 def test_a_step_that_skips_a_layer_is_seen(monkeypatch, rule):
     assert checked("lenet", rule, steps=1).passed
     for index in range(5):
@@ -300,7 +348,7 @@ def test_a_step_that_skips_the_feedback_of_a_layer_is_seen(monkeypatch, rule, in
 
 
 @pytest.mark.parametrize("index", [None, 0, 3])
-@pytest.mark.parametrize("rule", CHECKED)
+@pytest.mark.parametrize("rule", USUAL)
 def test_a_step_that_skips_batch_norms_is_seen(monkeypatch, rule, index):
     planted(monkeypatch, norms=index)
     assert not checked("resnet8", rule, steps=1, width=4).passed

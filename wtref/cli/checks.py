@@ -47,13 +47,13 @@ def list_data(args, given):
 
 def add_check(parser):
     add_names(parser, "--models", "MODEL", CHECKED_MODELS, MODELS)
-    add_names(parser, "--rules", "RULE", CHECKED, RULES, note="; of those that are not checked by default, only the two passes are")
+    add_names(parser, "--rules", "RULE", CHECKED, RULES, note="; of a plug-in's rule the two passes alone are compared")
     add_device(parser, dtype="float64")
     add_config(parser, only=("plugin",))
 
 
 def check_against_torch(args, given):
-    """Compare every number of a training step with PyTorch's; exits 1 where float64 exceeds 1e-9."""
+    """Compare every number of training steps with PyTorch's; exits 1 where float64 exceeds 1e-9."""
     progress.show("loading PyTorch")
     from wtref.oracle import check
 

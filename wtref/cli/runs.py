@@ -97,6 +97,8 @@ def list_runs(args, given):
 def add_export(parser):
     add_run(parser)
     parser.add_argument("--to", choices=["torch"], default="torch", help="the form: torch")
+    feedback = "also the feedback weights, as LAYER.weights.B (n_in, n_out), by which errors then return in PyTorch too"
+    parser.add_argument("--feedback", action="store_true", help=feedback)
     add_config(parser, only=("plugin",))
 
 
@@ -106,7 +108,7 @@ def export(args, given):
 
     trained = Trained(Run.find(args.name), args.checkpoint, args.device)
     path = trained.run.folder / "torch.pt"
-    states.export(trained.network, trained.config, trained.images, path)
+    states.export(trained.network, trained.config, trained.images, path, args.feedback)
     print(f"PyTorch state_dict: {path}; in Python:")
     print("import torch", "from wtref.models import Options", "from wtref.oracle.networks import build", sep="\n")
     shape, classes = trained.images.shape, len(trained.images.class_names)
@@ -115,7 +117,7 @@ def export(args, given):
 
 
 def add_import(parser):
-    parser.add_argument("file", metavar="FILE", help="a state_dict, as written by export or torch.save")
+    parser.add_argument("file", metavar="FILE", help="a state_dict, as written by export or torch.save; with its B where it has them")
     parser.add_argument("--log-name", metavar="NAME", help="the run's folder in runs/ (default: a free name)")
     add_config(parser)
 

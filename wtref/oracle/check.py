@@ -5,6 +5,7 @@ each side computes for itself.  wtref's side takes its steps by train_step, as e
 training.py.
 """
 
+import copy
 import math
 from collections import defaultdict
 from dataclasses import astuple, dataclass
@@ -22,7 +23,8 @@ from wtref.models import ALIASES, Options, build
 from wtref.optim import SGD
 from wtref.oracle import CHECKED, CHECKED_MODELS
 from wtref.relatives import RULES
-from wtref.text import columns
+from wtref.rules import Backprop
+from wtref.text import columns, wrapped
 from wtref.training import train_step
 
 try:
@@ -32,7 +34,8 @@ except ImportError:
 
 from wtref.oracle.networks import plain_arithmetic
 from wtref.oracle.passes import step_passes
-from wtref.oracle.training import LR, MIRROR, MOMENTUM, WEIGHT_DECAY, Theirs
+from wtref.oracle.rules import MIRROR
+from wtref.oracle.training import LR, MOMENTUM, WEIGHT_DECAY, Theirs
 
 # The limit of every error of a Row.  There is none in float32, where a ReLU whose input is within rounding of 0 can be
 # open on one side only, so that the errors of a deep network are for information.
@@ -51,7 +54,7 @@ class Row:
 
     Attributes: model, rule, dtype, by name; steps, how many were taken.
         Of the first step: forward, the error of the logits; delta_W, delta_b and delta_B, of the gradients that the rule
-        learns from (under the weight mirror of B itself, which has no gradient); norm_gradients, of gamma's and beta's;
+        learns from (of R's under pfa, and of B itself where it has no gradient); norm_gradients, of gamma's and beta's;
         running, of the running mean and variance.
         Of all steps: after, the error of every array and of the logits of evaluation.
     """
@@ -79,14 +82,23 @@ class Row:
         return self.worst < LIMITS[self.dtype]
 
 
-def check(models=CHECKED_MODELS, rules=CHECKED, device="cpu", dtype="float64", steps=10, options=Options(), report=lambda line: None, kernels="auto"):
+def check(
+    models=CHECKED_MODELS,
+    rules=CHECKED,
+    device="cpu",
+    dtype="float64",
+    steps=10,
+    options=Options(),
+    report=lambda line: None,
+    kernels="auto",
+):
     """Compare every model under every rule with PyTorch.
 
     Parameters: models and rules by name; device and dtype as `open_device` takes them; steps of
     training; options of the models; report, called with one line of text after each comparison;
     kernels as `equip` takes them: with "plain" the network's own layers compute, else accelerated ones.
     Returns: a list of Rows.
-    Rules that are not in CHECKED, such as a user's own, are compared in the forward and backward passes of each step alone.
+    Rules that are not in CHECKED, a user's own, are compared in the forward and backward passes of each step alone.
     Raises: InputError for an unknown name, or a device PyTorch lacks.
     """
     for rule in rules:
@@ -103,19 +115,21 @@ def check(models=CHECKED_MODELS, rules=CHECKED, device="cpu", dtype="float64", s
 
 
 def table(rows):
-    """The rows as text, in columns."""
+    """The rows as text, in columns, and what was not compared."""
     lines = [("model", "rule", "forward", "delta W", "delta b", "delta B", "norm", "running", f"{rows[0].steps} steps")]
     for row in rows:
         model, rule, _, _, *errors = astuple(row)
         lines.append((model, rule, *("-" if e is None else f"{e:.1e}" for e in errors)))
-    return columns(lines)
+    passes = ", ".join(dict.fromkeys(row.rule for row in rows if row.rule not in CHECKED))
+    note = f"{passes}: the forward and backward passes of every step, with the B it had in each; what it learns is not compared"
+    return columns(lines) + (f"\n{wrapped(note)}" if passes else "")
 
 
 def _compare(model, rule, device, steps, options):
     """Let both sides take the same steps; returns a Row."""
     batch, *shape = _batch_shape(model, options)
     ours = Ours(model, rule, shape, device, options)
-    theirs = Theirs(model, rule, shape, CLASSES, device, options, ours.arrays())
+    theirs = Theirs(model, rule, shape, CLASSES, device, options, ours.arrays(), copy.deepcopy(ours.rule.rng))
     ours.before_training()
     theirs.before_training()
     rng = np.random.default_rng(2)
@@ -129,7 +143,7 @@ def _compare(model, rule, device, steps, options):
                 "forward": forward["logits"],
                 "delta_W": gradients["W"],
                 "delta_b": gradients["b"],
-                "delta_B": (arrays if rule == "wm" else gradients).get("B"),
+                "delta_B": (arrays | gradients).get("R" if rule == "pfa" else "B"),
                 "norm_gradients": _largest([gradients.get("gamma"), gradients.get("beta")]),
                 "running": _largest([arrays.get("running_mean"), arrays.get("running_var")]),
             }
@@ -196,8 +210,8 @@ class Ours:
         self.network = build(model, shape, CLASSES, options)
         self.device, rng = device, np.random.default_rng(0)
         self.network.initialise(device, rng)
-        self.rule = RULES[rule](rng, **(MIRROR if rule == "wm" else {}))
-        self.keeps_B = rule != "bp"  # backprop's is W itself
+        self.rule = RULES[rule](rng, **(MIRROR if rule in ("wm", "aa", "ia") else {}))
+        self.keeps_B = not isinstance(self.rule, Backprop)  # backprop's is W itself
         for s in self.network.with_feedback:
             self.rule.connect(s, CLASSES)
         make_sgd = SGD if device.ops is None else partial(fast.SGD, device)

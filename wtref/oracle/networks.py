@@ -19,7 +19,8 @@ class Feedback(torch.autograd.Function):
     """The identity on a layer's output z, whose backward pass sends delta to y through B instead of W^T.
 
     z must have been computed from y.detach(): autograd then finds the gradients of W and b from delta, (4), and the only
-    error that reaches y is B delta, (3).  If B requires a gradient, it is y delta^T, (17).
+    error that reaches y is B delta, (3).  If B requires a gradient, it is y delta^T, (17).  Under direct feedback alignment the
+    network's output error takes the place of delta in both.
     """
 
     @staticmethod
@@ -33,25 +34,33 @@ class Feedback(torch.autograd.Function):
     def backward(ctx, delta):
         (y, B), layer = ctx.saved_tensors, ctx.layer
         arriving = delta.flatten(2) if delta.ndim > 2 else delta[:, :, None]  # (N, n_out, P)
-        B_gradient = None
-        if ctx.needs_input_grad[2]:
-            B_gradient = torch.einsum("nip,nop->io", layer.columns(y), arriving)
         if layer.output_error is not None:  # divided equally among the P positions
             positions = arriving.shape[2]
             arriving = (layer.output_error / positions)[:, :, None].expand(-1, -1, positions)
         below = torch.einsum("io,nop->nip", B, arriving)
+        B_gradient = torch.einsum("nip,nop->io", layer.columns(y), arriving) if ctx.needs_input_grad[2] else None
         return delta, layer.image(below, y), B_gradient, None
 
 
 class _WithFeedback:
     """A mixin for layers of torch.nn: errors return through B, or by autograd alone where B is None.
 
-    A patch is ordered (C_in, k_h, k_w) in PyTorch and (k_h, k_w, C_in) in wtref: `ours` and `theirs` reorder the last axis
-    of an array of inputs to wtref's order and to PyTorch's.
+    B is a buffer (n_in, n_out), n_in in PyTorch's order; a state_dict may hold it.  A patch is ordered (C_in, k_h, k_w) in
+    PyTorch and (k_h, k_w, C_in) in wtref: `ours` and `theirs` reorder the last axis of an array of inputs to wtref's order
+    and to PyTorch's.
     """
 
-    B = None  # (n_in, n_out), n_in in PyTorch's order
     output_error = None  # (N, classes), for direct feedback alignment
+
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
+        self.register_buffer("B", None)
+
+    def _load_from_state_dict(self, state, prefix, *rest):
+        found = state.get(f"{prefix}B")
+        if found is not None and self.B is None:
+            self.B = self.weight.new_empty(found.shape)
+        super()._load_from_state_dict(state, prefix, *rest)
 
     def forward(self, y):
         if self.B is None:
@@ -70,7 +79,7 @@ class _WithFeedback:
     def arrays(self, pick):
         """{"W", "b", "B"} of pick(tensor) in wtref's order; pick returns a tensor of the same shape, or None."""
         W, b, B = (None if x is None else pick(x) for x in (self.weight, self.bias, self.B))
-        return {"W": self.ours(W.flatten(1)), "b": b, "B": None if B is None else self.ours(B.T).T}
+        return {"W": None if W is None else self.ours(W.flatten(1)), "b": b, "B": None if B is None else self.ours(B.T).T}
 
 
 class Linear(_WithFeedback, nn.Linear):

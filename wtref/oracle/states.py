@@ -1,7 +1,7 @@
 """A network's weights as a PyTorch state_dict, and back: `run.py export` and `run.py import`.
 
 The state_dict is that of networks.build with the same model, shape, classes and options.  It holds what the forward pass
-needs, without feedback weights and velocities.  As the weights do not determine the activation or the place of batch
+needs and, if asked for, the feedback weights, but no velocities.  As the weights do not determine the activation or the place of batch
 norm, the OrderedDict has an attribute `wtref` with the options and a description of the images; PyTorch keeps the
 attribute when it loads the file, and load_state_dict ignores it.
 """
@@ -20,6 +20,7 @@ from wtref.errors import InputError
 from wtref.files import saving
 from wtref.layers import Conv2d, Linear, walk
 from wtref.models import ALIASES
+from wtref.rules import Backprop
 from wtref.runs.config import Config
 from wtref.runs.run_files import Images
 from wtref.runs.trained import check_images
@@ -36,13 +37,14 @@ OPTIONS = {
 }  # fmt: skip
 
 
-def export(network, config, images, path):
+def export(network, config, images, path, feedback=False):
     """Write the network's state_dict to path by torch.save.
 
-    Parameters: network; config, its Config; images, the run_files.Images that it learned.
+    Parameters: network; config, its Config; images, the run_files.Images that it learned; feedback, whether to write
+        every B too.
     Raises: Unsaved.
     """
-    state = OrderedDict((name, torch.from_numpy(array.copy())) for name, array in _to_torch(network).items())
+    state = OrderedDict((name, torch.from_numpy(array.copy())) for name, array in _to_torch(network, feedback).items())
     for norm in network.norms:
         state[f"{norm.name}.num_batches_tracked"] = torch.tensor(0)
     state.wtref = {"options": {name: getattr(config, name) for name in OPTIONS}, "images": images._asdict()}
@@ -59,6 +61,11 @@ class StateFile(NamedTuple):
     arrays: dict
     options: dict | None
     images: Images | None
+
+    @property
+    def feedback(self):
+        """Whether it holds feedback weights."""
+        return any(name.endswith(".weights.B") for name in self.arrays)
 
 
 def read(path):
@@ -130,6 +137,8 @@ def remarks(file, training):
         yield f"{file.path} does not say which network it is of; assumed: {options}"
     elif not np.allclose(*map(_statistics, (file.images, Images.of(training.feed.about()))), rtol=1e-6):
         yield f"{file.path} is of a network whose images had another mean and deviation than those of {training.config.dataset}"
+    if file.feedback and isinstance(training.rule, Backprop):
+        yield f"the feedback weights in {file.path} are not used: under --rule {training.config.rule} B is W itself"
 
 
 def _statistics(images):
@@ -138,13 +147,14 @@ def _statistics(images):
 
 
 def load(training, file):
-    """Set W, b and the batch norms of a Training's network to those of a StateFile; B remains as the rule has drawn it.
+    """Set W, b and the batch norms of a Training's network to those of a StateFile, and B if the file holds it.
 
+    Otherwise B remains as the rule has drawn it; backprop's is W in any case.
     Raises InputError if the file is of another architecture or of other images.
     """
     if file.images:
         check_images(Images.of(training.feed.about()), file.images, f"--dataset {training.config.dataset}", file.path)
-    wanted = _to_torch(training.network)
+    wanted = _to_torch(training.network, feedback=file.feedback)
     missing, unknown = sorted(wanted.keys() - file.arrays.keys()), sorted(file.arrays.keys() - wanted.keys())
     if missing or unknown:
         lists = [("missing", missing), ("unknown to this architecture", unknown)]
@@ -153,22 +163,24 @@ def load(training, file):
     for name, array in wanted.items():
         found = file.arrays[name]
         if array.shape != found.shape:
-            raise InputError(f"{file.path}: {name} has shape {found.shape}, this architecture {array.shape}")
+            place = f"under --rule {training.config.rule} it is" if name.endswith(".B") else "this architecture"
+            raise InputError(f"{file.path}: {name} has shape {found.shape}, {place} {array.shape}")
         if not np.abs(found).max(initial=0) <= np.finfo(array.dtype).max:
             raise InputError(f"{file.path}: {name} must hold finite numbers of {array.dtype}")
     _from_torch(training, file.arrays)
 
 
-def _to_torch(network):
-    """{name: host array}, with the names and shapes of the state_dict."""
+def _to_torch(network, feedback):
+    """{name: host array}, with the names and shapes of the state_dict; feedback: with every B."""
     state = {}
     for layer in _weighted(network):
-        s, W = layer.synapses, to_host(layer.synapses.W)
-        if isinstance(layer, Conv2d):
-            W = W.reshape(s.n_out, *layer.kernel, layer.c_in).transpose(0, 3, 1, 2)
-        state[f"{s.name}.weights.weight"] = W
+        s = layer.synapses
+        state[f"{s.name}.weights.weight"] = _to_images(layer, to_host(s.W))
         if s.b is not None:
             state[f"{s.name}.weights.bias"] = to_host(s.b)
+        if feedback and s.B is not None:
+            B = _to_images(layer, to_host(s.B).T)
+            state[f"{s.name}.weights.B"] = B.reshape(len(B), s.n_in).T
     for norm in network.norms:
         for theirs, ours in NORM.items():
             state[f"{norm.name}.{theirs}"] = to_host(getattr(norm, ours))
@@ -177,15 +189,28 @@ def _to_torch(network):
 
 def _from_torch(training, state):
     network, device = training.network, training.device
-    for s in network.synapses:
-        weight = state[f"{s.name}.weights.weight"]
-        rows = weight.transpose(0, 2, 3, 1) if weight.ndim == 4 else weight
-        s.W[...] = device.array(rows.reshape(s.n_out, s.n_in))
+    for layer in _weighted(network):
+        s = layer.synapses
+        if (B := state.get(f"{s.name}.weights.B")) is not None:  # before W, which it is under backprop
+            s.B[...] = device.array(_from_images(layer, B.T)).T
+        s.W[...] = device.array(_from_images(layer, state[f"{s.name}.weights.weight"]))
         if s.b is not None:
             s.b[...] = device.array(state[f"{s.name}.weights.bias"])
     for norm in network.norms:
         for theirs, ours in NORM.items():
             getattr(norm, ours)[...] = device.array(state[f"{norm.name}.{theirs}"])
+
+
+def _to_images(layer, x):
+    """x (m, n_in) -> (m, c_in, k_h, k_w), PyTorch's order of a patch, in a convolution; else x itself."""
+    return x.reshape(len(x), *layer.kernel, layer.c_in).transpose(0, 3, 1, 2) if isinstance(layer, Conv2d) else x
+
+
+def _from_images(layer, x):
+    """x (m, n_in), or of the shape of PyTorch's weight, with n_in in PyTorch's order -> (m, n_in) in wtref's."""
+    if isinstance(layer, Conv2d):
+        x = x.reshape(len(x), layer.c_in, *layer.kernel).transpose(0, 2, 3, 1)
+    return x.reshape(len(x), layer.synapses.n_in)
 
 
 def _weighted(network):

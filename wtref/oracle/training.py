@@ -1,91 +1,77 @@
 """Training in PyTorch with the steps of train_step: the other side of `run.py check` (check.py).
 
 Backprop is autograd, the feedback path is an autograd.Function (networks.py), the optimizer is torch.optim.SGD, and each
-rule is written a second time from the paper.
+rule is written a second time (rules.py).
 """
-
-import math
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
 from wtref.device import to_host
-from wtref.noise import independent_signs
 from wtref.oracle import networks
-from wtref.randomness import NOISE, generator
+from wtref.oracle.rules import RULES
 
 # At a usual learning rate, training on four images multiplies a difference of 1e-13 by 10 in every step.  At this small
 # one the difference does not grow, and the large decay keeps lr * weight_decay well above rounding.
 LR, MOMENTUM, WEIGHT_DECAY = 1e-5, 0.9, 10.0
 
-MIRROR = {"rows": 128, "window": 2, "seed": 0}  # at eta_W = 0.1
-
 
 class Theirs:
     """A network of networks.py with its rule and its optimizer."""
 
-    def __init__(self, model, rule, shape, classes, device, options, start):
-        """start: {"layer.array": array on the host}, with the initial W, b and B of every layer."""
-        self.rule, self.device = rule, device
+    def __init__(self, model, rule, shape, classes, device, options, start, draws=None):
+        """start: {"layer.array": array on the host}, with the initial W, b, B, ... of every layer; draws: as rules.py takes it."""
+        self.rule, self.device = RULES[rule](device, LR, draws), device
         self.net = networks.build(model, shape, classes, options)
         self.net.to(device.name, getattr(torch, np.dtype(device.dtype).name))
         parts = list(self.net.named_modules())
         self.layers = {name: unit.weights for name, unit in parts if isinstance(unit, networks.Unit)}
         self.norms = {name: norm for name, norm in parts if isinstance(norm, networks.NORMS)}
         self.with_feedback = list(self.layers.values())[1:]
-        for name, layer in self.layers.items():
-            arrays = {array: start.get(f"{name}.{array}") for array in ("W", "b", "B")}
-            layer.start(**{array: self._tensor(x) for array, x in arrays.items() if x is not None})
+        for number, (name, layer) in enumerate(self.layers.items()):
+            layer.number = number
+            self._start(name, layer, start)
         self.optimizer = torch.optim.SGD(self._groups(), LR, MOMENTUM)
-        self.mirrored = [0] * len(self.layers)
+
+    def _start(self, name, layer, start):
+        arrays = {array: self._tensor(start[f"{name}.{array}"]) for array in ("W", "b", "B", "R", "F") if f"{name}.{array}" in start}
+        layer.start(**{array: x for array, x in arrays.items() if array in ("W", "b", "B")})
+        if "R" in arrays:
+            self.rule.start(layer, arrays["R"], arrays["F"])
 
     def _groups(self):
-        """The optimizer's parameter groups: W and, under Kolen-Pollack, B decay; biases and batch norms do not."""
-        decaying = [layer.weight for layer in self.layers.values()]
-        others = [layer.bias for layer in self.layers.values() if layer.bias is not None]
+        """The optimizer's parameter groups: W and what the rule descends besides decay; biases and batch norms do not."""
+        *hidden, output = self.layers.values()
+        for layer in [*hidden, output]:
+            layer.requires_grad_(self.rule.learns(layer, layer is output))
+        learning = [layer for layer in self.layers.values() if layer.weight.requires_grad]
+        decaying = [layer.weight for layer in learning] + [x for layer in self.with_feedback for x in self.rule.descends(layer)]
+        others = [layer.bias for layer in learning if layer.bias is not None]
         others += [parameter for norm in self.norms.values() for parameter in norm.parameters()]
-        if self.rule == "kp":
-            decaying += [layer.B.requires_grad_() for layer in self.with_feedback]
         return [{"params": decaying, "weight_decay": WEIGHT_DECAY}, {"params": others}]
 
     def before_training(self):
-        """Under the weight mirror, average over S / 2 rows of noise for each layer."""
-        if self.rule == "wm":
-            for number, layer in enumerate(self.with_feedback, start=1):
-                M = MIRROR["rows"]
-                for t in range(1, 1 + math.ceil(MIRROR["window"] * len(layer.B) / (2 * M))):
-                    self._mirror(number, layer, 1 / t)
+        for layer in self.with_feedback:
+            self.rule.before_training(layer)
 
     def step(self, images, labels):
         """Take a training step on images (N, H, W, C); returns {"logits": array on the host}."""
-        if self.rule == "ss":
-            for layer in self.with_feedback:
-                layer.B = layer.sign_scale * layer.weight.detach().flatten(1).sign().T
+        for layer in self.with_feedback:
+            self.rule.before_step(layer)
         self.net.train()
         logits = self.net(self._images(images))
         loss = cross_entropy(logits, self._tensor(labels))
-        if self.rule == "dfa":
+        if self.rule.direct:
             (error,) = torch.autograd.grad(loss, logits, retain_graph=True)
             for layer in self.with_feedback:
                 layer.output_error = error
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        if self.rule == "wm":
-            for number, layer in enumerate(self.with_feedback, start=1):
-                S = MIRROR["window"] * len(layer.B) * (0.1 / LR) ** (2 / 3)
-                self._mirror(number, layer, 2 * MIRROR["rows"] / (S + MIRROR["rows"]))  # S = M (2 - a) / a
+        for layer in self.with_feedback:
+            self.rule.after_step(layer)
         return {"logits": _host(logits)}
-
-    def _mirror(self, number, layer, a):
-        """(7) with matched decay: B <- (1 - a) B + a y_l y_{l+1}^T / M."""
-        M, n, step = MIRROR["rows"], len(layer.B), self.mirrored[number]
-        self.mirrored[number] += 1
-        rng = generator(MIRROR["seed"], NOISE, number, step)
-        y = layer.theirs(self._tensor(independent_signs(self.device, rng, M, n)))
-        y_next = y @ layer.weight.detach().flatten(1).T
-        layer.B = torch.addmm(layer.B, y.T, y_next, beta=1 - a, alpha=a / M)
 
     def evaluate(self, images):
         """The logits of evaluation, as {"logits": array on the host}."""
@@ -99,12 +85,13 @@ class Theirs:
 
     def gradients(self):
         """{"layer.array": gradient on the host} of the arrays that have one, in wtref's order."""
-        return self._collect(lambda tensor: tensor.grad)
+        return self._collect(lambda tensor: tensor.grad if tensor.is_leaf else None)
 
     def _collect(self, pick):
         found = {}
         for name, layer in self.layers.items():
             found |= {f"{name}.{array}": x for array, x in layer.arrays(pick).items()}
+            found |= {f"{name}.{array}": x for array, x in self.rule.arrays(layer, pick).items()}
         for name, norm in self.norms.items():
             found |= {f"{name}.gamma": pick(norm.weight), f"{name}.beta": pick(norm.bias)}
             found[f"{name}.running_mean"] = pick(norm.running_mean)

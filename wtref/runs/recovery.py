@@ -38,7 +38,7 @@ def restore(run, training):
 
 
 def load(run, network, device, which):
-    """Bring a network, without feedback weights, to a Run's checkpoint "last" or "best"; returns its plain values.
+    """Bring a network to which no rule is connected to a Run's checkpoint "last" or "best"; returns its plain values.
 
     Raises InputError if that checkpoint does not exist, is damaged, or belongs to another network.
     """

@@ -47,12 +47,15 @@ def restore(training, arrays, plain):
 
 
 def load(network, device, arrays, plain):
-    """Check a checkpoint and bring a network without feedback weights to its arrays."""
+    """Check a checkpoint, bring a network to which no rule is connected to its arrays, and give it the checkpoint's B."""
     check_plain(plain)
     forward, wanted = _learned(arrays), network.arrays()
     check_arrays({name: array for name, array in forward.items() if not name.endswith(FEEDBACK)}, wanted)
     for name, array in wanted.items():
         array[...] = device.array(arrays[name])
+    for s in network.with_feedback:
+        if (B := forward.get(f"{s.name}.B")) is not None:
+            s.B = device.array(B)
 
 
 def check_training(arrays, plain, training):
