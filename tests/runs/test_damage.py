@@ -31,7 +31,7 @@ TEXTS = {
 }  # fmt: skip
 WRONG = [None, "x", -1, 10**400, float("nan"), float("inf"), [], {}, [None], {"a": None}]  # of some type each
 ONE_OF = 15  # cases goes by way of the command line too, which takes longer
-TEXT_WILL_DO = {f"{entry} is 'x'" for entry in ("data: sha256", "config: data_dir", "config: device")}
+TEXT_WILL_DO = {f"{entry} is 'x'" for entry in ("data: sha256", "config: data_dir", "config: device", "config: plugin")}
 
 
 @pytest.fixture(scope="module")

@@ -93,6 +93,6 @@ def test_the_table_has_the_columns_and_rules_of_the_readme(main_job):
 def test_a_second_time_nothing_is_trained_and_the_output_says_so(main_job):
     first, folder, _ = main_job
     done = subprocess.run(COMMAND, cwd=folder, capture_output=True, text=True, check=True)
-    said, again = done.stdout.split("\n", 1)
+    said, again = done.stdout.split("\n\n", 1)
     assert said.startswith("12 of 12 runs finished already") and "runs/digits-RULE-SEED" in said
     assert again.lstrip() == first[heading_at(first) :].lstrip()

@@ -3,15 +3,16 @@
 import contextlib
 import multiprocessing
 import os
+import queue
 import signal
 import sys
 import threading
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from types import ModuleType
 
 from wtref.interrupts import TERMINATING
 
-LOOK = 0.5
+LOOK = 0.5  # seconds
 
 
 def completed(function, items, jobs, waiting=None):
@@ -28,19 +29,27 @@ def completed(function, items, jobs, waiting=None):
     with _signals_blocked():  # for multiprocessing's resource tracker; starting it unblocks two of the signals again
         pool = ProcessPoolExecutor(jobs, context, _end_with, (watched,))
     try:
-        with _signals_blocked(), without_main():
+        ended = queue.SimpleQueue()
+        with _signals_blocked(), without_main():  # an exception that a signal raises in here could leave a future's lock taken
             futures = {pool.submit(function, item): item for item in items}
-        running = set(futures)
-        while running:
-            ended, running = wait(running, LOOK if waiting else None, FIRST_COMPLETED)
-            if waiting:
-                waiting()
-            for future in ended:
-                yield futures[future], future
+            for future in futures:
+                future.add_done_callback(ended.put)
+        for _ in futures:
+            future = _next(ended, waiting)
+            yield futures[future], future
     finally:
         lifeline.close()
         pool.shutdown()
         watched.close()
+
+
+def _next(ended, waiting):
+    """Take an element of the queue; call `waiting`, if it is given, every LOOK seconds until there is one."""
+    while True:
+        try:
+            return ended.get(timeout=LOOK if waiting else None)
+        except queue.Empty:
+            waiting()
 
 
 @contextlib.contextmanager
