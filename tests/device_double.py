@@ -5,7 +5,8 @@ the only way to read it.  Everything else that would mix host and device raises 
 `np` functions on a DoubleArray, and `xp` functions on a host array.  A zero-dimensional result is a DoubleArray, as with
 CuPy.  `float(x)`, `bool(x)` and the like, for which CuPy waits for the GPU, raise TypeError, so every wait is a `.get()`.
 
-Python numbers and NumPy scalars may be combined with a DoubleArray, as with CuPy.
+Python numbers and NumPy scalars may be combined with a DoubleArray, as with CuPy.  What waits for the GPU inside CuPy, such as
+sliding_window_view, which copies the window's shape to it and reads it there, is left out.
 """
 
 import operator
@@ -139,12 +140,6 @@ xp.__dict__.update(
     array=_array,
     asarray=_array,
     linalg=SimpleNamespace(norm=_lifted(np.linalg.norm)),
-    lib=SimpleNamespace(
-        stride_tricks=SimpleNamespace(
-            sliding_window_view=_lifted(np.lib.stride_tricks.sliding_window_view),
-            as_strided=_lifted(np.lib.stride_tricks.as_strided),
-        )
-    ),
     **{name: _lifted(getattr(np, name)) for name in FUNCTIONS},
     **{name: getattr(np, name) for name in "float32 float64 int32 int64 uint8 inf nan pi newaxis".split()},
 )

@@ -22,9 +22,10 @@ def fake_cupy(devices, error=None):
     def module(code, options):
         compiled.append(options)
 
-    used, compiled = [], []
+    used, compiled, accelerators = [], [], ["cub"]
     runtime = SimpleNamespace(getDeviceCount=count, CUDARuntimeError=CUDARuntimeError)
     stream = SimpleNamespace(use=lambda: None)
     cuda = SimpleNamespace(runtime=runtime, Device=device, Stream=lambda non_blocking: stream)
     array = type("ndarray", (), {"dtype": np.dtype(np.float32), "__module__": "cupy"})
-    return SimpleNamespace(cuda=cuda, ndarray=array, RawModule=module, used=used, compiled=compiled)
+    core = SimpleNamespace(set_reduction_accelerators=lambda names: accelerators.__setitem__(slice(None), names))
+    return SimpleNamespace(cuda=cuda, ndarray=array, RawModule=module, _core=core, used=used, compiled=compiled, accelerators=accelerators)

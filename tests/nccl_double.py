@@ -2,11 +2,12 @@
 
 The computing stream computes immediately.  NCCL's sums are computed as late as possible: when the computing stream waits
 for an event that was recorded after them.  A program that reads a sum without waiting for it reads the old values.
-The sums are MPI's, rounded to bf16 as NCCL would round them.
+The sums are MPI's, rounded to bf16 as NCCL would round them.  As in CuPy, cupy.cuda.nccl is a module that must be imported.
 """
 
 import ctypes
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 from mpi4py import MPI
@@ -71,12 +72,14 @@ def _add_up(memory):
 
 
 computing = Stream()
-nccl = SimpleNamespace(
+cupy, cuda, nccl = (ModuleType(name) for name in ("cupy", "cupy.cuda", "cupy.cuda.nccl"))
+sys.modules |= {module.__name__: module for module in (cupy, cuda, nccl)}
+vars(nccl).update(
     available=True, NCCL_SUM=0, NCCL_FLOAT32=7, NCCL_FLOAT64=8, NcclCommunicator=NcclCommunicator,
     get_unique_id=lambda: "the same for all",
 )  # fmt: skip
-cuda = SimpleNamespace(
-    nccl=nccl, Stream=Stream, get_current_stream=lambda: computing, get_elapsed_time=lambda before, after: 0.5,
+vars(cuda).update(
+    Stream=Stream, get_current_stream=lambda: computing, get_elapsed_time=lambda before, after: 0.5,
     Device=lambda: SimpleNamespace(pci_bus_id=f"0000:0{MPI.COMM_WORLD.rank}:00.0"),
 )  # fmt: skip
-cupy = SimpleNamespace(**vars(xp), cuda=cuda)
+vars(cupy).update({**vars(xp), "__name__": "cupy", "cuda": cuda})

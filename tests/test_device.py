@@ -1,6 +1,8 @@
 """Opening a device: the choice of auto, the error messages, and copies of arrays to and from it."""
 
 import sys
+import tomllib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -50,6 +52,7 @@ def test_a_gpu_by_its_number(install, name, index):
     assert (device.name, device.xp, device.dtype) == (f"cuda:{index}", cupy, np.float64)
     assert cupy.used == [index]
     assert array_module(cupy.ndarray()) is cupy
+    assert cupy.accelerators == [], "no reduction is compiled from CUB's headers"
 
 
 def test_a_gpu_computes_with_its_kernels_in_the_asked_precision(install):
@@ -76,11 +79,12 @@ def test_a_precision_that_cannot_be_had_is_refused(install, device, options):
         equip(open_device(device), precision="bf16", **options)
 
 
+@pytest.mark.parametrize("error", [TypeError, ValueError])
 @pytest.mark.parametrize("ml_dtypes, cupy_knows", [(False, True), (True, False), (True, True)])
-def test_bf16_needs_a_cupy_that_knows_it(install, monkeypatch, ml_dtypes, cupy_knows):
+def test_bf16_needs_a_cupy_that_knows_it(install, monkeypatch, ml_dtypes, cupy_knows, error):
     def empty(shape, dtype):
         if not cupy_knows:
-            raise TypeError(f"unsupported dtype {dtype}")
+            raise error(f"unsupported dtype {dtype}")
         return np.empty(shape, dtype)
 
     monkeypatch.setattr(kernels, "BFLOAT16", np.dtype("V2") if ml_dtypes else None)
@@ -116,6 +120,13 @@ def test_a_gpu_that_is_not_there(install, cupy, name, wanted):
     assert "\n" not in message
     for part in wanted:
         assert part in message
+
+
+@pytest.mark.parametrize("extra", ["cuda12", "cuda13"])
+def test_the_extras_bring_cuda_s_headers(extra):
+    """CuPy 14 comes without them, and compiles nothing without them."""
+    extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert f"cupy-{extra}x[ctk]>=14.1" in extras[extra]
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "CPU", "cuda:", "cuda:x", "cuda:-1", "cuda:0:1", "cpu\n"])

@@ -97,6 +97,7 @@ def _open_cuda(index, real, place):
         raise InputError(f"--device cuda:{index}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
     cupy.cuda.Device(index).use()
     _stream(index).use()
+    cupy._core.set_reduction_accelerators([])  # those of CUB would each compile for seconds inside a training step
     return Device(f"cuda:{index}", cupy, real)
 
 

@@ -15,7 +15,8 @@ def open_transport(cupy, rank, messenger):
 
     Raises InputError where CuPy has no NCCL, or two processes share a device.
     """
-    nccl = cupy.cuda.nccl
+    from cupy.cuda import nccl  # CuPy itself does not import it
+
     if not nccl.available:
         raise InputError("several processes on GPUs need NCCL, and CuPy finds none; pip install nvidia-nccl-cu12 (or -cu13)")
     devices = messenger.all_gather((socket.gethostname(), cupy.cuda.Device().pci_bus_id))
@@ -24,7 +25,7 @@ def open_transport(cupy, rank, messenger):
     if sharing > 1:
         raise InputError(f"{sharing} processes share the GPU {device} of {node}; start one for each GPU")
     unique_id = messenger.broadcast(nccl.get_unique_id)
-    return NcclTransport(cupy, nccl.NcclCommunicator(len(devices), unique_id, rank))
+    return NcclTransport(cupy, nccl, nccl.NcclCommunicator(len(devices), unique_id, rank))
 
 
 class NcclTransport:
@@ -35,9 +36,9 @@ class NcclTransport:
     for neither.
     """
 
-    def __init__(self, cupy, communicator):
+    def __init__(self, cupy, nccl, communicator):
+        """cupy, nccl: the modules cupy and cupy.cuda.nccl; communicator: an NcclCommunicator of all processes."""
         self.cupy, self.communicator = cupy, communicator
-        nccl = cupy.cuda.nccl
         self.operation, self.types = nccl.NCCL_SUM, {
             np.dtype(np.float32): nccl.NCCL_FLOAT32, np.dtype(np.float64): nccl.NCCL_FLOAT64, np.dtype(np.uint16): BFLOAT16,
         }  # fmt: skip

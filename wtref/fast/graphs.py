@@ -7,15 +7,16 @@ not used for anything else.  All other arrays that the function reads, such as W
 
 import contextlib
 import sys
+from collections import Counter
 from functools import partial
 
 from wtref.training import train_step
 
-WARM_UP = 3  # ordinary calls before recording, which compile the kernels and allocate velocities and constants
+WARM_UP = 3  # ordinary calls with inputs of the same shapes before recording: they compile kernels and allocate velocities and constants
 
 
 class Captured:
-    """A function from device arrays to device arrays that is recorded as a CUDA graph after WARM_UP calls.
+    """A function from device arrays to device arrays that is recorded as a CUDA graph after WARM_UP calls with inputs of the same shapes.
 
     The function must launch the same kernels at every call.  Calls with inputs of other shapes than the recorded ones
     run without the graph, as do all calls if recording fails.
@@ -24,15 +25,16 @@ class Captured:
     def __init__(self, cupy, function):
         """cupy: the module cupy; function: the function to record."""
         self.cupy, self.function = cupy, function
-        self.calls, self.graph, self.failed = 0, None, False
+        self.calls, self.graph, self.failed = Counter(), None, False  # calls: by the shapes of their inputs
 
     def __call__(self, *inputs):
         if not inputs[0].size:  # an empty batch
             return self.function(*inputs)
-        self.calls += 1
-        if self.graph is None and self.calls > WARM_UP and not self.failed:
+        shapes = _shapes(inputs)
+        if self.graph is None and self.calls[shapes] == WARM_UP and not self.failed:
             self._record(inputs)
-        if self.graph is None or [x.shape for x in inputs] != [x.shape for x in self.inputs]:
+        self.calls[shapes] += 1
+        if self.graph is None or shapes != _shapes(self.inputs):
             return self.function(*inputs)
         for kept, given in zip(self.inputs, inputs):
             kept[...] = given
@@ -54,6 +56,10 @@ class Captured:
                 with contextlib.suppress(RuntimeError):  # ending an invalid capture raises another
                     stream.end_capture()
                 print(f"wtref: this step cannot be captured as a CUDA graph ({error}); it runs without one", file=sys.stderr)
+
+
+def _shapes(arrays):
+    return tuple(x.shape for x in arrays)
 
 
 class CapturedStep:

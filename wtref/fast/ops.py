@@ -75,5 +75,5 @@ def _cuda_ops(cupy, kernels, precision):
 def _supports_bfloat16(cupy):
     try:
         return BFLOAT16 is not None and cupy.empty(1, BFLOAT16).dtype == BFLOAT16
-    except TypeError:
+    except (TypeError, ValueError):  # CuPy raises the second for a dtype that it does not know
         return False
