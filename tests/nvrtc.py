@@ -19,14 +19,27 @@ def library():
     return None
 
 
-def complaints(code, architecture, options):
-    """The errors and warnings of NVRTC for the code, "" if there are none."""
-    nvrtc, program, size = library(), ctypes.c_void_p(), ctypes.c_size_t()
+def compiled(code, architecture, options):
+    """(the machine code, the errors and warnings) of the code, both as bytes; without code for a virtual architecture."""
+    nvrtc, program = library(), ctypes.c_void_p()
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), code.encode(), b"kernels.cu", 0, None, None) == 0
     flags = [flag.encode() for flag in (f"-arch={architecture}", *options)]
     failed = nvrtc.nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*flags))
-    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-    log = ctypes.create_string_buffer(size.value)
-    nvrtc.nvrtcGetProgramLog(program, log)
+    log = _text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program).rstrip(b"\0")
+    code = b"" if failed else _text(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program)
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    return log.value.decode() or ("NVRTC failed without a message" if failed else "")
+    return code, log or (b"NVRTC failed without a message" if failed else b"")
+
+
+def complaints(code, architecture, options):
+    """The errors and warnings of NVRTC for the code, "" if there are none."""
+    return compiled(code, architecture, options)[1].decode()
+
+
+def _text(size_of, copy, program):
+    """What `copy` gives of the program, of the size that `size_of` tells."""
+    size = ctypes.c_size_t()
+    size_of(program, ctypes.byref(size))
+    text = ctypes.create_string_buffer(size.value)
+    copy(program, text)
+    return text.raw

@@ -36,20 +36,23 @@ __device__ void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2
 __device__ void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) { mma_tf32(d, a, b); }
 #endif
 
-/* Load this lane's words for mma from 16 rows and KIND_DEPTH values of k: those of one A, or of two B with 8 rows each.  */
-template <class Tile> __device__ void load_fragment(unsigned (&words)[4], const char *tile, int row, int k)
+/* Load this lane's words for mma from 16 rows and KIND_DEPTH values of k: those of one A, or of two B with 8 rows each.
+   The two words of each B are neighbours, as mma takes them: in another order the compiler would move them.  */
+template <class Tile, bool IS_A> __device__ void load_fragment(unsigned (&words)[4], const char *tile, int row, int k)
 {
-    const int lane = threadIdx.x % 32, low = lane % 8, right = lane / 8 % 2, further = lane / 16;
+    const auto down = [](int matrix) { return 8 * (IS_A ? matrix % 2 : matrix / 2); };
+    const auto along = [](int matrix) { return KIND_DEPTH / 2 * (IS_A ? matrix / 2 : matrix % 2); };
+    const int lane = threadIdx.x % 32, low = lane % 8, matrix = lane / 8;
     if (Tile::ALONG_K)
-        load_matrices(words, tile + Tile::place(row + low + 8 * right, k + KIND_DEPTH / 2 * further));
+        load_matrices(words, tile + Tile::place(row + low + down(matrix), k + along(matrix)));
 #ifdef BF16
     else
-        load_transposed(words, tile + Tile::place(row + 8 * right, k + low + 8 * further));
+        load_transposed(words, tile + Tile::place(row + down(matrix), k + low + along(matrix)));
 #else
     else
         #pragma unroll
         for (int i = 0; i < 4; i++)
-            words[i] = *(const unsigned *) (tile + Tile::place(row + lane / 4 + 8 * (i % 2), k + lane % 4 + 4 * (i / 2)));
+            words[i] = *(const unsigned *) (tile + Tile::place(row + lane / 4 + down(i), k + lane % 4 + along(i)));
     #pragma unroll
     for (int i = 0; i < 4; i++)
         words[i] = to_tf32(words[i]);
@@ -75,15 +78,15 @@ template <int TM_, int TN_> struct TensorCores {
             unsigned a[MT][4], b[NT / 2][4];
             #pragma unroll
             for (int i = 0; i < MT; i++)
-                load_fragment<TileA>(a[i], A, row + 16 * i, k);
+                load_fragment<TileA, true>(a[i], A, row + 16 * i, k);
             #pragma unroll
             for (int j = 0; j < NT / 2; j++)
-                load_fragment<TileB>(b[j], B, column + 16 * j, k);
+                load_fragment<TileB, false>(b[j], B, column + 16 * j, k);
             #pragma unroll
             for (int i = 0; i < MT; i++)
                 #pragma unroll
                 for (int j = 0; j < NT; j++) {
-                    const unsigned words[2] = {b[j / 2][j % 2], b[j / 2][j % 2 + 2]};
+                    const unsigned words[2] = {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]};
                     mma(sums[i][j], a[i], words);
                 }
         }
