@@ -57,7 +57,7 @@ def test_a_gpu_by_its_number(install, name, index):
 
 def test_a_gpu_computes_with_its_kernels_in_the_asked_precision(install):
     cupy = install(fake_cupy(1))
-    device = equip(open_device("cuda"), precision="tf32")
+    device = equip(open_device("cuda"), "compiled", precision="tf32")
     assert device.kernels == "CUDA kernels, tf32 products"
     assert isinstance(device.ops, Cuda) and device.ops.processors == 4
     assert ["-DTF32" in options for options in cupy.compiled] == [True, False]  # float32's, float64's
@@ -67,7 +67,7 @@ def test_a_gpu_computes_with_its_kernels_in_the_asked_precision(install):
 
 def test_devices_own_their_kernels(install):
     install(fake_cupy(1))
-    exact, fast = (equip(open_device("cuda"), precision=precision) for precision in ("float32", "tf32"))
+    exact, fast = (equip(open_device("cuda"), "compiled", precision=precision) for precision in ("float32", "tf32"))
     assert exact.ops is not fast.ops
     assert (exact.kernels, fast.kernels) == ("CUDA kernels, float32 products", "CUDA kernels, tf32 products")
 
@@ -90,7 +90,7 @@ def test_bf16_needs_a_cupy_that_knows_it(install, monkeypatch, ml_dtypes, cupy_k
     monkeypatch.setattr(kernels, "BFLOAT16", np.dtype("V2") if ml_dtypes else None)
     install(fake_cupy(1)).empty = empty
     if ml_dtypes and cupy_knows:
-        assert equip(open_device("cuda"), precision="bf16").kernels == "CUDA kernels, bf16 products"
+        assert equip(open_device("cuda"), "compiled", precision="bf16").kernels == "CUDA kernels, bf16 products"
     else:
         with pytest.raises(InputError, match="--precision bf16 needs ml_dtypes, CuPy 14"):
             equip(open_device("cuda"), precision="bf16")

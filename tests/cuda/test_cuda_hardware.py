@@ -35,7 +35,7 @@ class OnGpu(KernelSuite):
 
 
 def on_gpu(precision):
-    device = equip(open_device("cuda"), precision=precision)
+    device = equip(open_device("cuda"), "compiled", precision=precision)
     return OnDevice(device.ops, device.xp)
 
 
@@ -51,6 +51,14 @@ class TestTf32(OnGpu):
 class TestBf16(OnGpu):
     precision, limits, factors = "bf16", {np.float32: 1e-4}, staticmethod(bf16)
     stored, rounding = staticmethod(bf16), 2**-8
+
+
+@pytest.mark.parametrize("precision", ALL)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_kernels_pass_their_verification(monkeypatch, tmp_path, dtype, precision):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    device = equip(open_device("cuda", np.dtype(dtype).name), precision=precision)
+    assert device.kernels == f"CUDA kernels, {precision} products"
 
 
 @pytest.mark.parametrize("precision", ALL)
@@ -71,7 +79,8 @@ def test_every_rule_is_pytorch_s(model):
 
 def trained(device_name, steps, ops=None, **options):
     """Train on the digits: (the network's arrays, the last loss, the Training).  ops: replace the device's own."""
-    config = Config(**{"model": "resnet8", "epochs": 1, "dtype": "float64", "device": device_name, **options})
+    kernels = "auto" if device_name == "cpu" else "compiled"  # those of a GPU without a fault being hidden
+    config = Config(**{"model": "resnet8", "epochs": 1, "dtype": "float64", "device": device_name, "kernels": kernels, **options})
     device = config.open_device()
     training = prepare(config, replace(device, ops=ops) if ops else device)
     for _, (images, labels) in zip(range(steps), training.feed.train_batches(epoch=0)):

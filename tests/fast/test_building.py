@@ -59,7 +59,7 @@ def cache(tmp_path, monkeypatch):
 
 def forget():
     """Forget what this process has compiled and said."""
-    for function in (building._library, building._say, compilers.command_and_macros):
+    for function in (building._library, building.say, compilers.command_and_macros):
         function.cache_clear()
 
 

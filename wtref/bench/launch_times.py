@@ -1,10 +1,9 @@
 """The time of each CUDA kernel in a training step, measured by a pair of events around every launch."""
 
 from collections import defaultdict
+from copy import copy
 from dataclasses import replace
 from functools import partial
-
-from wtref.fast.cuda import Cuda
 
 # Keeps the device busy while Python queues the launches of a step: the time between two events is then a kernel's alone.
 SPIN = """extern "C" __global__ void spin(long long cycles)
@@ -19,9 +18,9 @@ def timed_device(device, precision):
 
     An item of the list is (name of the kernel, event before, event after, arguments).
     """
-    launches = []
-    module = partial(TimedModule, device.xp, launches)
-    return replace(device, ops=Cuda(device.xp, module, precision, device.ops.processors)), launches
+    launches, ops = [], copy(device.ops)  # a copy keeps the functions that verification.py has replaced
+    ops.__init__(device.xp, partial(TimedModule, device.xp, launches), precision, ops.processors)
+    return replace(device, ops=ops), launches
 
 
 class TimedModule:

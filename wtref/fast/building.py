@@ -42,7 +42,7 @@ def _library(real, compiler):
         return _cached(real, command, macros)
     except (OSError, NoCompiler) as error:
         reason = str(error)
-    _say(f"{reason}; the CPU kernels are compiled for this process alone; set XDG_CACHE_HOME to a folder that can keep them")
+    say(f"{reason}; the CPU kernels are compiled for this process alone; set XDG_CACHE_HOME to a folder that can keep them")
     try:
         with tempfile.TemporaryDirectory(prefix="wtref-", ignore_cleanup_errors=True) as folder:  # a loaded library needs no file
             return _load(_compile(real, command, Path(folder) / f"{real}.so"))
@@ -51,9 +51,9 @@ def _library(real, compiler):
 
 
 def _cached(real, command, macros):
-    path = _cache() / f"{real}-{_key(command, macros)}.so"
+    path = cache_folder() / f"{real}-{_key(command, macros)}.so"
     if not _is_whole(path):
-        _say(f"compiling the CPU kernels for {real}, once for this machine")
+        say(f"compiling the CPU kernels for {real}, once for this machine")
         _compile(real, command, path)
     return _load(path)
 
@@ -70,7 +70,7 @@ def _load(path):
 
 
 @functools.cache
-def _say(text):
+def say(text):
     """Print a line on stderr, once in this process."""
     print(f"wtref: {text}", file=sys.stderr, flush=True)
 
@@ -125,8 +125,8 @@ def _key(command, macros):
     return hashlib.sha256("\0".join(command).encode() + macros + sources).hexdigest()[:16]
 
 
-def _cache():
-    """The folder of the compiled libraries, which only its owner may write."""
+def cache_folder():
+    """The folder of the compiled libraries, which only its owner may write.  Raises OSError where there is none."""
     folder = _home() / "wtref"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     about = folder.stat()

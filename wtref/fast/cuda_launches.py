@@ -43,6 +43,11 @@ def options(dtype, precision):
     return ("-std=c++17", "-DREAL=float", "-DLARGE_TILES", f"-D{precision.upper()}")
 
 
+def tiles(dtype):
+    """The tiles for which there are kernels of products."""
+    return list(TILES) if dtype == np.float32 else [(64, 64)]
+
+
 class Launches:
     """The base class of Cuda: compiles kernels, prepares their arguments and launches them."""
 
@@ -52,6 +57,10 @@ class Launches:
         self.modules = {np.dtype(dtype): module(code=source(), options=options(dtype, precision)) for dtype in (np.float32, np.float64)}
         self._kernel, self._tiling = functools.cache(self._load), functools.cache(self._tiling)
         self._geometry = functools.cache(lambda g: xp.asarray(g.divisors()))
+
+    def compile(self, dtype):
+        """Compile the kernels for a dtype, which otherwise happens when one of them is first used."""
+        self._kernel(np.dtype(dtype), "relu")
 
     def _multiply(self, name, type_for, m, n, k, *arguments):
         """Launch a product kernel and return its result (m, n), of dtype type_for(the arguments' dtype)."""
@@ -84,9 +93,8 @@ class Launches:
             adding = SLICE_COST * slices * m * n / at_once if slices > 1 else 0
             return rounds * down * across * TILES[down, across] * k / slices + adding
 
-        tiles = TILES if dtype == np.float32 else [(64, 64)]
         most = min(max(k // (4 * PRODUCT_DEPTH), 1), at_once)
-        return min(((*tile, slices) for slices in range(1, most + 1) for tile in tiles), key=cost)
+        return min(((*tile, slices) for slices in range(1, most + 1) for tile in tiles(dtype)), key=cost)
 
     def _partial_sums(self, name, width, x, *arguments):
         """Launch a kernel that sums over parts of the rows: (channels, parts, width), width being the numbers in one sum."""

@@ -9,6 +9,8 @@ from threadpoolctl import threadpool_limits
 
 from wtref.cores import default_threads
 from wtref.errors import InputError
+from wtref.fast import verification
+from wtref.fast.building import say
 from wtref.fast.compiled import Compiled
 from wtref.fast.compilers import NoCompiler
 from wtref.fast.cuda import Cuda
@@ -24,7 +26,8 @@ def equip(device, kernels="auto", threads=None, precision="float32"):
     Parameters
     ----------
     device : Device      as open_device returns it
-    kernels : str        "auto": compiled kernels if possible, else none; "compiled": required; "plain": none
+    kernels : str        "auto": compiled kernels if possible, else none, and on a GPU only functions that verification.py
+                         finds right there; "compiled": required, and not verified; "plain": none
     threads : int        the number of CPU threads; None for one per core, or OMP_NUM_THREADS if that is less.  BLAS has one
                          number of threads for the whole process, that of the device equipped last
     precision : str      of the factors of products in float32 on a GPU: "float32", "tf32" or "bf16"
@@ -35,8 +38,8 @@ def equip(device, kernels="auto", threads=None, precision="float32"):
         If the kernels, the number of threads or the precision are not available.
     """
     if device.name != "cpu":
-        ops = _cuda_ops(device.xp, kernels, precision)
-        return replace(device, ops=ops, kernels=f"CUDA kernels, {precision} products" if ops else "plain kernels")
+        ops, words = _cuda_ops(device, kernels, precision)
+        return replace(device, ops=ops, kernels=words)
     if precision != "float32":
         raise InputError(f"--precision {precision} needs a GPU; the CPU computes in float32")
     threads = default_threads() if threads is None else threads
@@ -61,15 +64,26 @@ def _cpu_ops(kernels, threads):
     return ops, f"compiled kernels ({ops.instruction_set})"
 
 
-def _cuda_ops(cupy, kernels, precision):
+def _cuda_ops(device, kernels, precision):
+    """(the ops or None, their description)"""
     if kernels == "plain":
         if precision != "float32":
             raise InputError(f"--precision {precision} needs the CUDA kernels; omit --kernels plain")
-        return None
+        return None, "plain kernels"
+    cupy = device.xp
     if precision == "bf16" and not _supports_bfloat16(cupy):
         raise InputError("--precision bf16 needs ml_dtypes, CuPy 14 and NumPy 2.1.2, or newer; --precision tf32 does not")
     processors = cupy.cuda.Device().attributes["MultiProcessorCount"]
-    return Cuda(cupy, cupy.RawModule, precision, processors)
+    ops = Cuda(cupy, cupy.RawModule, precision, processors)
+    faults = verification.verify(ops, device, precision) if kernels == "auto" else {}
+    if not faults:
+        return ops, f"CUDA kernels, {precision} products"
+    why = verification.describe(faults)
+    if ops.bf16 or len(faults) == len(verification.CALLS):  # array expressions cannot compute with bfloat16
+        say(f"{device.name}: plain CuPy computes everything: {why}")
+        return None, f"plain kernels ({why})"
+    say(f"{device.name}: plain CuPy replaces the CUDA kernels of {why}")
+    return ops, f"CUDA kernels without {' and '.join(faults)}, {precision} products"
 
 
 def _supports_bfloat16(cupy):
