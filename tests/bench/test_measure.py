@@ -7,6 +7,7 @@ import pytest
 
 from wtref.bench import measure, report, sides, turns
 from wtref.bench.apart import Obstacle
+from wtref.bench.sides import Ours
 from wtref.bench.work import Work
 
 torch = pytest.importorskip("torch")
@@ -93,7 +94,7 @@ def measured(monkeypatch, work, seconds, compiled=None, **options):
         return 500.0, compiled[name]
 
     monkeypatch.setattr(measure, "times_beside", times_beside)
-    return [dict(row) for row in measure.measure(work, 1, **options)]
+    return (dict(row) for row in measure.measure(work, 1, **options))
 
 
 def test_a_row_s_arithmetic(monkeypatch):
@@ -103,7 +104,7 @@ def test_a_row_s_arithmetic(monkeypatch):
     assert row["torch_gflops"] == 8 and row["memory_ratio"] == 0.75
     assert row["mnist_epoch_seconds"] == 1200 * 0.5
     assert "of_bp" not in row
-    assert measured(monkeypatch, Work.of("resnet8", "kp", 50), [0.5, 0.75])[0]["cifar_epoch_seconds"] == 1000 * 0.5
+    assert next(measured(monkeypatch, Work.of("resnet8", "kp", 50), [0.5, 0.75]))["cifar_epoch_seconds"] == 1000 * 0.5
 
 
 @pytest.mark.parametrize(
@@ -140,6 +141,49 @@ def test_the_header_names_the_instruction_sets(monkeypatch):
     assert report.header(row).splitlines()[0] == said
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
     assert report.header(row).replace("\n    ", " ").splitlines()[0] == f"{said}; ATEN_CPU_CAPABILITY=avx2"
+
+
+@pytest.mark.parametrize("where", ["Theirs", "peak_memory", "turns"])
+def test_what_fails_in_pytorch_costs_nothing_of_wtref_s(monkeypatch, quick, capsys, where):
+    def fail(*_, **__):
+        raise RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`")
+
+    work, slow = Work.of("mlp", "kp", 2, hidden=(3,)), SimpleNamespace(step=fail if where == "turns" else lambda: None)
+    pytorch = SimpleNamespace(Theirs=fail if where == "Theirs" else lambda work, setting: slow, settings=lambda on_gpu: SETTINGS)
+    monkeypatch.setattr(measure, "pytorch_side", lambda work: pytorch)
+    monkeypatch.setattr(measure, "peak_memory", lambda work, side, setting=None: fail() if setting and where == "peak_memory" else {})
+    *_, row = measure.measure(work, 1)
+    assert row["ms"] > 0 and "ratio" not in row
+    assert "    no PyTorch (RuntimeError: CUDA error: out of memory)" in report.line(row | {"goals": []}).splitlines()
+
+
+def test_on_a_gpu_wtref_s_own_row_comes_before_pytorch(monkeypatch, quick):
+    """There an error of PyTorch's may end the process, or its search for algorithms the time of gpu-report."""
+    rows, on_cpu = [], Ours(Work.of("mlp", "kp", 2, hidden=(3,)))
+
+    def their_side(work, setting):
+        rows.append("PyTorch")
+        raise RuntimeError
+
+    work = Work.of("mlp", "kp", 2, hidden=(3,), device="cuda")
+    monkeypatch.setattr(measure, "Ours", lambda work: on_cpu)
+    monkeypatch.setattr(measure, "peak_memory", lambda *_: {})
+    pytorch = SimpleNamespace(Theirs=their_side, settings=lambda on_gpu: SETTINGS)
+    monkeypatch.setattr(measure, "pytorch_side", lambda work: pytorch)
+    for row in measure.measure(work, 1):
+        rows.append(row["ms"] > 0)
+    assert rows == [True, "PyTorch", True, True]
+
+
+def test_the_row_comes_before_its_profile(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no events")
+
+    monkeypatch.setattr(measure, "thread_times", fail)
+    rows = measured(monkeypatch, Work.of("mlp", "kp", 50), [0.5, 0.75], profiled=True)
+    assert next(rows)["ratio"] == 1.5
+    with pytest.raises(RuntimeError, match="no events"):
+        next(rows)
 
 
 def test_wm_is_held_against_bp_too(monkeypatch):

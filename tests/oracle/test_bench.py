@@ -128,6 +128,15 @@ def test_a_matrix_lies_on_the_weight_s_own_memory(channels_last):
     assert torch.equal(matrix.sort(dim=1).values, weight.flatten(1).sort(dim=1).values)
 
 
+def test_on_a_gpu_cuda_is_initialised_before_the_peak_of_memory_is_reset(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "init", lambda: calls.append("init"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", calls.append)
+    with pytest.raises((AssertionError, RuntimeError)):  # there is no GPU to which the network could be moved
+        Theirs(Work.of("mlp", "kp", 2, hidden=(3,), device="cuda:99"), SETTINGS[0])
+    assert calls == ["init", "cuda:99"]
+
+
 def test_a_rule_that_pytorch_s_side_does_not_have():
     assert sides.pytorch_side(Work.of("mlp", "dfa", 1)) is None
     assert sides.pytorch_side(Work.of("mlp", "usf", 1)) is bench

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 from wtref.bench.apart import Obstacle, times_beside
 from wtref.bench.launch_times import kernel_times, timed_device
@@ -14,14 +15,28 @@ EPOCHS = {(28, 28, 1): ("mnist", 60_000), (32, 32, 3): ("cifar", 50_000)}  # tra
 
 
 def measure(work, repeats, profiled=False, eager=False):
-    """Yield the row of a Work, a dict of plain values, twice: before and after the sides that are compiled first are timed.
+    """Yield the row of a Work, a dict of plain values, several times: of wtref alone (on a GPU), beside PyTorch, with the
+    profile, and beside the sides that are compiled first.  What fails or is killed later costs nothing that came before.
 
     repeats: the turns of each side; profiled: whether the row also has {part of the step: ms}; eager: whether
     torch.compile is left out.  PyTorch's and JAX's values are absent where the library, or the Work in it, is missing.
     row["ratio"] is the fastest side's time over wtref's.
     """
-    row, setting = _measure_uncompiled(work, repeats, profiled)
-    yield row
+    pytorch, ours, row, setting = pytorch_side(work), Ours(work), None, None
+    own_row, tasks = partial(_own_row, work, ours, peak_memory(work, ours)), _own_tasks(work, ours)
+    times = partial(_milliseconds, repeats=repeats, wait=ours.device.wait)
+    if work.on_gpu or not pytorch:
+        row = own_row(times(tasks))
+        yield row
+    if pytorch:
+        try:
+            row, setting = _row_beside(work, pytorch, ours, own_row, times, tasks)
+        except Exception as error:  # PyTorch documents none
+            row = (row or own_row(times(tasks))) | {"torch_obstacle": f"{type(error).__name__}: {error}".splitlines()[0]}
+        yield row
+    if profiled:
+        row |= {"profile": _kernels_profile(work) if work.on_gpu else thread_times(tasks["wtref"])}
+        yield row
     for name, side in compiled_sides(work, None if eager else setting).items():
         try:
             ours, theirs = times_beside(work, repeats, side)
@@ -32,28 +47,33 @@ def measure(work, repeats, profiled=False, eager=False):
     yield row
 
 
-def _measure_uncompiled(work, repeats, profiled):
-    """(the row of wtref beside PyTorch without torch.compile, PyTorch's best Setting or None)"""
-    pytorch, ours, setting = pytorch_side(work), Ours(work), None
+def _own_tasks(work, ours):
+    """{name: wtref's task}: the Work's, and for WM also backprop's, with which it is compared."""
     tasks = {"wtref": work.task(ours)}
-    memory = peak_memory(work, ours)
     if work.config.rule == "wm":
         tasks["bp"] = work.task(Ours(replace(work, config=replace(work.config, rule="bp"))))
-    if pytorch:
-        setting = _fastest(work, pytorch, ours.device.wait)
-        theirs = pytorch.Theirs(work, setting)
-        tasks["torch"] = work.task(theirs)
-        their_memory = peak_memory(work, theirs, setting)
-    seconds = median_seconds(tasks.values(), repeats, ours.device.wait)
-    ms = {name: 1000 * each for name, each in zip(tasks, seconds)}
+    return tasks
 
+
+def _milliseconds(tasks, repeats, wait):
+    """{name: ms of a task}, which take turns."""
+    return {name: 1000 * each for name, each in zip(tasks, median_seconds(tasks.values(), repeats, wait))}
+
+
+def _own_row(work, ours, memory, ms):
+    """The row of wtref alone; ms: the milliseconds of its tasks."""
     row = work.description() | {"kernels": ours.device.kernels, "ms": ms["wtref"]} | _speed(work, ours, ms["wtref"]) | memory
-    if "bp" in tasks:
-        row["of_bp"] = ms["wtref"] / ms["bp"]
-    if profiled:
-        row["profile"] = _kernels_profile(work) if work.on_gpu else thread_times(tasks["wtref"])
-    if pytorch:
-        row |= _beside(row, ms["torch"], setting, their_memory) | {"torch_instruction_set": pytorch.instruction_set()}
+    return row | ({"of_bp": ms["wtref"] / ms["bp"]} if "bp" in ms else {})
+
+
+def _row_beside(work, pytorch, ours, own_row, times, tasks):
+    """(the row of wtref beside PyTorch without torch.compile, PyTorch's best Setting)"""
+    setting = _fastest(work, pytorch, ours.device.wait)
+    theirs = pytorch.Theirs(work, setting)
+    memory = peak_memory(work, theirs, setting)
+    ms = times({**tasks, "torch": work.task(theirs)})
+    row = own_row(ms)
+    row |= _beside(row, ms["torch"], setting, memory) | {"torch_instruction_set": pytorch.instruction_set()}
     return row | _lowest_ratio(row), setting
 
 
@@ -64,8 +84,11 @@ def _lowest_ratio(row):
 
 
 def _kernels_profile(work):
-    """{kernel: ms of a step} on a GPU, without a CUDA graph, in which no kernel can be timed alone."""
-    device, launches = timed_device(work.config.open_device(), work.config.precision)
+    """{kernel: ms of a step} on a GPU, without a CUDA graph, in which no kernel can be timed alone; {} where plain CuPy computes."""
+    device = work.config.open_device()
+    if device.ops is None:
+        return {}
+    device, launches = timed_device(device, work.config.precision)
     ours = Ours(replace(work, config=replace(work.config, graph=False)), device=device)
     return kernel_times(device.xp, launches, work.task(ours))
 

@@ -42,12 +42,17 @@ def line(row):
     """A row as text: the work, its numbers, PyTorch's setting with what else there is to say, and the parts of its profile."""
     cells = [f"{row[key]:,.{digits}f}" if key in row else "-" for _, key, digits in COLUMNS]
     cells = "".join(cell.rjust(len(title)) for cell, (title, _, _) in zip(cells, COLUMNS))
-    notes = [row.get("torch_setting", "no PyTorch"), *_compiled_notes(row), *map(verdict, row["goals"])]
+    notes = [_torch_note(row), *_compiled_notes(row), *map(verdict, row["goals"])]
     parts = row.get("profile", {}).items()
     width = max([20, *(len(name) for name, _ in parts)])
     lines = [wrapped(row["work"]), cells, *(wrapped(f"    {note}", " " * 8) for note in notes)]
     lines += [f"    {name:<{width}}{100 * ms / sum(row['profile'].values()):6.1f} %{ms:12.2f} ms" for name, ms in parts]
     return "\n".join(lines)
+
+
+def _torch_note(row):
+    """PyTorch's setting, or why PyTorch could not be timed."""
+    return f"no PyTorch ({row['torch_obstacle']})" if "torch_obstacle" in row else row.get("torch_setting", "no PyTorch")
 
 
 def _compiled_notes(row):

@@ -50,10 +50,10 @@ class Ours:
 
 
 def pytorch_side(work):
-    """The module oracle.bench; None if PyTorch is not installed, or if the module has no such rule or network."""
+    """The module oracle.bench; None if PyTorch cannot be imported, or if the module has no such rule or network."""
     try:
         from wtref.oracle import bench
-    except ImportError:
+    except (ImportError, OSError):  # the second where PyTorch's own libraries cannot be loaded
         return None
     return bench if work.config.rule in bench.RULES and work.config.model in BUILT_IN["model"] else None
 

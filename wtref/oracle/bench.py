@@ -55,6 +55,7 @@ class Theirs:
         layout = torch.channels_last if setting.channels_last else torch.contiguous_format
         device = self.config.device if work.on_gpu else "cpu"
         if work.on_gpu:
+            torch.cuda.init()  # reset_peak_memory_stats raises before
             torch.cuda.reset_peak_memory_stats(device)
         self.net.to(device, dtype=getattr(torch, self.config.dtype), memory_format=layout)
         images, labels = (torch.from_numpy(array).to(device) for array in work.data())
