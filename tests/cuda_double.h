@@ -14,6 +14,7 @@
 #include <ucontext.h>
 #include <vector>
 
+using std::max;
 using std::min;
 using std::sqrt;
 
@@ -278,13 +279,14 @@ static inline void load_transposed(unsigned (&words)[4], const void *row)
     });
 }
 
-static inline void start_copy(void *shared, const void *global, bool zeros)
+template <class T> void start_copy(void *shared, const T *array, int index)
 {
     cuda_double::Fiber &fiber = cuda_double::fibers[cuda_double::now];
-    if ((size_t) shared % 16 || (size_t) global % 16)
+    const T *from = index < 0 ? nullptr : array + index;
+    if ((size_t) shared % 16 || (size_t) from % 16)
         fprintf(stderr, "a copy of 16 bytes from or to an address that is no multiple of 16\n"), abort();
     memset(shared, 0xFF, 16);
-    fiber.copies.push_back({shared, zeros ? nullptr : global, fiber.batches});
+    fiber.copies.push_back({shared, from, fiber.batches});
 }
 
 static inline void end_batch_of_copies() { cuda_double::fibers[cuda_double::now].batches++; }

@@ -136,7 +136,7 @@ extern "C" __global__ void kernel(const int *x, int *out)
     extern __shared__ __align__(16) char shared[];
     int *words = (int *) shared;
     for (int batch = 0; batch < 2; batch++) {
-        start_copy(words + 64 * batch + 4 * threadIdx.x, x + 64 * batch + 4 * threadIdx.x, threadIdx.x == 3);
+        start_copy(words + 64 * batch + 4 * threadIdx.x, x, threadIdx.x == 3 ? -1 : 64 * batch + 4 * threadIdx.x);
         end_batch_of_copies();
     }
     wait_for_copies<RUNNING>();

@@ -8,7 +8,8 @@ from device_double import xp
 from kernel_suite import KernelSuite, normal
 from on_device import InBf16, OnDevice, bf16, tf32
 from wtref.device import DTYPES, Device, to_host
-from wtref.fast import plain
+from wtref.errors import InputError
+from wtref.fast import cuda_launches, plain
 from wtref.fast.cuda import Cuda, Geometry
 from wtref.fast.cuda_launches import BFLOAT16
 from wtref.runs.config import Config
@@ -77,6 +78,13 @@ def test_blocks_fill_an_h100_s_264_places(m, n, k, blocks):
     """ResNet-18 at batch 512: no second round for a few blocks, and few slices where each costs a whole W."""
     down, across, slices = Cuda(xp, lambda **_: None, processors=132)._tiling(np.float32, m, n, k)
     assert -(-m // down) * -(-n // across) * slices == blocks
+
+
+def test_a_factor_that_32_bits_do_not_index_is_refused(monkeypatch):
+    monkeypatch.setattr(cuda_launches, "MAX_SIZE", 19)
+    draw = normal(0, np.float32)
+    with pytest.raises(InputError, match="an array of 20 numbers is too large.* at most 19"):
+        OnDevice(emulated(), xp).product(draw(3, 4), draw(4, 5))
 
 
 @pytest.mark.parametrize("order", ["backward", "shuffled"])

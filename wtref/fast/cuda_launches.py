@@ -65,6 +65,7 @@ class Launches:
     def _multiply(self, name, type_for, m, n, k, *arguments):
         """Launch a product kernel and return its result (m, n), of dtype type_for(the arguments' dtype)."""
         dtype = real_dtype(arguments)
+        _checked_size(max(x.size for x in arguments if x is not NULL))
         if 0 in (m, n, k):  # a shard of a batch may be empty
             return self.xp.zeros((m, n), type_for(dtype))
         down, across, slices = self._tiling(dtype, m, n, k)

@@ -1,11 +1,15 @@
-/* The addresses of the values of a product's two factors.
+/* Where the values of a product's two factors lie in memory.
 
    Both factors are matrices with rows along k: out[m][n] = sum over k of A[m][k] B[n][k].  An operand has `row(m)` and
-   `place(k)`, which compute what depends on m or on k alone, and `at(row, place)`, the address of a value, null for zero.
-   Its memory begins at `start` and is contiguous along k (ALONG_K) or along the rows; `wide` tells whether GROUP
-   neighbours in that direction may be read by one instruction.  */
+   `place(k)`, which compute what depends on m or on k alone, and `at(row, place)`, the index of a value in the array that
+   begins at `start`, ZERO for zero.  Memory is contiguous along k (ALONG_K) or along the rows; `wide` tells whether GROUP
+   neighbours in that direction may be read by one instruction.
+
+   `run(k)` is the number of tiles, the first of which begins at k, whose indices are those of the tile before + `step()`:
+   the channels at one tap, if tiles do not straddle taps.  */
 
 #define OUTSIDE (1 << 28)  /* a coordinate outside every image */
+#define ZERO (1 << 31)  /* negative, and remains so when an array's size is added */
 
 /* A divisor: n / value = (n + the high word of n magic) >> shift for 0 <= n < 2^31.  */
 struct divisor {
@@ -31,11 +35,19 @@ struct geometry {
     __device__ int n_in() const { return k_h * k_w * c_in; }
 };
 
-/* The address of the value of an image in (N, H, W, C) at y, x and channel c; null in the padding.  */
-__device__ const STORED *pixel(const STORED *images, int image, int y, int x, int c, int h, int w, int channels)
+/* The index in images (N, H, W, C) of the value at y, x and channel c; ZERO in the padding.  */
+__device__ int pixel(int image, int y, int x, int c, int h, int w, int channels)
 {
     const bool inside = (unsigned) y < (unsigned) h && (unsigned) x < (unsigned) w;
-    return inside ? images + (size_t) ((image * h + y) * w + x) * channels + c : nullptr;
+    return inside ? ((image * h + y) * w + x) * channels + c : ZERO;
+}
+
+/* `run` of an operand whose k are (taps, channels).  */
+__device__ int channels_run(const divisor &channels, int k)
+{
+    int c;
+    channels.split(k, c);
+    return channels % DEPTH == 0 ? (channels - c) / DEPTH : 1;
 }
 
 /* x[m][k], of which one stride is 1.  */
@@ -51,11 +63,9 @@ template <bool K> struct Matrix {
     }
     __device__ int row(int m) const { return m; }
     __device__ int place(int k) const { return k; }
-    __device__ const STORED *at(int m, int k) const
-    {
-        const size_t far = K ? m : k, near = K ? k : m;
-        return m < rows && k < depth ? start + far * stride + near : nullptr;
-    }
+    __device__ int at(int m, int k) const { return m < rows && k < depth ? (K ? m * stride + k : k * stride + m) : ZERO; }
+    __device__ int run(int k) const { return max((depth - k) / DEPTH, 1); }
+    __device__ int step() const { return K ? DEPTH : DEPTH * stride; }
 };
 
 /* The images of a convolution: the position of a window, and the position of a tap in it.  */
@@ -79,9 +89,9 @@ struct Images {
         const int y = g.k_w.split(g.c_in.split(place, c), x);
         return {y < g.k_h ? y : OUTSIDE, x, c};
     }
-    __device__ const STORED *value(const Window &window, const Tap &tap) const
+    __device__ int value(const Window &window, const Tap &tap) const
     {
-        return pixel(start, window.image, window.y + tap.y, window.x + tap.x, tap.c, g.h, g.w, g.c_in);
+        return pixel(window.image, window.y + tap.y, window.x + tap.x, tap.c, g.h, g.w, g.c_in);
     }
 };
 
@@ -91,7 +101,9 @@ struct Patches : Images {
     using Images::Images;
     __device__ Window row(int m) const { return window(m); }
     __device__ Tap place(int k) const { return tap(k); }
-    __device__ const STORED *at(const Window &row, const Tap &place) const { return value(row, place); }
+    __device__ int at(const Window &row, const Tap &place) const { return value(row, place); }
+    __device__ int run(int k) const { return channels_run(g.c_in, k); }
+    __device__ int step() const { return DEPTH; }
 };
 
 /* Rows: the positions in a patch; k: the patches.  */
@@ -100,7 +112,9 @@ struct TransposedPatches : Images {
     using Images::Images;
     __device__ Tap row(int m) const { return tap(m); }
     __device__ Window place(int k) const { return window(k); }
-    __device__ const STORED *at(const Tap &row, const Window &place) const { return value(place, row); }
+    __device__ int at(const Tap &row, const Window &place) const { return value(place, row); }
+    __device__ int run(int k) const { return 1; }
+    __device__ int step() const { return 0; }
 };
 
 /* Rows: the pixels of the input; k: the positions (k_h, k_w, C_out) whose delta contributes to a pixel.  */
@@ -128,15 +142,17 @@ struct ErrorPatches {
         const int y = g.k_w.split(g.c_out.split(k, c), x);
         return {y < g.k_h ? y : OUTSIDE, x, c};
     }
-    __device__ const STORED *at(const Pixel &row, const Tap &place) const
+    __device__ int at(const Pixel &row, const Tap &place) const
     {
         int y_rest, x_rest;
         const int down = row.y - place.y, across = row.x - place.x;
         if (down < 0 || across < 0)
-            return nullptr;
+            return ZERO;
         const int y = g.s_h.split(down, y_rest), x = g.s_w.split(across, x_rest);
-        return y_rest || x_rest ? nullptr : pixel(start, row.image, y, x, place.c, g.out_h, g.out_w, g.c_out);
+        return y_rest || x_rest ? ZERO : pixel(row.image, y, x, place.c, g.out_h, g.out_w, g.c_out);
     }
+    __device__ int run(int k) const { return channels_run(g.c_out, k); }
+    __device__ int step() const { return DEPTH; }
 };
 
 /* Rows: C_in; k: (k_h, k_w, C_out); in memory: the transpose of B, (C_out, k_h k_w C_in).  */
@@ -148,11 +164,13 @@ struct Feedback {
 
     __device__ Feedback(const STORED *B, const geometry &g) : start(B), g(g) { wide = g.c_in % GROUP == 0 && aligned(B); }
     __device__ int row(int m) const { return m; }
-    __device__ const STORED *place(int k) const
+    __device__ int place(int k) const
     {
         int c;
         const int tap = g.c_out.split(k, c), taps = g.k_h * g.k_w;
-        return tap < taps ? start + (size_t) (c * taps + tap) * g.c_in : nullptr;
+        return tap < taps ? (c * taps + tap) * g.c_in : ZERO;
     }
-    __device__ const STORED *at(int m, const STORED *line) const { return line && m < g.c_in ? line + m : nullptr; }
+    __device__ int at(int m, int line) const { return m < g.c_in ? line + m : ZERO; }
+    __device__ int run(int k) const { return channels_run(g.c_out, k); }
+    __device__ int step() const { return DEPTH * g.n_in(); }
 };

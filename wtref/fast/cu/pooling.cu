@@ -11,9 +11,9 @@ extern "C" __global__ void max_pool(const int *divisors, const STORED *y, int *w
         for (int place = 0; place < g.k_h * g.k_w; place++) {
             int across;
             const int down = g.k_w.split(place, across);
-            const STORED *x = pixel(y, image, row * g.s_h - g.p_h + down, column * g.s_w - g.p_w + across, c, g.h, g.w, g.c_in);
-            if (x && largest == largest && !((REAL) *x <= largest))  // NaN is kept
-                largest = *x, first = place;
+            const int x = pixel(image, row * g.s_h - g.p_h + down, column * g.s_w - g.p_w + across, c, g.h, g.w, g.c_in);
+            if (x >= 0 && largest == largest && !((REAL) y[x] <= largest))  // NaN is kept
+                largest = y[x], first = place;
         }
         out[i] = largest, winner[i] = first;
     }

@@ -12,9 +12,10 @@ template <class Operand, int ROWS> struct Mover {
     const Operand &operand;
     const int first, line, offset;  // the operand's first row; the line of the first group and the offset in each line
     Row rows[ALONG_K ? SHARE : 1];
+    int k, run = 0, indices[SHARE];  // where the next tile begins; the tiles left in its run; its groups
 
-    __device__ Mover(const Operand &operand, int first)
-        : operand(operand), first(first), line(threadIdx.x / ACROSS), offset(threadIdx.x % ACROSS * GROUP)
+    __device__ Mover(const Operand &operand, int first, int k)
+        : operand(operand), first(first), k(k), line(threadIdx.x / ACROSS), offset(threadIdx.x % ACROSS * GROUP)
     {
         #pragma unroll
         for (int i = 0; i < (ALONG_K ? SHARE : 1); i++)
@@ -23,28 +24,42 @@ template <class Operand, int ROWS> struct Mover {
 
     __device__ int line_of(int i) const { return line + BLOCK / ACROSS * i; }
 
-    /* Start to copy this thread's part of tile number t.  */
-    __device__ void fetch(int t, char *to) const
+    /* Start to copy this thread's part of the next tile.  */
+    __device__ void fetch(char *to)
     {
         to += line * tile::PITCH + offset * sizeof(STORED);
         if (!operand.wide)
-            return fetch_one_by_one(t, to);
-        const auto place = operand.place(t * DEPTH + (ALONG_K ? offset : line));
-        #pragma unroll
-        for (int i = 0; i < SHARE; i++) {
-            const STORED *x = ALONG_K ? operand.at(rows[i], place)
-                                      : operand.at(rows[0], i ? operand.place(t * DEPTH + line_of(i)) : place);
-            start_copy(to + BLOCK / ACROSS * i * tile::PITCH, x ? x : operand.start, !x);
+            fetch_one_by_one(to);
+        else {
+            if (run == 0)
+                begin_run();
+            #pragma unroll
+            for (int i = 0; i < SHARE; i++) {
+                start_copy(to + BLOCK / ACROSS * i * tile::PITCH, operand.start, indices[i]);
+                indices[i] += operand.step();
+            }
+            run--;
         }
+        k += DEPTH;
     }
 
-    __device__ void fetch_one_by_one(int t, char *to) const
+    __device__ void begin_run()
     {
+        run = operand.run(k);
+        const auto place = operand.place(k + (ALONG_K ? offset : line));
+        #pragma unroll
+        for (int i = 0; i < SHARE; i++)
+            indices[i] = ALONG_K ? operand.at(rows[i], place) : operand.at(rows[0], i ? operand.place(k + line_of(i)) : place);
+    }
+
+    __device__ void fetch_one_by_one(char *to) const
+    {
+        #pragma unroll 1
         for (int i = 0; i < SHARE; i++, to += BLOCK / ACROSS * tile::PITCH)
             for (int j = 0; j < GROUP; j++) {
                 const int m = first + (ALONG_K ? line_of(i) : offset + j);
-                const STORED *x = operand.at(operand.row(m), operand.place(t * DEPTH + (ALONG_K ? offset + j : line_of(i))));
-                ((STORED *) to)[j] = x ? *x : STORED(0);
+                const int index = operand.at(operand.row(m), operand.place(k + (ALONG_K ? offset + j : line_of(i))));
+                ((STORED *) to)[j] = index < 0 ? STORED(0) : operand.start[index];
             }
     }
 };
@@ -89,14 +104,14 @@ template <class Core, class A, class B, class Out> __device__ void multiply(
     const int top = blockIdx.x * Core::TM, left = blockIdx.y * Core::TN;
     const int tiles = (k + DEPTH - 1) / DEPTH, slices = gridDim.z, slice = blockIdx.z;
     const int start = (long long) tiles * slice / slices, stop = (long long) tiles * (slice + 1) / slices;
-    const Mover<A, Core::TM> move_a(a, top);
-    const Mover<B, Core::TN> move_b(b, left);
+    Mover<A, Core::TM> move_a(a, top, start * DEPTH);
+    Mover<B, Core::TN> move_b(b, left, start * DEPTH);
     Core core;
 
     const auto fetch = [&](int t, int stage) {
         if (t < stop) {
-            move_a.fetch(t, shared + stage * STAGE);
-            move_b.fetch(t, shared + stage * STAGE + TILE_BYTES(Core::TM));
+            move_a.fetch(shared + stage * STAGE);
+            move_b.fetch(shared + stage * STAGE + TILE_BYTES(Core::TM));
         }
         end_batch_of_copies();
     };

@@ -26,11 +26,12 @@ __device__ __forceinline__ unsigned to_bf16x2(float low, float high)
     return bits;
 }
 
-/* Start to copy 16 bytes, or zeros, which may not be read before wait_for_copies.  */
-__device__ __forceinline__ void start_copy(void *shared, const void *global, bool zeros)
+/* Start to copy 16 bytes of `array` from an index on, or zeros if it is negative, which may not be read before
+   wait_for_copies.  */
+template <class T> __device__ __forceinline__ void start_copy(void *shared, const T *array, int index)
 {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;"
-                 :: "r"((unsigned) __cvta_generic_to_shared(shared)), "l"(global), "r"(zeros ? 0 : 16) : "memory");
+    asm volatile("{ .reg .pred zeros; setp.lt.s32 zeros, %2, 0; cp.async.ca.shared.global [%0], [%1], 16, zeros; }"
+                 :: "r"((unsigned) __cvta_generic_to_shared(shared)), "l"(array + index), "r"(index) : "memory");
 }
 
 /* End the batch of copies started since the last call.  */
