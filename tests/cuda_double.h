@@ -22,7 +22,7 @@ using std::sqrt;
 #define __device__
 #define __global__
 #define __forceinline__ inline
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 
 struct dim3 { unsigned x, y, z; };

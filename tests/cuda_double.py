@@ -20,7 +20,7 @@ from wtref.fast.cuda import Cuda
 from wtref.fast.cuda_launches import BFLOAT16, NULL
 
 HEADER = Path(__file__).with_name("cuda_double.h")
-KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\(\d+\)\s+)?(\w+)\s*\(([^)]*)\)')
+KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\([\d, ]+\)\s+)?(\w+)\s*\(([^)]*)\)')
 DYNAMIC = re.compile(r"extern __shared__ [^;]*?char (\w+)\[\];")
 SHARED = re.compile(r"__shared__ ([^;]+?) (\w+)\[(\w+)\];")
 TYPES = {"int": np.int32, "long long": np.int64, "float": np.float32, "double": np.float64, "bf16": BFLOAT16}

@@ -24,7 +24,8 @@ THREADS = 256  # per block
 PRODUCT_THREADS, PRODUCT_DEPTH = 128, 32  # threads per block of a product, and the largest depth (along k) of its tiles
 STAGES, TILE_ROW_BYTES = 3, 80  # tiles of each factor in shared memory, and the most bytes that a row of one takes there
 TILE_GAP = 8  # values between the rows of a result's tile in shared memory, of which moments are computed
-TILES = {(128, 128): 1.0, (128, 64): 1.25, (64, 64): 1.7}  # {tile: relative time per multiplication}, estimated by traffic
+# {tile: (its relative time per multiplication, estimated by traffic; its ROOM in products.cu, in blocks per processor)}
+TILES = {(128, 128): (1.0, 2), (128, 64): (1.25, 3), (64, 64): (1.7, 4)}
 SLICE_COST = 500  # time of writing and reading one sum, in multiplications; also an estimate
 BLOCK_CHANNELS = 64  # whose sums one block computes
 MAX_SIZE = 2**31 - 2**24  # of an array, because kernels index with 32 bits
@@ -84,17 +85,18 @@ class Launches:
     def _tiling(self, dtype, m, n, k):
         """The (rows, columns) of a tile and number of slices of k for which a product is estimated to take the least time.
 
-        A processor runs two blocks at a time, and a round of blocks takes the same time whether it is full or not.
+        A processor runs as many blocks at a time as it has room for; two are taken to keep it busy, so one alone is no faster.
         """
-        at_once = 2 * self.processors
 
         def cost(cut):
             down, across, slices = cut
-            rounds = -(-(-(-m // down) * -(-n // across) * slices) // at_once)
-            adding = SLICE_COST * slices * m * n / at_once if slices > 1 else 0
-            return rounds * down * across * TILES[down, across] * k / slices + adding
+            time, room = TILES[down, across]
+            rounds, rest = divmod(-(-m // down) * -(-n // across) * slices, room * self.processors)
+            blocks = rounds * room + (max(-(-rest // self.processors), 2) if rest else 0)  # of the processor that has most
+            adding = SLICE_COST * slices * m * n / self.processors if slices > 1 else 0
+            return blocks * down * across * time * k / slices + adding
 
-        most = min(max(k // (4 * PRODUCT_DEPTH), 1), at_once)
+        most = min(max(k // (4 * PRODUCT_DEPTH), 1), 2 * self.processors)
         return min(((*tile, slices) for slices in range(1, most + 1) for tile in tiles(dtype)), key=cost)
 
     def _partial_sums(self, name, width, x, *arguments):

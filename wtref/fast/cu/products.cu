@@ -142,16 +142,16 @@ template <class Core, class A, class B, class Out> __device__ void multiply(
         write_moments<Out>(core, top, left, m, n, moments, shared);
 }
 
-#define PRODUCT(KERNEL, A_ALONG_K, B_ALONG_K, TM, TN) \
-extern "C" __global__ void __launch_bounds__(BLOCK) KERNEL##_##TM##x##TN( \
+#define PRODUCT(KERNEL, A_ALONG_K, B_ALONG_K, TM, TN, ROOM) \
+extern "C" __global__ void __launch_bounds__(BLOCK, ROOM) KERNEL##_##TM##x##TN( \
     const STORED *a, int a_stride, const STORED *b, int b_stride, int m, int n, int k, REAL *parts, REAL *out) \
 { \
     const Matrix<A_ALONG_K> rows(a, a_stride, m, k); \
     multiply<CORE<TM, TN>>(rows, Matrix<B_ALONG_K>(b, b_stride, n, k), m, n, k, parts, out); \
 }
 
-#define CONVOLVE(TM, TN) \
-extern "C" __global__ void __launch_bounds__(BLOCK) convolve_##TM##x##TN( \
+#define CONVOLVE(TM, TN, ROOM) \
+extern "C" __global__ void __launch_bounds__(BLOCK, ROOM) convolve_##TM##x##TN( \
     const int *divisors, const STORED *y, const STORED *W, REAL *moments, REAL *parts, STORED *out) \
 { \
     const geometry g = *(const geometry *) divisors; \
@@ -159,30 +159,33 @@ extern "C" __global__ void __launch_bounds__(BLOCK) convolve_##TM##x##TN( \
     multiply<CORE<TM, TN>>(Patches(y, g), rows, g.positions(), g.c_out, g.n_in(), parts, out, (Moments *) moments); \
 }
 
-#define CONVOLUTION(KERNEL, A, B, M, N, K, OUT, TM, TN) \
-extern "C" __global__ void __launch_bounds__(BLOCK) KERNEL##_##TM##x##TN( \
+#define CONVOLUTION(KERNEL, A, B, M, N, K, OUT, TM, TN, ROOM) \
+extern "C" __global__ void __launch_bounds__(BLOCK, ROOM) KERNEL##_##TM##x##TN( \
     const int *divisors, const STORED *a, const STORED *b, REAL *parts, OUT *out) \
 { \
     const geometry g = *(const geometry *) divisors; \
     multiply<CORE<TM, TN>>(A, B, M, N, K, parts, out); \
 }
 
-/* The letters after product_ tell whether a and b are contiguous along k, or along their rows (m).  */
-#define KERNELS(TM, TN) \
-    PRODUCT(product_kk, true, true, TM, TN) \
-    PRODUCT(product_km, true, false, TM, TN) \
-    PRODUCT(product_mk, false, true, TM, TN) \
-    PRODUCT(product_mm, false, false, TM, TN) \
-    CONVOLVE(TM, TN) \
+/* The letters after product_ tell whether a and b are contiguous along k, or along their rows (m).  ROOM: the blocks that
+   a multiprocessor must have room for, which limits their registers, as in TILES of cuda_launches.py.  */
+#define KERNELS(TM, TN, ROOM) \
+    PRODUCT(product_kk, true, true, TM, TN, ROOM) \
+    PRODUCT(product_km, true, false, TM, TN, ROOM) \
+    PRODUCT(product_mk, false, true, TM, TN, ROOM) \
+    PRODUCT(product_mm, false, false, TM, TN, ROOM) \
+    CONVOLVE(TM, TN, ROOM) \
     CONVOLUTION(convolve_gradient, Matrix<false>(a, g.c_out, g.c_out, g.positions()), TransposedPatches(b, g), \
-                g.c_out, g.n_in(), g.positions(), REAL, TM, TN) \
+                g.c_out, g.n_in(), g.positions(), REAL, TM, TN, ROOM) \
     CONVOLUTION(convolve_back, ErrorPatches(a, g), Feedback(b, g), \
-                g.pixels(), g.c_in, g.k_h * g.k_w * g.c_out, STORED, TM, TN)
+                g.pixels(), g.c_in, g.k_h * g.k_w * g.c_out, STORED, TM, TN, ROOM)
 
-KERNELS(64, 64)
 #ifdef LARGE_TILES
-KERNELS(128, 64)
-KERNELS(128, 128)
+KERNELS(64, 64, 4)
+KERNELS(128, 64, 3)
+KERNELS(128, 128, 2)
+#else
+KERNELS(64, 64, 3)
 #endif
 
 /* out (size) = the sum of parts (slices, size) over the slices.  */
