@@ -1,11 +1,17 @@
 """`pytest --kernels plain` runs the tests as on a machine without a C compiler: no CPU device has ops.
 
+`pytest --start-within SECONDS` skips the tests that it cannot start in that time.
+
 With pytest-xdist, `pytest -n 2 --dist loadfile` shares the test files out to two processes with cores of their own.
 """
 
 import os
 import signal
+import time
 
+import pytest
+
+START = time.monotonic()
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 if WORKER and hasattr(os, "sched_setaffinity"):  # each process has cores of its own, so that threads do not wait for each other
     CORES = sorted(os.sched_getaffinity(0))
@@ -17,6 +23,7 @@ from wtref.fast.ops import equip
 
 def pytest_addoption(parser):
     parser.addoption("--kernels", choices=["auto", "plain"], default="auto")
+    parser.addoption("--start-within", type=float, metavar="SECONDS", help="skip the tests that would start later than this")
 
 
 def pytest_configure(config):
@@ -24,6 +31,12 @@ def pytest_configure(config):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
     if config.getoption("--kernels") == "plain":
         os.environ["CC"] = "false"  # in subprocesses too
+
+
+def pytest_runtest_setup(item):
+    limit = item.config.getoption("--start-within")
+    if limit is not None and time.monotonic() - START > limit:
+        pytest.skip(f"not started within {limit:g} s")
 
 
 def pytest_report_header(config):

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from helpers import geometries
+from roundings import GIVE_ACTIVITIES, as_stored, normal
 from wtref.fast import plain
 from wtref.fast.compiled import Compiled
 from wtref.fast.compilers import NoCompiler, command_and_macros
@@ -61,12 +62,6 @@ def need_clang():
         pytest.skip("needs clang and its OpenMP")
 
 
-def normal(seed, dtype):
-    """Return a function that draws standard normal arrays."""
-    rng = np.random.default_rng(seed)
-    return lambda *shape: rng.standard_normal(shape).astype(dtype)
-
-
 def assert_equal(found, wanted, limit, rounding=0.0):
     """Assert that all errors are at most limit * the largest wanted entry + rounding * the wanted entry; NaN fails."""
     found, wanted = np.asarray(found), np.asarray(wanted)
@@ -78,24 +73,6 @@ def assert_equal(found, wanted, limit, rounding=0.0):
 def in_double(*arguments):
     """The same arguments, arrays in float64."""
     return [x.astype(np.float64) if isinstance(x, np.ndarray) else x for x in arguments]
-
-
-PRODUCTS = {"product", "convolve", "convolve_gradient", "convolve_back"}
-ACTIVITIES = {  # which arguments of the others are activities or errors
-    "norm_statistics": [0], "norm_forward": [0, 5], "norm_gradients": [0, 1], "norm_back": [0, 1],
-    "moments": [0], "norm_sums": [0, 1], "total": [0], "average": [0], "biased": [0],
-    "relu": [0], "relu_back": [0, 1], "add": [0, 1], "max_pool_back": [0],
-}  # fmt: skip
-GIVE_ACTIVITIES = {
-    "convolve", "convolve_back", "biased", "norm_forward", "norm_back", "relu", "relu_back", "add", "max_pool_back"
-}  # fmt: skip
-
-
-def as_stored(name, arguments, factors, stored):
-    """The arguments rounded as the fast function reads them: by `factors` for products, else activities by `stored`."""
-    see = factors if name in PRODUCTS else stored
-    seen = range(len(arguments)) if name in PRODUCTS else ACTIVITIES.get(name, ())
-    return [see(x) if i in seen and isinstance(x, np.ndarray) else x for i, x in enumerate(arguments)]
 
 
 class KernelSuite:

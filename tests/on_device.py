@@ -1,8 +1,8 @@
-"""A device's ops called with NumPy arrays, and the roundings of tensor cores, for tests."""
+"""A device's ops called with NumPy arrays, and the plain functions with the roundings of one that stores bfloat16, for tests."""
 
 import numpy as np
 
-from kernel_suite import GIVE_ACTIVITIES, as_stored
+from roundings import GIVE_ACTIVITIES, as_stored, bf16
 from wtref.fast import plain
 
 
@@ -47,16 +47,3 @@ class InBf16:
     @staticmethod
     def rounded(x):
         return bf16(x).astype(np.float32)
-
-
-def tf32(x):
-    """Nearest with 10 bits of fraction, ties away from zero."""
-    bits = np.float32(x).view(np.uint32)
-    return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32).astype(np.float64)
-
-
-def bf16(x):
-    """Nearest with 7 bits of fraction, ties to even."""
-    bits = np.float32(x).view(np.uint32)
-    even = (bits >> np.uint32(16)) & np.uint32(1)
-    return ((bits + np.uint32(0x7FFF) + even) & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from on_device import bf16
+from roundings import bf16
 from wtref.device import open_device
 from wtref.distributed.buckets import Buckets
 from wtref.distributed.nccl import Bf16Compression, NcclTransport

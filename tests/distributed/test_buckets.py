@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from helpers import modest
-from on_device import bf16
+from roundings import bf16
 from wtref.distributed.buckets import Buckets
 from wtref.distributed.nccl import Bf16Compression
 

@@ -6,7 +6,8 @@ import pytest
 from cuda_double import emulated, emulator_obstacle
 from device_double import xp
 from kernel_suite import KernelSuite, normal
-from on_device import InBf16, OnDevice, bf16, tf32
+from on_device import InBf16, OnDevice
+from roundings import bf16, tf32
 from wtref.device import DTYPES, Device, to_host
 from wtref.errors import InputError
 from wtref.fast import cuda_launches, plain

@@ -1,16 +1,19 @@
 """`run.py gpu-report`: tests, checks, trainings and benchmarks on a GPU, in under nine minutes.
 
 Each step is a command that can also be run alone.  The most important steps come first.  A step that fails or exceeds its
-time is reported as such, and the next ones follow as long as there is time left.
+time is reported as such, and the next ones follow as long as there is time left.  All that a step has printed is in a file of
+its own beside the report, which has the end of it.
 """
 
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +27,7 @@ from wtref.text import printable
 PACKAGES = ("numpy", "torch", "pytest", "ml_dtypes", "cupy", "cupy-cuda12x", "cupy-cuda13x", "mpi4py", "mpich")
 KEPT = 12_000  # the characters kept of a step's output, from its end
 SECONDS = 520  # for all steps together
+OUTCOMES = {0: "passed", 5: "NOT DONE, tests skipped"}  # by exit code; pytest's is 5 where it skips a file
 LEAST = 10  # the seconds that must be left for a step to be started
 
 # Each benchmark runs in a process of its own, so that its failure does not affect the others.  Those with goals come first.
@@ -47,25 +51,37 @@ class Step(NamedTuple):
 
 
 def steps(folder, device):
-    """The Steps of the report, in order; folder: for their JSON files."""
+    """The Steps of the report, in order; folder: for their JSON files.
+
+    The first one compiles for all others.  torch.compile comes last, as it takes as long as all before.
+    """
     on = ["--device", device]
     train = ["--model", "resnet8", "--epochs", "3", "--batch-size", "32", "--log-name"]
     return [
-        Step("tests on the GPU", ["-m", "pytest", "-vv", "tests/cuda", "--durations=5"], 150),
-        Step("cross-check with PyTorch", ["run.py", "check", *on, "--models", "mlp", "lenet", "resnet18"], 50),
+        Step("compilation and verification", ["-m", "wtref.bench.compile_kernels", device], 120),
+        _tests("kernels", 60),
         *(Step(f"training, {rule}", ["run.py", "train", *on, "--rule", rule, *train, f"gpu-{rule}-{int(time.time())}"], 30)
           for rule in ("kp", "wm")),
-        *(_bench(folder, on, *row) for row in BENCHES),
+        *(_bench(folder, on, *row, seconds=60, how=["--eager", "--profile"]) for row in BENCHES),
+        _tests("cuda", 90),
+        _tests("nccl", 30),
+        Step("cross-check with PyTorch", ["run.py", "check", *on, "--models", "mlp", "lenet", "resnet18"], 50),
+        *(_bench(folder, on, *row, seconds=100, name=", torch.compile") for row in BENCHES),
     ]  # fmt: skip
 
 
-def _bench(folder, on, model, rule, batch, precision):
-    name = f"{model}, {rule}, batch {batch}, {precision}"
-    path = folder / f"bench-{model}-{rule}-{batch}-{precision}.json"
+def _tests(which, seconds):
+    """The tests of a file of tests/cuda; none is started in the last third of the time."""
+    how = ["-vv", "-rs", "--tb=short", "--durations=5", "--start-within", str(2 * seconds // 3)]
+    return Step(f"tests, {which}", ["-m", "pytest", f"tests/cuda/test_{which}_hardware.py", *how], seconds)
+
+
+def _bench(folder, on, model, rule, batch, precision, seconds, name="", how=()):
+    title = f"{model}, {rule}, batch {batch}, {precision}{name}"
+    path = folder / f"bench-{file_name(title)}.json"
     which = ["--models", model, "--rules", rule, "--batches", str(batch), "--precision", precision]
     shape = ["--shape", "224", "224", "3"] if model == "resnet50" else []
-    how = ["--repeats", "5", "--profile", "--json", str(path)]
-    return Step(name, ["run.py", "bench", "steps", *on, *which, *shape, *how], 90, path)
+    return Step(title, ["run.py", "bench", "steps", *on, *which, *shape, *how, "--repeats", "5", "--json", str(path)], seconds, path)
 
 
 def report(folder, device):
@@ -82,9 +98,9 @@ def report(folder, device):
     make_folder(folder)
     folder, end = folder.resolve(), time.perf_counter() + SECONDS
     found = {"date": datetime.now().astimezone().isoformat(timespec="seconds"), **_machine(device), "steps": []}
-    for step in steps(folder, device):
+    for number, step in enumerate(steps(folder, device), start=1):
         print(f"{step.name} ...", flush=True)
-        result = run(step, end - time.perf_counter())
+        result = run(step, end - time.perf_counter(), folder / f"{number:02}-{file_name(step.name)}.log")
         found["steps"].append(result)
         _try_to_write(folder, found)
         print(f"    {result['outcome']}, {result['seconds']:.0f} s", flush=True)
@@ -96,10 +112,20 @@ def report(folder, device):
     return sum(step["outcome"] != "passed" for step in found["steps"])
 
 
-def run(step, left):
-    """Run a step within its own seconds and those left: {"name", "command", "outcome", "seconds", "output", "rows"}."""
+def file_name(title):
+    """The title of a step as a part of a file's name."""
+    return "-".join(re.findall(r"[\w.]+", title))
+
+
+def run(step, left, log):
+    """Run a step within its own seconds and those left: {"name", "command", "outcome", "seconds", "output", "rows"}.
+
+    log: the file for its whole output.
+    """
     start, limit = time.perf_counter(), min(step.seconds, left)
     outcome, output = _run_python(step.command, limit) if left >= LEAST else ("NOT DONE, no time left", "")
+    with suppress(Unsaved):  # its end is in the report
+        write_text(log, output)
     rows = json.loads(step.json.read_text(encoding="utf-8"))["rows"] if step.json and step.json.exists() else []
     return {
         "name": step.name,
@@ -116,11 +142,11 @@ def _run_python(command, seconds):
     process = subprocess.Popen(
         [sys.executable, *command], cwd=PACKAGE.parent, encoding="utf-8", errors="replace", start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     try:
         output, _ = process.communicate(timeout=seconds)
-        outcome = "passed" if process.returncode == 0 else f"FAILED, exit code {process.returncode}"
+        outcome = OUTCOMES.get(process.returncode, f"FAILED, exit code {process.returncode}")
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         output, outcome = _remaining_output(process), f"FAILED, not done after {seconds:.0f} s"
