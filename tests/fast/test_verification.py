@@ -163,6 +163,19 @@ def test_what_does_not_compile_leaves_everything_to_plain_cupy(gpu, capsys, tmp_
     assert list(tmp_path.rglob("verified-*")) == [], "another compiler may be there tomorrow"
 
 
+def test_a_cupy_that_can_compile_nothing_is_one_line(gpu):
+    """Without CUDA's headers array expressions would fail, too."""
+
+    def fail(*_, **__):
+        raise RuntimeError("Failed to find CUDA headers\nPlease install")
+
+    gpu.RawModule = lambda code, options: SimpleNamespace(get_function=fail)
+    gpu.ones = fail
+    said = r"^--device cuda:0: CuPy can compile nothing \(RuntimeError: Failed to find CUDA headers\); pip install 'wtref\[cuda12\]'"
+    with pytest.raises(InputError, match=said):
+        opened(gpu)
+
+
 def test_a_kernel_that_does_not_start_is_replaced(gpu, capsys):
     def spoil(kernel, arguments):
         if kernel == "average":

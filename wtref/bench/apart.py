@@ -13,7 +13,7 @@ from wtref.bench.sides import Ours
 from wtref.bench.turns import median_seconds
 from wtref.runs.jobs import without_main
 
-CPU_LIMIT, GPU_LIMIT = 240, 45  # seconds in which a side must have taken its first step; gpu-report ends a benchmark after 90
+CPU_LIMIT, GPU_LIMIT = 240, 60  # seconds in which a side must have taken its first step; gpu-report ends a benchmark after 110
 
 
 class Obstacle(Exception):

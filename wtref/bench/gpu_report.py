@@ -24,7 +24,7 @@ from wtref.files import make_folder, write_json, write_text
 from wtref.installation import IS_CLONE, PACKAGE
 from wtref.text import printable
 
-PACKAGES = ("numpy", "torch", "pytest", "ml_dtypes", "cupy", "cupy-cuda12x", "cupy-cuda13x", "mpi4py", "mpich")
+PACKAGES = ("numpy", "torch", "pytest", "ml_dtypes", "cupy", "cupy-cuda12x", "cupy-cuda13x", "cuda-toolkit", "triton", "hypothesis", "mpi4py", "mpich")
 KEPT = 12_000  # the characters kept of a step's output, from its end
 SECONDS = 520  # for all steps together
 OUTCOMES = {0: "passed", 5: "NOT DONE, tests skipped"}  # by exit code; pytest's is 5 where it skips a file
@@ -66,7 +66,7 @@ def steps(folder, device):
         _tests("cuda", 90),
         _tests("nccl", 30),
         Step("cross-check with PyTorch", ["run.py", "check", *on, "--models", "mlp", "lenet", "resnet18"], 50),
-        *(_bench(folder, on, *row, seconds=100, name=", torch.compile") for row in BENCHES),
+        *(_bench(folder, on, *row, seconds=110, name=", torch.compile") for row in BENCHES),
     ]  # fmt: skip
 
 

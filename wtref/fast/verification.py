@@ -30,7 +30,7 @@ def verify(ops, device, precision):
 
     Parameters: ops (cuda.Cuda); device, the Device whose ops they will be; precision, as equip takes it.
     Returns: {function: why it was replaced}.
-    Raises: InputError where a kernel fails in such a way that the process can no longer use the GPU.
+    Raises: InputError where a kernel fails in such a way that the process can no longer use the GPU, or CuPy compiles nothing.
     """
     path = _path(device.xp, cuda_launches.options(device.dtype, precision))
     found = _read(path)
@@ -40,6 +40,7 @@ def verify(ops, device, precision):
         try:
             ops.compile(device.dtype)
         except Exception as error:  # of the compiler, the driver or CuPy, which have no class in common
+            _check_compiler(device)
             return dict.fromkeys(CALLS, f"the kernels do not compile: {_line(error)}")
     for name in CALLS:
         if name in new:
@@ -58,6 +59,15 @@ def describe(faults):
     if len(faults) == len(CALLS) and len(reasons) == 1:
         return reasons.pop()
     return " and ".join(f"{name} ({why})" for name, why in faults.items())
+
+
+def _check_compiler(device):
+    """Raise InputError unless CuPy can compile kernels of its own, for which it needs NVRTC and CUDA's headers."""
+    try:
+        device.xp.ones(1)
+    except Exception as error:  # as above
+        right = "pip install 'wtref[cuda12]' (or cuda13), or use --device cpu"
+        raise InputError(f"--device {device.name}: CuPy can compile nothing ({_line(error)}); {right}") from None
 
 
 def _fault(name, ops, device):
