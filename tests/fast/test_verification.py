@@ -1,6 +1,7 @@
 """Kernels that are wrong on a new GPU, here the emulated one with planted faults, are noticed and left to plain.py."""
 
 import json
+import sys
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import cuda_double
 from cuda_double import EmulatedModule, emulator_obstacle
 from device_double import DoubleArray, xp
+from wtref.cli.main import main
 from wtref.device import Device
 from wtref.errors import InputError
 from wtref.fast import building, ops, plain, verification
@@ -32,10 +34,15 @@ class Gpu(ModuleType):
         super().__init__(xp.__name__)
         vars(self).update(vars(xp), __version__="14.2.0", launched=[], spoil=lambda kernel, arguments: None, broken=False)
         runtime = SimpleNamespace(
-            getDeviceProperties=lambda index: {"name": b"Emulated GPU"}, driverGetVersion=lambda: driver, deviceSynchronize=self.wait
+            getDeviceCount=lambda: 1, getDeviceProperties=lambda index: {"name": b"Emulated GPU"}, driverGetVersion=lambda: driver,
+            deviceSynchronize=self.wait,
         )  # fmt: skip
-        device = SimpleNamespace(id=0, attributes={"MultiProcessorCount": 4})
-        self.cuda = SimpleNamespace(Device=lambda: device, runtime=runtime, nvrtc=SimpleNamespace(getVersion=lambda: (12, 8)))
+        device = SimpleNamespace(id=0, attributes={"MultiProcessorCount": 4}, use=lambda: None)
+        self.cuda = SimpleNamespace(
+            Device=lambda index=0: device, Stream=lambda non_blocking: device, runtime=runtime,
+            nvrtc=SimpleNamespace(getVersion=lambda: (12, 8)),
+        )  # fmt: skip
+        self._core = SimpleNamespace(set_reduction_accelerators=lambda names: None)
 
     def wait(self):
         if self.broken:
@@ -122,6 +129,20 @@ def test_what_is_wrong_is_left_to_plain_cupy_and_named_in_one_line(gpu, capsys):
     assert device.ops.relu_back != plain.relu_back and device.ops.max_pool_back != plain.max_pool_back
 
 
+def test_a_run_with_a_wrong_kernel_says_so_and_learns_as_without_kernels(gpu, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "cupy", gpu)
+    gpu.spoil = spoiling("product_kk_64x64")
+    flags = "train --model mlp --hidden 5 --rule kp --epochs 1 --dtype float64 --no-graph".split()
+    lines = {}
+    for device, kernels in (("cuda", "auto"), ("cpu", "plain")):
+        assert main([*flags, "--device", device, "--kernels", kernels]) == 0
+        out, err = capsys.readouterr()
+        lines[device] = next(line.split()[:-1] for line in out.splitlines() if line.startswith("epoch 1/1"))
+        assert (err == "") == (device == "cpu") == ("CUDA kernels without product, float32" not in " ".join(out.split()))
+    assert lines["cuda"] == lines["cpu"]
+
+
 def test_what_was_found_is_remembered_for_the_same_gpu_and_software(gpu, tmp_path):
     gpu.spoil = spoiling("relu")
     first = opened(gpu)
@@ -137,6 +158,7 @@ def test_what_was_found_is_remembered_for_the_same_gpu_and_software(gpu, tmp_pat
     assert gpu.launched, "a damaged file is as good as none"
 
 
+@pytest.mark.slow
 def test_without_a_folder_to_remember_they_are_verified_each_time(gpu, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))
     (tmp_path / "a file").touch()

@@ -24,7 +24,10 @@ from wtref.files import make_folder, write_json, write_text
 from wtref.installation import IS_CLONE, PACKAGE
 from wtref.text import printable
 
-PACKAGES = ("numpy", "torch", "pytest", "ml_dtypes", "cupy", "cupy-cuda12x", "cupy-cuda13x", "cuda-toolkit", "triton", "hypothesis", "mpi4py", "mpich")
+PACKAGES = (
+    "numpy", "cupy", "cupy-cuda12x", "cupy-cuda13x", "cuda-toolkit", "ml_dtypes", "torch", "triton", "pytest", "hypothesis",
+    "mpi4py", "mpich",
+)  # fmt: skip
 KEPT = 12_000  # the characters kept of a step's output, from its end
 SECONDS = 520  # for all steps together
 OUTCOMES = {0: "passed", 5: "NOT DONE, tests skipped"}  # by exit code; pytest's is 5 where it skips a file
