@@ -5,8 +5,10 @@
    the destination of a copy is NaN until its thread has waited for the copy.  */
 
 #include <algorithm>
+#include <cassert>
 #include <csetjmp>
 #include <cmath>
+#include <math.h>
 #include <cstddef>
 #include <cstdio>
 #include <cstring>
@@ -20,6 +22,7 @@ using std::sqrt;
 
 #define CUDA_DOUBLE
 #define __device__
+#define __host__
 #define __global__
 #define __forceinline__ inline
 #define __launch_bounds__(...)

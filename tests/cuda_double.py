@@ -22,7 +22,8 @@ from wtref.fast.cuda_launches import BFLOAT16, NULL
 HEADER = Path(__file__).with_name("cuda_double.h")
 KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\([\d, ]+\)\s+)?(\w+)\s*\(([^)]*)\)')
 DYNAMIC = re.compile(r"extern __shared__ [^;]*?char (\w+)\[\];")
-SHARED = re.compile(r"__shared__ ([^;]+?) (\w+)\[(\w+)\];")
+SHARED = re.compile(r"__shared__ ([^;]+?) (\w+)\[([^\]]+)\];")
+COMMA = re.compile(r",(?![^<]*>)")  # between parameters, not between the arguments of a template
 TYPES = {"int": np.int32, "long long": np.int64, "float": np.float32, "double": np.float64, "bf16": BFLOAT16}
 USUAL_SHARED = 48 << 10  # bytes of dynamic shared memory that a kernel may use unless it sets a higher limit
 ORDERS = ("forward", "backward", "shuffled")
@@ -30,7 +31,7 @@ ORDERS = ("forward", "backward", "shuffled")
 
 def emulator_obstacle():
     """The reason why kernels cannot be run here; None if they can."""
-    return None if shutil.which(_compiler()) else f"the CUDA double needs a C++ compiler; {_compiler()} was not found"
+    return None if shutil.which(compiler()) else f"the CUDA double needs a C++ compiler; {compiler()} was not found"
 
 
 def emulated(precision="float32", order="forward"):
@@ -104,9 +105,21 @@ def _found(argument):
 @functools.cache
 def _built(code, options):
     """Compile the code: (library, {kernel: [(whether an address, type) of each parameter]})."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/kernels.so"
+        kernels = build(code, options, _launch, path)
+        library = ctypes.CDLL(path)
+    return library, {name: [_signature(parameter) for parameter in each] for name, each in kernels.items()}
+
+
+def build(code, options, launch, path, header=HEADER):
+    """Compile CUDA code into the library `path`: {kernel: the declarations of its parameters}.
+
+    launch(name, parameters) gives the source of the C function that launches a kernel; header: cuda_double.h or a copy of it.
+    """
     flags = [*options, "-w", "-x", "c++"]
-    expanded = _run([_compiler(), *flags, "-DCUDA_DOUBLE", "-E", "-P", "-"], code)
-    kernels = {name: [part.strip() for part in text.split(",")] for name, text in KERNEL.findall(expanded)}
+    expanded = _run([compiler(), *flags, "-DCUDA_DOUBLE", "-E", "-P", "-"], code)
+    kernels = {name: [part.strip() for part in COMMA.split(text)] for name, text in KERNEL.findall(expanded)}
     shared = iter(range(len(expanded)))
     expanded = DYNAMIC.sub(r"char *\1 = cuda_double::dynamic_memory;", expanded)
     expanded = SHARED.sub(
@@ -115,23 +128,24 @@ def _built(code, options):
         ),
         expanded,
     )
-    launches = "\n".join(_launch(name, parameters) for name, parameters in kernels.items())
-    with tempfile.TemporaryDirectory() as folder:
-        path = f"{folder}/kernels.so"
-        always = ["-O2", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-shared", "-fPIC"]
-        _run([_compiler(), *flags, *always, "-", "-o", path], f'#include "{HEADER}"\n{expanded}\n{launches}\n')
-        library = ctypes.CDLL(path)
-    return library, {name: [_signature(parameter) for parameter in each] for name, each in kernels.items()}
+    launches = "\n".join(launch(name, parameters) for name, parameters in kernels.items())
+    always = ["-O2", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-shared", "-fPIC"]
+    _run([compiler(), *flags, *always, "-", "-o", str(path)], f'#include "{header}"\n{expanded}\n{launches}\n')
+    return kernels
 
 
 def _launch(name, parameters):
     """The source of a C function that launches a kernel, whose arguments it takes by address."""
-    types = [parameter[: re.search(r"\w+$", parameter).start()] for parameter in parameters]
-    values = ", ".join(f"*({type} *) arguments[{i}]" for i, type in enumerate(types))
+    values = ", ".join(f"*({type} *) arguments[{i}]" for i, type in enumerate(parameter_types(parameters)))
     return (
         f'extern "C" const char *launch_{name}(const unsigned *grid, const unsigned *block, int shared, int order, void **arguments)'
         f" {{ return cuda_double::launch(grid, block, shared, order, [=] {{ {name}({values}); }}); }}"
     )
+
+
+def parameter_types(parameters):
+    """["const double *x"] -> ["const double *"]"""
+    return [parameter[: re.search(r"\w+$", parameter).start()] for parameter in parameters]
 
 
 def _signature(parameter):
@@ -140,7 +154,7 @@ def _signature(parameter):
     return "*" in parameter, TYPES[kind]
 
 
-def _compiler():
+def compiler():
     return os.environ.get("CXX", "c++")
 
 

@@ -24,7 +24,7 @@ def fake_cupy(devices, error=None):
 
     used, compiled, accelerators = [], [], ["cub"]
     runtime = SimpleNamespace(getDeviceCount=count, CUDARuntimeError=CUDARuntimeError)
-    stream = SimpleNamespace(use=lambda: None)
+    stream = SimpleNamespace(__enter__=lambda: None)
     cuda = SimpleNamespace(runtime=runtime, Device=device, Stream=lambda non_blocking: stream)
     array = type("ndarray", (), {"dtype": np.dtype(np.float32), "__module__": "cupy"})
     core = SimpleNamespace(set_reduction_accelerators=lambda names: accelerators.__setitem__(slice(None), names))

@@ -96,7 +96,7 @@ def _open_cuda(index, real, place):
     if index >= count:
         raise InputError(f"--device cuda:{index}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
     cupy.cuda.Device(index).use()
-    _stream(index).use()
+    _stream(index).__enter__()  # never left; use() would be undone by the first `with stream` in CuPy, as in get() of a transpose
     cupy._core.set_reduction_accelerators([])  # those of CUB would each compile for seconds inside a training step
     return Device(f"cuda:{index}", cupy, real)
 
