@@ -71,6 +71,15 @@ def test_large_tiles_and_slices_of_k(precision, shape, cut):
     suite.both("product", draw(k, m).T, draw(n, k).T)
 
 
+@pytest.mark.parametrize("precision", ALL)
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (3, 1)])
+def test_convolutions_whose_tiles_do_not_straddle_taps(precision, stride):
+    """Multiples of 32 channels, and slices that begin between the first and the last channel of a tap."""
+    suite = {"float32": TestFloat, "tf32": TestTf32, "bf16": TestBf16}[precision]()
+    assert emulated(precision)._tiling(np.float32, 30, 96, 864)[2] == 4  # slices, of 27 tiles with 32 values of k
+    suite.convolutions(normal(0, np.float32), (5, 3), [(3, 3), stride, (1, 1)], 96, 96, 2)
+
+
 @pytest.mark.parametrize(
     "m, n, k, blocks",
     [(8192, 512, 4608, 256), (64, 576, 524_288, 396), (512, 4608, 8192, 720), (524_288, 64, 576, 4096), (128, 10, 512, 8)],
