@@ -80,6 +80,16 @@ def test_convolutions_whose_tiles_do_not_straddle_taps(precision, stride):
     suite.convolutions(normal(0, np.float32), (5, 3), [(3, 3), stride, (1, 1)], 96, 96, 2)
 
 
+def test_the_backward_pass_by_strides_multiplies_no_zeros_between_errors():
+    """Each of 3 x 3 taps carries the errors of a quarter of the pixels."""
+    g = Geometry.of("convolve_back", (2, 8, 8, 32), 64, (3, 3), (2, 2), (1, 1))
+    sizes = g.back()[:, 0][len(g) :].reshape(-1, len(g) + 4)
+    parts = [Geometry(*each[: len(g)]) for each in sizes]
+    assert [part.taps() for part in parts] == [1, 2, 2, 4]
+    assert {(part.n, part.h, part.w) for part in parts} == {(2, 4, 4)}
+    assert g.pixel_classes() == (4, 2 * 4 * 4)
+
+
 @pytest.mark.parametrize(
     "m, n, k, blocks",
     [(8192, 512, 4608, 256), (64, 576, 524_288, 396), (512, 4608, 8192, 720), (524_288, 64, 576, 4096), (128, 10, 512, 8)],

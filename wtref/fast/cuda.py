@@ -1,5 +1,6 @@
 """The ops of a GPU: the functions of plain.py, computed by the CUDA kernels of cu/ on CuPy arrays."""
 
+import itertools
 import math
 from collections import namedtuple
 
@@ -17,7 +18,23 @@ class Geometry(Shapes, namedtuple("Geometry", Shapes.NAMES)):
 
     def divisors(self):
         """struct divisor of operands.cu for each size: (value, magic, shift), as int32 (sizes, 3)."""
-        return np.array([_divisor(value) for value in self], dtype=np.uint32).view(np.int32)
+        return _divisors(self)
+
+    def back(self):
+        """struct back_geometry of operands.cu, as int32 (sizes, 3)."""
+        first_pixels = itertools.product(range(min(self.s_h, self.h)), range(min(self.s_w, self.w)))
+        return np.concatenate([self.divisors(), *(_divisors(self._pixel_class(y, x)) for y, x in first_pixels)])
+
+    def pixel_classes(self):
+        """The number of classes of pixels whose errors come through the same taps, and the most pixels of one."""
+        return min(self.s_h, self.h) * min(self.s_w, self.w), self.n * _steps(0, self.h, self.s_h) * _steps(0, self.w, self.s_w)
+
+    def _pixel_class(self, y, x):
+        """struct pixel_class of operands.cu: the sizes of a convolution of strides 1, the first pixel and the first tap."""
+        (p_h, top), (p_w, left) = divmod(y + self.p_h, self.s_h), divmod(x + self.p_w, self.s_w)
+        pixels = {"h": _steps(y, self.h, self.s_h), "w": _steps(x, self.w, self.s_w)}
+        taps = {"k_h": _steps(top, self.k_h, self.s_h), "k_w": _steps(left, self.k_w, self.s_w)}
+        return *self._replace(**pixels, **taps, s_h=1, s_w=1, p_h=p_h, p_w=p_w), y, x, top, left
 
 
 class Cuda(Launches):
@@ -57,8 +74,8 @@ class Cuda(Launches):
         g = Geometry.of("convolve_back", images, delta.shape[3], kernel, stride, padding)
         check(delta.shape == g.above() and B.shape[1] == g.c_out, delta, B)
         m, n, k = g.n * g.h * g.w, g.c_in, g.taps() * g.c_out
-        arrays = self._geometry(g), self._stored(delta), self._stored(B.T)
-        return self._multiply("convolve_back", self._store, m, n, k, *arrays).reshape(images)
+        arrays = self._back_geometry(g), self._stored(delta), self._stored(B.T)
+        return self._multiply("convolve_back", self._store, m, n, k, *arrays, classes=g.pixel_classes()).reshape(images)
 
     def max_pool(self, y, kernel, stride, padding):
         g = Geometry.of("max_pool", y.shape, y.shape[3], kernel, stride, padding)
@@ -158,6 +175,15 @@ class Cuda(Launches):
         check(delta.shape == x.shape, delta, x)
         arrays = self._stored(delta), self._stored(x), *self._vectors(x, mean, scale, beta)
         return self._partial_sums("norm_sums_parts", 2, x, *arrays)
+
+
+def _steps(start, stop, step):
+    return len(range(start, stop, step))
+
+
+def _divisors(sizes):
+    """struct divisor of operands.cu for each size: (value, magic, shift), as int32 (sizes, 3)."""
+    return np.array([_divisor(value) for value in sizes], dtype=np.uint32).view(np.int32)
 
 
 def _divisor(value):

@@ -58,21 +58,26 @@ class Launches:
         self.modules = {np.dtype(dtype): module(code=source(), options=options(dtype, precision)) for dtype in (np.float32, np.float64)}
         self._kernel, self._tiling = functools.cache(self._load), functools.cache(self._tiling)
         self._geometry = functools.cache(lambda g: xp.asarray(g.divisors()))
+        self._back_geometry = functools.cache(lambda g: xp.asarray(g.back()))
 
     def compile(self, dtype):
         """Compile the kernels for a dtype, which otherwise happens when one of them is first used."""
         self._kernel(np.dtype(dtype), "relu")
 
-    def _multiply(self, name, type_for, m, n, k, *arguments):
-        """Launch a product kernel and return its result (m, n), of dtype type_for(the arguments' dtype)."""
+    def _multiply(self, name, type_for, m, n, k, *arguments, classes=None):
+        """Launch a product kernel and return its result (m, n), of dtype type_for(the arguments' dtype).
+
+        classes: (the number of classes of rows, the most rows of one) if each class takes its own part of the sums over k.
+        """
         dtype = real_dtype(arguments)
         _checked_size(max(x.size for x in arguments if x is not NULL))
         if 0 in (m, n, k):  # a shard of a batch may be empty
             return self.xp.zeros((m, n), type_for(dtype))
-        down, across, slices = self._tiling(dtype, m, n, k)
+        count, rows = classes or (1, m)
+        down, across, slices = self._tiling(dtype, count * rows, n, max(k // count, 1))
         parts = self.xp.empty((slices, m, n), dtype) if slices > 1 else NULL
         out = self.xp.empty((m, n), type_for(dtype))
-        grid = -(-m // down), -(-n // across), slices
+        grid = count * -(-rows // down), -(-n // across), slices
         factors, product = STAGES * TILE_ROW_BYTES * (down + across), down * (across + TILE_GAP) * self._store(dtype).itemsize
         shared = max(factors, product)  # the result's tile overwrites those of the factors
         kernel = self._kernel(dtype, f"{name}_{down}x{across}", shared)

@@ -6,7 +6,8 @@
    neighbours in that direction may be read by one instruction.
 
    `run(k)` is the number of tiles, the first of which begins at k, whose indices are those of the tile before + `step()`:
-   the channels at one tap, if tiles do not straddle taps.  */
+   the channels at one tap, if tiles do not straddle taps.  `result(m)` of A is the row of the
+   product that m is, negative for none.  */
 
 #define OUTSIDE (1 << 28)  /* a coordinate outside every image */
 #define ZERO (1 << 31)  /* negative, and remains so when an array's size is added */
@@ -66,6 +67,7 @@ template <bool K> struct Matrix {
     __device__ int at(int m, int k) const { return m < rows && k < depth ? (K ? m * stride + k : k * stride + m) : ZERO; }
     __device__ int run(int k) const { return max((depth - k) / DEPTH, 1); }
     __device__ int step() const { return K ? DEPTH : DEPTH * stride; }
+    __device__ int result(int m) const { return m < rows ? m : -1; }
 };
 
 /* The images of a convolution: the position of a window, and the position of a tap in it.  */
@@ -104,6 +106,7 @@ struct Patches : Images {
     __device__ int at(const Window &row, const Tap &place) const { return value(row, place); }
     __device__ int run(int k) const { return channels_run(g.c_in, k); }
     __device__ int step() const { return DEPTH; }
+    __device__ int result(int m) const { return m < g.positions() ? m : -1; }
 };
 
 /* Rows: the positions in a patch; k: the patches.  */
@@ -117,60 +120,88 @@ struct TransposedPatches : Images {
     __device__ int step() const { return 0; }
 };
 
-/* Rows: the pixels of the input; k: the positions (k_h, k_w, C_out) whose delta contributes to a pixel.  */
+/* The pixels whose errors come through the same taps: every s_h-th and s_w-th from the pixel (y, x) on, through as many taps
+   from the tap (top, left) on.  Their errors are those of a convolution `g` of strides 1, whose taps and pixels these are.  */
+struct pixel_class {
+    geometry g;
+    divisor y, x, top, left;
+
+    __device__ int depth() const { return g.k_h * g.k_w * g.c_out; }
+};
+
+/* What convolve_back takes: the convolution, and the classes of its pixels.  */
+struct back_geometry {
+    geometry g;
+    pixel_class classes[1];  // and more
+
+    __device__ int count() const { return min(g.s_h.value, g.h.value) * min(g.s_w.value, g.w.value); }
+};
+
+/* Rows: the pixels of a class; k: (taps of the class, C_out), whose delta contributes to a pixel.  */
 struct ErrorPatches {
     enum { ALONG_K = true };
     struct Pixel { int image, y, x; };
     struct Tap { int y, x, c; };
     const STORED *start;
-    geometry g;
+    geometry whole;
+    pixel_class part;
+    int first;
     bool wide;
 
-    __device__ ErrorPatches(const STORED *delta, const geometry &g) : start(delta), g(g)
+    /* first: the row at which the class begins */
+    __device__ ErrorPatches(const STORED *delta, const geometry &whole, const pixel_class &part, int first)
+        : start(delta), whole(whole), part(part), first(first)
     {
-        wide = g.c_out % GROUP == 0 && aligned(delta);
+        wide = whole.c_out % GROUP == 0 && aligned(delta);
     }
     __device__ Pixel row(int m) const
     {
         int y, x;
-        const int image = g.h.split(g.w.split(m, x), y);
-        return {image, m < g.pixels() ? y + g.p_h : 2 * OUTSIDE, x + g.p_w};
+        const int image = part.g.h.split(part.g.w.split(m - first, x), y);
+        return {image, m - first < part.g.pixels() ? y + part.g.p_h : 2 * OUTSIDE, x + part.g.p_w};
     }
     __device__ Tap place(int k) const
     {
         int c, x;
-        const int y = g.k_w.split(g.c_out.split(k, c), x);
-        return {y < g.k_h ? y : OUTSIDE, x, c};
+        const int y = part.g.k_w.split(part.g.c_out.split(k, c), x);
+        return {y < part.g.k_h ? y : OUTSIDE, x, c};
     }
     __device__ int at(const Pixel &row, const Tap &place) const
     {
-        int y_rest, x_rest;
-        const int down = row.y - place.y, across = row.x - place.x;
-        if (down < 0 || across < 0)
-            return ZERO;
-        const int y = g.s_h.split(down, y_rest), x = g.s_w.split(across, x_rest);
-        return y_rest || x_rest ? ZERO : pixel(row.image, y, x, place.c, g.out_h, g.out_w, g.c_out);
+        return pixel(row.image, row.y - place.y, row.x - place.x, place.c, whole.out_h, whole.out_w, whole.c_out);
     }
-    __device__ int run(int k) const { return channels_run(g.c_out, k); }
+    __device__ int run(int k) const { return channels_run(whole.c_out, k); }
     __device__ int step() const { return DEPTH; }
+    __device__ int result(int m) const
+    {
+        int y, x;
+        const int image = part.g.h.split(part.g.w.split(m - first, x), y);
+        const int pixel = (image * whole.h + part.y + y * whole.s_h) * whole.w + part.x + x * whole.s_w;
+        return m - first < part.g.pixels() ? pixel : -1;
+    }
 };
 
-/* Rows: C_in; k: (k_h, k_w, C_out); in memory: the transpose of B, (C_out, k_h k_w C_in).  */
+/* Rows: C_in; k: as in ErrorPatches; in memory: the transpose of B, (C_out, k_h k_w C_in).  */
 struct Feedback {
     enum { ALONG_K = false };
     const STORED *start;
-    geometry g;
+    geometry whole;
+    pixel_class part;
     bool wide;
 
-    __device__ Feedback(const STORED *B, const geometry &g) : start(B), g(g) { wide = g.c_in % GROUP == 0 && aligned(B); }
+    __device__ Feedback(const STORED *B, const geometry &whole, const pixel_class &part) : start(B), whole(whole), part(part)
+    {
+        wide = whole.c_in % GROUP == 0 && aligned(B);
+    }
     __device__ int row(int m) const { return m; }
     __device__ int place(int k) const
     {
-        int c;
-        const int tap = g.c_out.split(k, c), taps = g.k_h * g.k_w;
-        return tap < taps ? (c * taps + tap) * g.c_in : ZERO;
+        int c, x;
+        const int y = part.g.k_w.split(part.g.c_out.split(k, c), x);
+        const int tap = (part.top + y * whole.s_h) * whole.k_w + part.left + x * whole.s_w;
+        return y < part.g.k_h ? c * whole.n_in() + tap * whole.c_in : ZERO;
     }
-    __device__ int at(int m, int line) const { return m < g.c_in ? line + m : ZERO; }
-    __device__ int run(int k) const { return channels_run(g.c_out, k); }
-    __device__ int step() const { return DEPTH * g.n_in(); }
+    __device__ int at(int m, int line) const { return m < whole.c_in ? line + m : ZERO; }
+    __device__ int run(int k) const { return channels_run(whole.c_out, k); }
+    __device__ int step() const { return DEPTH * whole.n_in(); }
 };

@@ -129,8 +129,8 @@ template <class Core, class A, class B, class Out> __device__ void multiply(
     }
 
     core.each([&](int row, int column, REAL x, REAL next) {
-        const int r = top + row, c = left + column;
-        if (r >= m || c >= n)
+        const int r = a.result(top + row), c = left + column;
+        if (r < 0 || c >= n)
             return;
         const size_t i = (size_t) r * n + c;
         if (parts)
@@ -159,12 +159,26 @@ extern "C" __global__ void __launch_bounds__(BLOCK, ROOM) convolve_##TM##x##TN( 
     multiply<CORE<TM, TN>>(Patches(y, g), rows, g.positions(), g.c_out, g.n_in(), parts, out, (Moments *) moments); \
 }
 
-#define CONVOLUTION(KERNEL, A, B, M, N, K, OUT, TM, TN, ROOM) \
-extern "C" __global__ void __launch_bounds__(BLOCK, ROOM) KERNEL##_##TM##x##TN( \
-    const int *divisors, const STORED *a, const STORED *b, REAL *parts, OUT *out) \
+#define CONVOLVE_GRADIENT(TM, TN, ROOM) \
+extern "C" __global__ void __launch_bounds__(BLOCK, ROOM) convolve_gradient_##TM##x##TN( \
+    const int *divisors, const STORED *delta, const STORED *y, REAL *parts, REAL *out) \
 { \
     const geometry g = *(const geometry *) divisors; \
-    multiply<CORE<TM, TN>>(A, B, M, N, K, parts, out); \
+    const Matrix<false> rows(delta, g.c_out, g.c_out, g.positions()); \
+    multiply<CORE<TM, TN>>(rows, TransposedPatches(y, g), g.c_out, g.n_in(), g.positions(), parts, out); \
+}
+
+/* The blocks are divided evenly among the classes of pixels.  */
+#define CONVOLVE_BACK(TM, TN, ROOM) \
+extern "C" __global__ void __launch_bounds__(BLOCK, ROOM) convolve_back_##TM##x##TN( \
+    const int *divisors, const STORED *delta, const STORED *B, REAL *parts, STORED *out) \
+{ \
+    const back_geometry &all = *(const back_geometry *) divisors; \
+    const geometry g = all.g; \
+    const int blocks = gridDim.x / all.count(), number = blockIdx.x / blocks; \
+    const pixel_class part = all.classes[number]; \
+    const ErrorPatches patches(delta, g, part, number * blocks * TM); \
+    multiply<CORE<TM, TN>>(patches, Feedback(B, g, part), g.pixels(), g.c_in, part.depth(), parts, out); \
 }
 
 /* The letters after product_ tell whether a and b are contiguous along k, or along their rows (m).  ROOM: the blocks that
@@ -175,10 +189,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK, ROOM) KERNEL##_##TM##x##TN( 
     PRODUCT(product_mk, false, true, TM, TN, ROOM) \
     PRODUCT(product_mm, false, false, TM, TN, ROOM) \
     CONVOLVE(TM, TN, ROOM) \
-    CONVOLUTION(convolve_gradient, Matrix<false>(a, g.c_out, g.c_out, g.positions()), TransposedPatches(b, g), \
-                g.c_out, g.n_in(), g.positions(), REAL, TM, TN, ROOM) \
-    CONVOLUTION(convolve_back, ErrorPatches(a, g), Feedback(b, g), \
-                g.pixels(), g.c_in, g.k_h * g.k_w * g.c_out, STORED, TM, TN, ROOM)
+    CONVOLVE_GRADIENT(TM, TN, ROOM) \
+    CONVOLVE_BACK(TM, TN, ROOM)
 
 #ifdef LARGE_TILES
 KERNELS(64, 64, 4)
