@@ -18,9 +18,10 @@ from wtref.errors import InputError, Unsaved
 from wtref.fast import cuda, cuda_launches, plain
 from wtref.fast.building import cache_folder
 from wtref.files import write_json
+from wtref.layers import output_size
 from wtref.text import printable
 
-LIMITS = {np.float64: 1e-12, np.float32: 1e-5}  # the largest error, relative to the largest number of a result
+LIMITS = {np.float64: 1e-12, np.float32: 1e-4}  # the largest error, relative to the largest number of a result
 BF16_LIMIT = 0.01  # the same where results are stored as bfloat16
 DIFFERENT = "other numbers than plain.py's"
 
@@ -168,8 +169,10 @@ class Numbers:
         return self.place((self.rng.integers(-127, 128, shape) / 32).astype(self.dtype))
 
 
-WINDOW = (3, 2), (2, 1), (1, 1)  # kernel, stride and padding, vertical and horizontal
-SIZE, CHANNELS = (9, 7), ((5, 7), (64, 72))  # of images, and channels below and above: odd, and whole vectors
+SIZE, WINDOW = (9, 7), ((3, 2), (2, 1), (1, 1))  # of images; kernel, stride and padding
+CONVOLUTIONS = [  # (channels below, channels above, window): odd sizes, and whole tiles of channels below or above
+    (5, 7, WINDOW), (64, 72, ((3, 3), (1, 1), (1, 1))), (72, 64, ((3, 3), (2, 2), (1, 1))),
+]  # fmt: skip
 
 
 def _product(ops, x):
@@ -178,21 +181,29 @@ def _product(ops, x):
 
 
 def _convolve(ops, x):
-    return [ops.convolve(x(3, *SIZE, below), x(above, 6 * below), *WINDOW) for below, above in CHANNELS]
+    return [ops.convolve(x(3, *SIZE, below), _weights(x, below, above, window), *window) for below, above, window in CONVOLUTIONS]
 
 
 def _convolve_with_moments(ops, x):
-    for below, above in CHANNELS:
-        out, moments = ops.convolve_with_moments(x(3, *SIZE, below), x(above, 6 * below), *WINDOW)
+    for below, above, window in CONVOLUTIONS:
+        out, moments = ops.convolve_with_moments(x(3, *SIZE, below), _weights(x, below, above, window), *window)
         yield from (out, ops.norm_statistics(out, x(above), x(above), x(above), 0.25, 0.5, moments))
 
 
 def _convolve_gradient(ops, x):
-    return [ops.convolve_gradient(x(3, 5, 8, above), x(3, *SIZE, below), *WINDOW) for below, above in CHANNELS]
+    for below, above, window in CONVOLUTIONS:
+        yield ops.convolve_gradient(x(3, *output_size(SIZE, *window), above), x(3, *SIZE, below), *window)
 
 
 def _convolve_back(ops, x):
-    return [ops.convolve_back(x(3, 5, 8, above), x(above, 6 * below).T, *WINDOW, SIZE) for below, above in CHANNELS]
+    for below, above, window in CONVOLUTIONS:
+        delta, B = x(3, *output_size(SIZE, *window), above), _weights(x, below, above, window).T
+        yield ops.convolve_back(delta, B, *window, SIZE)
+
+
+def _weights(x, below, above, window):
+    kernel, _, _ = window
+    return x(above, kernel[0] * kernel[1] * below)
 
 
 def _max_pool(ops, x):
