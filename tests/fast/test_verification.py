@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -39,7 +40,7 @@ class Gpu(ModuleType):
         )  # fmt: skip
         device = SimpleNamespace(id=0, attributes={"MultiProcessorCount": 4}, use=lambda: None)
         self.cuda = SimpleNamespace(
-            Device=lambda index=0: device, Stream=lambda non_blocking: device, runtime=runtime,
+            Device=lambda index=0: device, Stream=lambda non_blocking: nullcontext(), runtime=runtime,
             nvrtc=SimpleNamespace(getVersion=lambda: (12, 8)),
         )  # fmt: skip
         self._core = SimpleNamespace(set_reduction_accelerators=lambda names: None)
@@ -240,9 +241,9 @@ def test_bfloat16_is_not_mixed_with_array_expressions(gpu, monkeypatch):
 @pytest.mark.slow
 def test_a_fault_in_the_source_is_noticed(gpu):
     """Of equal numbers in a window the last one is the maximum, and not the first."""
-    right = "!((REAL) *x <= largest)"
+    right = "!((REAL) y[x] <= largest)"
     assert source().count(right) == 1
-    wrong = source().replace(right, "!((REAL) *x < largest)")
+    wrong = source().replace(right, "!((REAL) y[x] < largest)")
     there = Cuda(gpu, lambda code, options: gpu.RawModule(wrong, options), processors=4)
     assert verification.verify(there, Device("cuda:0", gpu, np.float64), "float32") == {"max_pool": verification.DIFFERENT}
 
