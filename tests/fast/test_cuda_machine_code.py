@@ -75,7 +75,10 @@ def test_no_register_spills(precision, architecture):
 
 
 @on_tensor_cores
-def test_copies_are_of_16_bytes(precision, architecture):
+def test_copies_and_stores_are_of_16_bytes(precision, architecture):
+    """Stores of fewer bytes are for results whose rows begin anywhere."""
     for name, _ in products(precision, architecture):
-        copies = [operation for operation in kernels(precision, architecture)[name] if operation.startswith("LDGSTS")]
+        operations = kernels(precision, architecture)[name]
+        copies = [operation for operation in operations if operation.startswith("LDGSTS")]
         assert copies and all(copy.endswith(".128") for copy in copies), name
+        assert "STG.E.128" in operations, name

@@ -23,7 +23,7 @@ PRECISIONS = ("float32", "tf32", "bf16")  # of the factors of products in float3
 THREADS = 256  # per block
 PRODUCT_THREADS, PRODUCT_DEPTH = 128, 32  # threads per block of a product, and the largest depth (along k) of its tiles
 STAGES, TILE_ROW_BYTES = 3, 80  # tiles of each factor in shared memory, and the most bytes that a row of one takes there
-TILE_GAP = 8  # values between the rows of a result's tile in shared memory, of which moments are computed
+TILE_GAP = 8  # values between the rows of a result's tile in shared memory, from which it is written
 # {tile: (its relative time per multiplication, estimated by traffic; its ROOM in products.cu, in blocks per processor)}
 TILES = {(128, 128): (1.0, 2), (128, 64): (1.25, 3), (64, 64): (1.7, 4)}
 SLICE_COST = 500  # time of writing and reading one sum, in multiplications; also an estimate
@@ -78,7 +78,7 @@ class Launches:
         parts = self.xp.empty((slices, m, n), dtype) if slices > 1 else NULL
         out = self.xp.empty((m, n), type_for(dtype))
         grid = count * -(-rows // down), -(-n // across), slices
-        factors, product = STAGES * TILE_ROW_BYTES * (down + across), down * (across + TILE_GAP) * self._store(dtype).itemsize
+        factors, product = STAGES * TILE_ROW_BYTES * (down + across), down * (across + TILE_GAP) * dtype.itemsize
         shared = max(factors, product)  # the result's tile overwrites those of the factors
         kernel = self._kernel(dtype, f"{name}_{down}x{across}", shared)
         kernel(grid, (PRODUCT_THREADS,), (*arguments, parts, out), shared_mem=shared)

@@ -64,33 +64,42 @@ template <class Operand, int ROWS> struct Mover {
     }
 };
 
-/* left: the numbers left in the row; if even, pairs are aligned.  */
-template <class T> __device__ void write_pair(T *out, REAL x, REAL next, int left)
+/* Write a tile to the rows row_of(0), row_of(1), ... of out (., n), but to none that is negative, from the column `left` on.
+   The tile remains in `shared`, from which neighbours are written together.  */
+template <class T, class Core, class Row> __device__ void write_tile(
+    const Core &core, T *out, Row row_of, int left, int n, char *shared)
 {
-    if (left % 2 == 0)
-        *(neighbours<2, T> *) out = {T(x), T(next)};
-    else {
-        out[0] = x;
-        if (left > 1)
-            out[1] = next;
+    enum { PITCH = Core::TN + TILE_GAP, WIDTH = 16 / sizeof(T), ACROSS = Core::TN / WIDTH };
+    T *const tile = (T *) shared;
+    __syncthreads();  // all threads are done with the factors
+    core.each([&](int row, int column, REAL x, REAL next) {
+        *(neighbours<2, T> *) (tile + row * PITCH + column) = {T(x), T(next)};
+    });
+    __syncthreads();
+    for (int i = threadIdx.x; i < Core::TM * ACROSS; i += BLOCK) {
+        const int row = row_of(i / ACROSS), column = i % ACROSS * WIDTH, rest = n - left - column;
+        if (row < 0 || rest <= 0)
+            continue;
+        const T *const from = tile + i / ACROSS * PITCH + column;
+        T *const to = out + (size_t) row * n + left + column;
+        if (n % WIDTH == 0)
+            *(neighbours<WIDTH, T> *) to = *(const neighbours<WIDTH, T> *) from;
+        else
+            for (int j = 0; j < min(rest, (int) WIDTH); j++)
+                to[j] = from[j];
     }
 }
 
-/* moments (n, tiles down): those of each column of this tile, of its values rounded to Out; `shared` holds the tile.  */
-template <class Out, class Core> __device__ void write_moments(
-    const Core &core, int top, int left, int m, int n, Moments *moments, char *shared)
+/* moments (n, tiles down): those of each column of the tile that write_tile left in `shared`.  */
+template <class Core, class Out> __device__ void write_moments(
+    const Out *tile, int top, int left, int m, int n, Moments *moments)
 {
-    enum { PITCH = Core::TN + TILE_GAP };
-    Out *const tile = (Out *) shared;
-    __syncthreads();  // all threads are done with the factors
-    core.each([&](int row, int column, REAL x, REAL next) { write_pair(tile + row * PITCH + column, x, next, 2); });
-    __syncthreads();
     const int column = threadIdx.x, rows = min(m - top, (int) Core::TM);
     if (column >= Core::TN || left + column >= n)
         return;
     Accumulator sum;
     for (int row = 0; row < rows; row++)
-        sum.add(tile[row * PITCH + column]);
+        sum.add(tile[row * (Core::TN + TILE_GAP) + column]);
     moments[(size_t) (left + column) * gridDim.x + blockIdx.x] = sum.moments();
 }
 
@@ -128,18 +137,13 @@ template <class Core, class A, class B, class Out> __device__ void multiply(
         free = now, now = now + 1 < STAGES ? now + 1 : 0;
     }
 
-    core.each([&](int row, int column, REAL x, REAL next) {
-        const int r = a.result(top + row), c = left + column;
-        if (r < 0 || c >= n)
-            return;
-        const size_t i = (size_t) r * n + c;
-        if (parts)
-            write_pair(parts + (size_t) slice * m * n + i, x, next, n - c);
-        else
-            write_pair(out + i, x, next, n - c);
-    });
+    const auto row_of = [&](int row) { return a.result(top + row); };
+    if (parts)
+        write_tile(core, parts + (size_t) slice * m * n, row_of, left, n, shared);
+    else
+        write_tile(core, out, row_of, left, n, shared);
     if (moments)
-        write_moments<Out>(core, top, left, m, n, moments, shared);
+        write_moments<Core>((const Out *) shared, top, left, m, n, moments);
 }
 
 #define PRODUCT(KERNEL, A_ALONG_K, B_ALONG_K, TM, TN, ROOM) \
