@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from device_double import DoubleArray, xp
+from guard_pages import GuardedCopies
 from wtref.fast.cuda import Cuda
 from wtref.fast.cuda_launches import BFLOAT16, NULL
 
@@ -26,6 +27,7 @@ SHARED = re.compile(r"__shared__ ([^;]+?) (\w+)\[([^\]]+)\];")
 COMMA = re.compile(r",(?![^<]*>)")  # between parameters, not between the arguments of a template
 TYPES = {"int": np.int32, "long long": np.int64, "float": np.float32, "double": np.float64, "bf16": BFLOAT16}
 USUAL_SHARED = 48 << 10  # bytes of dynamic shared memory that a kernel may use unless it sets a higher limit
+SANITIZER = ("-fsanitize=undefined", "-fno-sanitize-recover=undefined")
 ORDERS = ("forward", "backward", "shuffled")
 
 
@@ -34,20 +36,24 @@ def emulator_obstacle():
     return None if shutil.which(compiler()) else f"the CUDA double needs a C++ compiler; {compiler()} was not found"
 
 
-def emulated(precision="float32", order="forward"):
-    """The ops of an emulated GPU with four multiprocessors."""
+def emulated(precision="float32", order="forward", checked=False):
+    """The ops of an emulated GPU with four multiprocessors; checked: as in EmulatedModule."""
 
     def module(code, options):
-        return EmulatedModule(code=code, options=options, order=order)
+        return EmulatedModule(code=code, options=options, order=order, checked=checked)
 
     return Cuda(xp, module, precision, processors=4)
 
 
 class EmulatedModule:
-    """The kernels of a CUDA source; order: the order in which the threads of a block run."""
+    """The kernels of a CUDA source.
 
-    def __init__(self, code, options=(), order="forward"):
-        self.code, self.options, self.order = code, tuple(options), ORDERS.index(order)
+    order: the order in which the threads of a block run.  checked: undefined behaviour and an access outside of the arrays
+    end the process.
+    """
+
+    def __init__(self, code, options=(), order="forward", checked=False):
+        self.code, self.options, self.order, self.checked = code, (*options, *SANITIZER * checked), ORDERS.index(order), checked
 
     def get_function(self, name):
         library, signatures = _built(self.code, self.options)
@@ -55,42 +61,46 @@ class EmulatedModule:
             raise KeyError(f"no kernel named {name}; there are {', '.join(signatures)}")
         launch = getattr(library, f"launch_{name}")
         launch.restype = ctypes.c_char_p
-        return EmulatedKernel(name, launch, signatures[name], self.order)
+        return EmulatedKernel(name, launch, signatures[name], self.order, self.checked)
 
 
 class EmulatedKernel:
     """A kernel with the interface of cupy.RawKernel."""
 
-    def __init__(self, name, launch, parameters, order):
-        self.name, self.launch, self.parameters, self.order = name, launch, parameters, order
+    def __init__(self, name, launch, parameters, order, checked):
+        self.name, self.launch, self.parameters, self.order, self.checked = name, launch, parameters, order, checked
         self.max_dynamic_shared_size_bytes = USUAL_SHARED
 
     def __call__(self, grid, block, arguments, shared_mem=0):
         if max(grid[1:], default=0) > 65535 or shared_mem > self.max_dynamic_shared_size_bytes:
             raise ValueError(f"{self.name}: no launch of {grid} blocks with {shared_mem} bytes of shared memory")
-        values = _converted(self.name, self.parameters, arguments)
+        copies = GuardedCopies()
+        address = copies.address if self.checked else (lambda array: array.ctypes.data)
+        values = _converted(self.name, self.parameters, arguments, address)
         addresses = (ctypes.c_void_p * len(values))(*[value.ctypes.data for value in values])
         grid, block = ((ctypes.c_uint * 3)(*size, *[1] * (3 - len(size))) for size in (grid, block))
         stuck = self.launch(grid, block, shared_mem, self.order, addresses)
         if stuck:
             raise RuntimeError(f"{self.name}: {stuck.decode()}")
+        if not copies.restore():
+            raise RuntimeError(f"{self.name}: it writes beside an array")
 
 
-def _converted(name, parameters, arguments):
-    """The arguments as NumPy scalars of the types of the kernel's parameters."""
+def _converted(name, parameters, arguments, address):
+    """The arguments as NumPy scalars of the types of the kernel's parameters; address(array): of an array for the kernel."""
     if len(arguments) != len(parameters):
         raise TypeError(f"{name} takes {len(parameters)} arguments, found {len(arguments)}")
-    return [_value(f"{name}, argument {i}", *pair) for i, pair in enumerate(zip(parameters, arguments))]
+    return [_value(f"{name}, argument {i}", *pair, address) for i, pair in enumerate(zip(parameters, arguments))]
 
 
-def _value(where, parameter, argument):
+def _value(where, parameter, argument, address):
     pointer, dtype = parameter
     found = _found(argument)
     if pointer and argument is NULL:
         return np.array(0, np.uintp)
     if found != (pointer, dtype):
         raise TypeError(f"{where} must be {'*' * pointer}{dtype.__name__}, found {argument!r}")
-    return np.array(argument._hidden.ctypes.data, np.uintp) if pointer else np.array(argument, dtype)
+    return np.array(address(argument._hidden), np.uintp) if pointer else np.array(argument, dtype)
 
 
 def _found(argument):
