@@ -36,7 +36,13 @@ def pytest_configure(config):
 def pytest_runtest_setup(item):
     limit = item.config.getoption("--start-within")
     if limit is not None and time.monotonic() - START > limit:
+        item.session.too_late = True
         pytest.skip(f"not started within {limit:g} s")
+
+
+def pytest_sessionfinish(session, exitstatus):
+    if exitstatus == 0 and hasattr(session, "too_late"):
+        session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED  # not 0, as if all tests had passed
 
 
 def pytest_report_header(config):

@@ -30,7 +30,7 @@ PACKAGES = (
 )  # fmt: skip
 KEPT = 12_000  # the characters kept of a step's output, from its end
 SECONDS = 520  # for all steps together
-OUTCOMES = {0: "passed", 5: "NOT DONE, tests skipped"}  # by exit code; pytest's is 5 where it skips a file
+OUTCOMES = {0: "passed", 5: "INCOMPLETE"}  # by exit code; that of pytest is 5 where it skips a file, or tests for lack of time
 LEAST = 10  # the seconds that must be left for a step to be started
 
 # Each benchmark runs in a process of its own, so that its failure does not affect the others.  Those with goals come first.
