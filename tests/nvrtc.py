@@ -4,6 +4,8 @@ import ctypes
 from ctypes.util import find_library
 from pathlib import Path
 
+CUPY_S = "--device-as-default-execution-space", "-ftz=true"  # the options that CuPy adds; without the first CUDA 12 refuses lambdas
+
 
 def library():
     """libnvrtc of the package nvidia-cuda-nvrtc or of the CUDA toolkit; None if there is neither."""
@@ -23,7 +25,7 @@ def compiled(code, architecture, options):
     """(the machine code, the errors and warnings) of the code, both as bytes; without code for a virtual architecture."""
     nvrtc, program = library(), ctypes.c_void_p()
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), code.encode(), b"kernels.cu", 0, None, None) == 0
-    flags = [flag.encode() for flag in (f"-arch={architecture}", *options)]
+    flags = [flag.encode() for flag in (f"-arch={architecture}", *CUPY_S, *options)]
     failed = nvrtc.nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*flags))
     log = _text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program).rstrip(b"\0")
     code = b"" if failed else _text(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program)
