@@ -21,9 +21,10 @@ class Geometry(Shapes, namedtuple("Geometry", Shapes.NAMES)):
         return _divisors(self)
 
     def back(self):
-        """struct back_geometry of operands.cu, as int32 (sizes, 3)."""
+        """struct back_geometry of operands.cu, as int32 (sizes, 3).  Classes with many taps come first: they take longest."""
         first_pixels = itertools.product(range(min(self.s_h, self.h)), range(min(self.s_w, self.w)))
-        return np.concatenate([self.divisors(), *(_divisors(self._pixel_class(y, x)) for y, x in first_pixels)])
+        parts = sorted((self._pixel_class(*pixel) for pixel in first_pixels), key=lambda part: -part[0].taps())
+        return np.concatenate([self.divisors(), *(_divisors((*sizes, *first)) for sizes, *first in parts)])
 
     def pixel_classes(self):
         """The number of classes of pixels whose errors come through the same taps, and the most pixels of one."""
@@ -34,7 +35,7 @@ class Geometry(Shapes, namedtuple("Geometry", Shapes.NAMES)):
         (p_h, top), (p_w, left) = divmod(y + self.p_h, self.s_h), divmod(x + self.p_w, self.s_w)
         pixels = {"h": _steps(y, self.h, self.s_h), "w": _steps(x, self.w, self.s_w)}
         taps = {"k_h": _steps(top, self.k_h, self.s_h), "k_w": _steps(left, self.k_w, self.s_w)}
-        return *self._replace(**pixels, **taps, s_h=1, s_w=1, p_h=p_h, p_w=p_w), y, x, top, left
+        return self._replace(**pixels, **taps, s_h=1, s_w=1, p_h=p_h, p_w=p_w), y, x, top, left
 
 
 class Cuda(Launches):

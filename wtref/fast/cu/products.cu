@@ -43,6 +43,7 @@ template <class Operand, int ROWS> struct Mover {
         k += DEPTH;
     }
 
+    /* Compute the indices of the next tile, from which those of its run follow.  */
     __device__ void begin_run()
     {
         run = operand.run(k);
