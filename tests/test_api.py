@@ -134,6 +134,7 @@ WRONG = {
     "label too large": (changed("test", 4, 7, where=1), "data, test images: label 7 at image 4, right would be 0 to 2"),
     "label below 0": (changed("train", 4, -1, where=1), "data, training images: label -1 at image 4, right would be 0 to 2"),
     "one class": ({"train": (X, 0 * Y + 2)}, "data: all training labels are 2, right would be two classes or more"),
+    "label far too large": (changed("train", 4, 10**12, where=1), "data: a training label is 1000000000000, but there are 100 training images"),
     "NaN": (changed("train", 8, np.nan), "data, training images: nan at image 8, right would be finite numbers of at most 3.4e+38"),
     "infinity": (changed("test", 8, -np.inf), "data, test images: -inf at image 8, right would be finite numbers of at most 3.4e+38"),
     "no examples": ({"train": (X[:0], Y[:0])}, "data, training images: are float64 of shape (0, 1, 6, 1), right would be uint8 or floats"),
