@@ -6,6 +6,7 @@ from dataclasses import replace
 from wtref import datasets
 from wtref.cli.arguments import add_config, add_run
 from wtref.errors import InputError
+from wtref.plugins import BUILT_IN
 from wtref.runs import figures, overview, predicting, run_files, session
 from wtref.runs.effects import check_effects
 from wtref.runs.folders import free_folder
@@ -109,6 +110,9 @@ def export(args, given):
     trained = Trained(Run.find(args.name), args.checkpoint, args.device)
     path = trained.run.folder / "torch.pt"
     states.export(trained.network, trained.config, trained.images, path, args.feedback)
+    if trained.config.model not in BUILT_IN["model"]:
+        print(f"PyTorch state_dict: {path}")
+        return
     print(f"PyTorch state_dict: {path}; in Python:")
     print("import torch", "from wtref.models import Options", "from wtref.oracle.networks import build", sep="\n")
     shape, classes = trained.images.shape, len(trained.images.class_names)
