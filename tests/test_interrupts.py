@@ -100,6 +100,14 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(signals):
     assert [json.loads(line)["epoch"] for line in Path("runs/mine/metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("module, said", [("numpy", ""), ("argparse", "wtref: interrupted\n")])
+def test_ctrl_c_while_modules_are_imported_ends_the_program_without_a_traceback(tmp_path, module, said):
+    (tmp_path / f"{module}.py").write_text("raise KeyboardInterrupt")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, ROOT / "run.py", "runs"], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", said)
+
+
 def test_a_command_restores_the_handlers_of_signals():
     every = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in every]

@@ -33,12 +33,12 @@ def prepare(config, device=None, group=SINGLE, feed=None):
         If data, device, network and rule do not fit together.
     """
     if device is None:
-        progress.show(f"opening the device {config.device}")
+        progress.stage(f"opening the device {config.device}")
         device = config.open_device(group=group)
     if feed is None:
-        progress.show(f"reading {config.dataset}")
+        progress.stage(f"reading {config.dataset}")
         feed = datasets.open_feed(config, device, group)
-    progress.show(f"preparing {config.model}")
+    progress.stage(f"preparing {config.model}")
     network = models.build(config.model, feed.shape, feed.classes, config.model_options)
     training = assemble(config, network, make_rule(config), feed, device, group)
     if config.noise_steps and config.rule == "fa":
