@@ -15,8 +15,9 @@ A rule, a model or a data set of your own (plugins.py), in a script or in a file
     wtref.audit("slow")    # does it transport weights?
     wtref.check("slow")    # are its passes those of PyTorch's autograd?
 
-rules.py says when each method of a rule is called.  It is given one layer's synapses s (synapses.py): W, B, b, W_gradient, and, if
-it sets s.keep_activity or s.keep_delta in `connect`, y_l and what arrives at y_{l+1} as s.y and s.y_next, or delta_{l+1} as s.delta.
+rules.py says when each method of a rule is called.  It is given one layer's synapses s (synapses.py): W, B, b, W_gradient.
+If `connect` sets s.keep_activity, s.y and s.y_next are y_l and what arrives at y_{l+1}, a row for each example or patch; if it
+sets s.keep_delta, s.delta is delta_{l+1}.
 
 For the plain program read ``rules.py`` beside the paper, then ``layers.py`` and ``train_step`` in ``training.py``; README.md
 has an example in its terms.

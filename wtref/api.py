@@ -1,5 +1,7 @@
 """wtref from Python: `fit` trains a network on arrays, `audit` and `check` examine a rule.  Nothing here starts a process."""
 
+from __future__ import annotations  # so that help() shows them as they are written
+
 import contextlib
 import copy
 import inspect
