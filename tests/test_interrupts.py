@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from wtref.cli.main import main
-from wtref.interrupts import stop_requests
+from wtref.interrupts import Interrupted, deferring, interrupting, stop_requests
 from wtref.runs import checkpoints
 
 ROOT = Path(__file__).parents[1]
@@ -121,6 +122,17 @@ def test_a_run_may_be_trained_in_a_thread():
     thread.start()
     thread.join()
     assert codes == [0]
+
+
+@pytest.mark.parametrize("number, raised", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Interrupted)])
+def test_a_signal_that_is_deferred_is_handled_at_the_end(number, raised):
+    passed = []
+    with interrupting(), pytest.raises(raised):
+        with deferring():
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)  # Python handles signals between two of its instructions
+            passed.append(number)
+    assert passed == [number]
 
 
 def test_a_request_holds_its_first_signal():
