@@ -112,7 +112,7 @@ def test_progress_hears_of_every_comparison():
 def test_the_table_has_a_line_for_each_row_and_a_dash_where_there_is_nothing():
     row = Row("mlp", "fa", "float64", 10, 1e-15, 2e-15, 3e-15, None, None, None, 4e-15)
     head, line = check.table([row]).splitlines()
-    assert head.endswith("after 10 steps")
+    assert head.endswith("  10 steps")
     assert line.split() == ["mlp", "fa", "1.0e-15", "2.0e-15", "3.0e-15", "-", "-", "-", "4.0e-15"]
 
 
