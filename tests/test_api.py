@@ -160,6 +160,25 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize(
+    "wrong, found",
+    [
+        (lambda s: s.draw_feedback(np.random.default_rng(0)).T, "float32 of shape (3, 12)"),
+        (lambda s: np.zeros((12, 3)), "float64 of shape (12, 3)"),
+        (lambda s: None, "None"),
+        (lambda s: [[0.0] * 3], "[[0.0, 0.0, 0.0]]"),
+    ],
+)
+def test_feedback_weights_of_another_shape_or_type_are_one_line(wrong, found):
+    class Wrong(wtref.Rule):
+        def connect(self, s, classes):
+            s.B = wrong(s)
+
+    with pytest.raises(InputError) as caught:
+        wtref.fit(LAYERS, **FLOATS, rule=Wrong)
+    assert f"second: connect has set s.B to {found}, right would be float32 of shape (12, 3)" in str(caught.value)
+
+
 @pytest.mark.parametrize("case", WRONG)
 def test_what_cannot_be_is_one_line(case):
     given, words = WRONG[case]
