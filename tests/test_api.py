@@ -153,6 +153,7 @@ WRONG = {
     "no model": ({"model": None}, "model must be a name, a list of layers or a function that returns layers, found None"),
     "unknown setting": ({"batch": 3}, "unknown setting of fit 'batch'"),
     "impossible setting": ({"lr": -1.0}, "--lr must be more than 0, found -1.0"),
+    "vectors cropped": ({"crop": 2, "rotate": 5.0}, "crop, rotate would change images, but X is (N, D); leave them out, or give X as (N, H,"),
     "idle setting": ({"hidden": (3,)}, "without effect on a list of layers: hidden; leave it out"),
     "too few outputs": (
         {"model": LAYERS[:1]},

@@ -133,9 +133,13 @@ def fit(
     """
     config = _config(model, rule, epochs, settings)
     data, device = from_arrays("data", train, test), config.open_device()
+    flat = np.ndim(train[0]) == 2
+    if flat and (idle := [name for name in ("crop", "flip", "rotate") if getattr(config, name)]):
+        advice = f"leave {'them' if idle[1:] else 'it'} out, or give X as (N, H, W, C)"
+        raise InputError(f"{', '.join(idle)} would change images, but X is (N, D); {advice}")
     augmentation = Augmentation(config.crop, config.flip is True, config.rotate)
     feed = MemoryFeed(data, device, config.batch_size, config.seed, augmentation)
-    network = _network(model, config, feed, flat=np.ndim(train[0]) == 2)
+    network = _network(model, config, feed, flat)
     trained_by = make_rule(config) if isinstance(rule, str) else _maker(rule)(generator(config.seed, FEEDBACK))
     training = assemble(config, network, trained_by, feed, device)
     records = [record for record in training.run() if record]
