@@ -112,3 +112,11 @@ def test_a_run_of_one_s_own_model_and_rule_is_tested_exported_and_imported(here,
     assert results[0] == results[1]
     old, new = (checkpoints.read(Path("runs", name, "last.npz"))[0] for name in ("mine", "again"))
     assert all(old[name].tobytes() == new[name].tobytes() for name in ("module.first.W", "second.W", "second.B"))
+
+
+@pytest.mark.parametrize("held, kind", [([1, 2], "a list"), ({0: 1}, "a dict whose keys are not names"), (3.0, "a float")])
+def test_a_file_that_holds_no_dict_by_name_is_one_line(here, refused, held, kind):
+    import torch
+
+    torch.save(held, "net.pt")
+    assert f"net.pt is no PyTorch state_dict (it holds {kind}, right would be a dict of tensors by name)" in refused("import", "net.pt")

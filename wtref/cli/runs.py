@@ -27,7 +27,7 @@ def add_commands(command):
 
 def add_eval(parser):
     add_run(parser)
-    add_config(parser, only=("dataset", "data_dir", "plugin"))
+    add_config(parser, only=("dataset", "data_dir", "plugin"), dataset="the run's", data_dir="the run's")
 
 
 def evaluate(args, given):
@@ -97,7 +97,7 @@ def list_runs(args, given):
 
 def add_export(parser):
     add_run(parser)
-    parser.add_argument("--to", choices=["torch"], default="torch", help="the form: torch")
+    parser.add_argument("--to", metavar="FORM", choices=["torch"], default="torch", help="torch (default: torch)")
     feedback = "also the feedback weights, as LAYER.weights.B (n_in, n_out), by which errors then return in PyTorch too"
     parser.add_argument("--feedback", action="store_true", help=feedback)
     add_config(parser, only=("plugin",))

@@ -15,10 +15,7 @@ class FloatDataset(Dataset):
     def _check_values(self, where, images):
         if images.dtype.kind != "f" or not in_one_shape(images):
             raise InputError(f"{where}: are {images.dtype} of shape {images.shape}, right would be {RIGHT}")
-        wrong = np.argwhere(~(abs(images) <= LARGEST))  # NaN too
-        if len(wrong):
-            first = wrong[0]
-            raise InputError(f"{where}: {images[tuple(first)]} at image {first[0]}, right would be finite numbers of at most {LARGEST:.1e}")
+        check_finite(where, images)
 
     @property
     def mean(self):
@@ -27,6 +24,14 @@ class FloatDataset(Dataset):
     @property
     def std(self):
         return np.ones(self.shape[2])
+
+
+def check_finite(where, images):
+    """Raise InputError, naming the first wrong value, if some are NaN or too large for float32."""
+    wrong = np.argwhere(~(abs(images) <= LARGEST))  # NaN too
+    if len(wrong):
+        first = wrong[0]
+        raise InputError(f"{where}: {images[tuple(first)]} at image {first[0]}, right would be finite numbers of at most {LARGEST:.1e}")
 
 
 def from_arrays(name, train, test):
@@ -56,8 +61,11 @@ def _class_count(name, labels):
 
 
 def as_images(X):
-    """X as an array, of shape (N, 1, D, 1) where it was (N, D)."""
-    X = np.asarray(X)
+    """X as an array, of shape (N, 1, D, 1) where it was (N, D).  Raises InputError for lists of different lengths."""
+    try:
+        X = np.asarray(X)
+    except ValueError:
+        raise InputError(f"X is a {type(X).__name__} of rows of different lengths, right would be {RIGHT}") from None
     return X[:, None, :, None] if X.ndim == 2 else X
 
 

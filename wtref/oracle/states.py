@@ -80,6 +80,9 @@ def read(path):
     try:
         with warnings.catch_warnings(action="ignore"):  # the exceptions below say more
             state = _unwrapped(torch.load(path, map_location="cpu", weights_only=True))
+        if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+            kind = f"a {type(state).__name__}" + (" whose keys are not names" if isinstance(state, dict) else "")
+            raise ValueError(f"it holds {kind}, right would be a dict of tensors by name")
         own = hasattr(state, "wtref")
         names = {name if own else _own_name(name): name for name in state if not name.endswith("num_batches_tracked")}
         arrays = {name: _real(given, state[given]) for name, given in names.items()}
