@@ -10,7 +10,6 @@ from launching import MLP
 from wtref.cli.arguments import GROUPS
 from wtref.cli.main import main
 from wtref.relatives import RULES
-from wtref.relatives import RULES
 from wtref.runs.config import Config
 
 
