@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from wtref.activations import ReLU, Sigmoid, Tanh
 from wtref.angles import delta_angles, matrix_angles
 from wtref.device import Device, open_device
-from wtref.errors import InputError
+from wtref.errors import Diverged, InputError, Unsaved
 from wtref.layers import BatchNorm, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool, Residual, Sequential
 from wtref.losses import sigmoid_cross_entropy, softmax_cross_entropy
 from wtref.models import MODELS, Network, Options, build
@@ -51,9 +51,9 @@ LATER = {
 }  # fmt: skip
 
 __all__ = [
-    "MODELS", "RULES", "SGD", "Backprop", "BatchNorm", "Conv2d", "Device", "FeedbackAlignment", "FittedRun", "Flatten", "GlobalAvgPool",
+    "MODELS", "RULES", "SGD", "Backprop", "BatchNorm", "Conv2d", "Device", "Diverged", "FeedbackAlignment", "FittedRun", "Flatten", "GlobalAvgPool",
     "InputError", "KolenPollack", "Linear", "MaxPool", "Network", "Options", "ReLU", "Residual", "Rule", "Schedule", "Sequential",
-    "Sigmoid", "SignSymmetry", "Tanh", "WeightMirror", "audit", "build", "check", "dataset", "delta_angles", "evaluate", "fit",
+    "Sigmoid", "SignSymmetry", "Tanh", "Unsaved", "WeightMirror", "audit", "build", "check", "dataset", "delta_angles", "evaluate", "fit",
     "matrix_angles", "model", "open_device", "rule", "sigmoid_cross_entropy", "softmax_cross_entropy", "train_step",
 ]  # fmt: skip
 
