@@ -3,7 +3,10 @@
 
 import sys
 
-from wtref.cli.main import main
+try:
+    from wtref.__main__ import main
+except KeyboardInterrupt:  # while NumPy is imported
+    sys.exit(130)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -32,7 +32,7 @@ def make_environment(folder, *packages):
     venv.create(folder)
     own = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
     (own / "others.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "--python", str(folder), "install", "--quiet", "--no-deps", *map(str, packages)]
+    command = [sys.executable, "-m", "pip", "--python", str(folder), "install", "--quiet", "--no-deps", "--no-compile", *map(str, packages)]
     return subprocess.run(command).returncode
 
 

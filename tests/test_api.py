@@ -108,6 +108,9 @@ def test_a_check_is_plain_values():
     pytest.importorskip("torch")
     (row,) = wtref.check("kp", models=["mlp"])
     assert row["rule"] == "kp" and row["passed"] and 0 < row["delta_B"] <= row["worst"] < 1e-9
+    assert wtref.check("kp", models="mlp") == [row]
+    with pytest.raises(InputError, match="check takes the name of a rule, found <class"):
+        wtref.check(Slow)
 
 
 def test_decorated_names_are_known_to_fit():
@@ -134,6 +137,7 @@ WRONG = {
     "label too large": (changed("test", 4, 7, where=1), "data, test images: label 7 at image 4, right would be 0 to 2"),
     "label below 0": (changed("train", 4, -1, where=1), "data, training images: label -1 at image 4, right would be 0 to 2"),
     "one class": ({"train": (X, 0 * Y + 2)}, "data: all training labels are 2, right would be two classes or more"),
+    "label far too large": (changed("train", 4, 10**12, where=1), "data: a training label is 1000000000000, but there are 100 training images"),
     "NaN": (changed("train", 8, np.nan), "data, training images: nan at image 8, right would be finite numbers of at most 3.4e+38"),
     "infinity": (changed("test", 8, -np.inf), "data, test images: -inf at image 8, right would be finite numbers of at most 3.4e+38"),
     "no examples": ({"train": (X[:0], Y[:0])}, "data, training images: are float64 of shape (0, 1, 6, 1), right would be uint8 or floats"),
@@ -149,14 +153,37 @@ WRONG = {
     "no model": ({"model": None}, "model must be a name, a list of layers or a function that returns layers, found None"),
     "unknown setting": ({"batch": 3}, "unknown setting of fit 'batch'"),
     "impossible setting": ({"lr": -1.0}, "--lr must be more than 0, found -1.0"),
+    "vectors cropped": ({"crop": 2, "rotate": 5.0}, "crop, rotate would change images, but X is (N, D); leave them out, or give X as (N, H,"),
     "idle setting": ({"hidden": (3,)}, "without effect on a list of layers: hidden; leave it out"),
     "too few outputs": (
         {"model": LAYERS[:1]},
         "the network's output has the shape (12,) for an image, right would be (3,), one number per class",
     ),
+    "a ragged list": ({"train": ([[1.0, 2.0], [3.0]], [0, 1])}, "X is a list of rows of different lengths, right would be uint8 or floats"),
+    "a layer's class": ({"model": [*LAYERS, wtref.ReLU]}, "a list of layers holds <class 'wtref.activations.ReLU'>, right would be objects"),
+    "a layer's name": ({"model": ["mlp"]}, "a list of layers holds 'mlp', right would be objects such as wtref.ReLU()"),
     "no weights": ({"model": [wtref.ReLU()]}, "the network has no layer with weights; put a Linear or a Conv2d into it"),
     "same names": ({"model": [wtref.Linear("a", 6, 3), wtref.Linear("a", 3, 3)]}, "the network has two layers named 'a'; give each a name"),
 }
+
+
+@pytest.mark.parametrize(
+    "wrong, found",
+    [
+        (lambda s: s.draw_feedback(np.random.default_rng(0)).T, "float32 of shape (3, 12)"),
+        (lambda s: np.zeros((12, 3)), "float64 of shape (12, 3)"),
+        (lambda s: None, "None"),
+        (lambda s: [[0.0] * 3], "[[0.0, 0.0, 0.0]]"),
+    ],
+)
+def test_feedback_weights_of_another_shape_or_type_are_one_line(wrong, found):
+    class Wrong(wtref.Rule):
+        def connect(self, s, classes):
+            s.B = wrong(s)
+
+    with pytest.raises(InputError) as caught:
+        wtref.fit(LAYERS, **FLOATS, rule=Wrong)
+    assert f"second: connect has set s.B to {found}, right would be float32 of shape (12, 3)" in str(caught.value)
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -173,6 +200,13 @@ def test_other_inputs_than_in_training_are_refused():
         with pytest.raises(InputError, match="as in training"):
             run.predict(other)
     assert run.predict(X[:0]).shape == (0,)
+    with pytest.raises(InputError, match="X: nan at image 1, right would be finite numbers"):
+        run.predict([[0.0] * 6, [np.nan] * 6])
+
+
+def test_settings_may_be_numbers_and_arrays_of_numpy():
+    run = wtref.fit("mlp", **FLOATS, epochs=np.int64(1), hidden=np.array([8, 9]), seed=np.int32(3), lr=np.float32(0.5))
+    assert (run.config.hidden, run.config.seed, run.config.lr, run.config.epochs) == ((8, 9), 3, 0.5, 1)
 
 
 def test_the_help_shows_fit_and_every_public_name_exists():

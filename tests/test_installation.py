@@ -45,7 +45,7 @@ def test_an_installed_program_fetches_into_the_users_folder_and_lists_it(install
     assert main(["data", "fetch", "mnist"]) == 0
     assert asked == [("mnist", installed)]
     assert main(["data"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.replace("\n    ", " ").splitlines()
     assert lines[0].startswith("digits") and " intact " in lines[0] and str(installation.EMBEDDED) in lines[0]
     assert str(installed / "mnist") in lines[1] and lines[1].endswith("fetch it with: wtref data fetch mnist")
 

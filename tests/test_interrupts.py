@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from wtref.cli.main import main
-from wtref.interrupts import stop_requests
+from wtref.interrupts import Interrupted, deferring, interrupting, stop_requests
 from wtref.runs import checkpoints
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +101,14 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(signals):
     assert [json.loads(line)["epoch"] for line in Path("runs/mine/metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("module, said", [("numpy", ""), ("argparse", "wtref: interrupted\n")])
+def test_ctrl_c_while_modules_are_imported_ends_the_program_without_a_traceback(tmp_path, module, said):
+    (tmp_path / f"{module}.py").write_text("raise KeyboardInterrupt")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, ROOT / "run.py", "runs"], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", said)
+
+
 def test_a_command_restores_the_handlers_of_signals():
     every = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in every]
@@ -113,6 +122,17 @@ def test_a_run_may_be_trained_in_a_thread():
     thread.start()
     thread.join()
     assert codes == [0]
+
+
+@pytest.mark.parametrize("number, raised", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Interrupted)])
+def test_a_signal_that_is_deferred_is_handled_at_the_end(number, raised):
+    passed = []
+    with interrupting(), pytest.raises(raised):
+        with deferring():
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)  # Python handles signals between two of its instructions
+            passed.append(number)
+    assert passed == [number]
 
 
 def test_a_request_holds_its_first_signal():

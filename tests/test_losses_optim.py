@@ -225,3 +225,4 @@ def test_b_aligns_within_the_run(kind, steps, lr, momentum):
 def test_a_long_run_decays_as_usual_and_a_very_short_one_not_without_bounds():
     assert aligning_decay(Schedule("cosine", 0.1, 100_000), 0.9) == 5e-4
     assert aligning_decay(Schedule("cosine", 0.1, 20), 0.9) == 0.03
+    assert aligning_decay(Schedule("constant", 0.1, 10**15), 0.9) == 5e-4, "without a look at all steps"

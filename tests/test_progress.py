@@ -90,6 +90,14 @@ def test_each_names_the_item_and_the_time_left(screen, monkeypatch):
     assert terminal.passing(screen.getvalue()) == ["item a  1/3", "item b  2/3  1:20 left", "item c  3/3  0:40 left"]
 
 
+def test_stages_of_an_item_leave_its_line(screen):
+    with shown_on(screen):
+        for _ in progress.each(["a"]):
+            progress.stage("reading digits")
+        progress.stage("reading mnist")
+    assert terminal.passing(screen.getvalue()) == ["a  1/1", "reading mnist"]
+
+
 def test_times_in_words():
     assert [clock(seconds) for seconds in (0, 5.4, 59.7, 70, 3600, 7384)] == ["0:00", "0:05", "1:00", "1:10", "1:00:00", "2:03:04"]
     assert left(0, 10, 3.0) == "" and left(4, 10, 40.0) == "  1:00 left"

@@ -15,8 +15,9 @@ A rule, a model or a data set of your own (plugins.py), in a script or in a file
     wtref.audit("slow")    # does it transport weights?
     wtref.check("slow")    # are its passes those of PyTorch's autograd?
 
-rules.py says when each method of a rule is called.  It is given one layer's synapses s (synapses.py): W, B, b, W_gradient, and, if
-it sets s.keep_activity or s.keep_delta in `connect`, y_l and what arrives at y_{l+1} as s.y and s.y_next, or delta_{l+1} as s.delta.
+rules.py says when each method of a rule is called.  It is given one layer's synapses s (synapses.py): W, B, b, W_gradient.
+If `connect` sets s.keep_activity, s.y and s.y_next are y_l and what arrives at y_{l+1}, a row for each example or patch; if it
+sets s.keep_delta, s.delta is delta_{l+1}.
 
 For the plain program read ``rules.py`` beside the paper, then ``layers.py`` and ``train_step`` in ``training.py``; README.md
 has an example in its terms.
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING
 from wtref.activations import ReLU, Sigmoid, Tanh
 from wtref.angles import delta_angles, matrix_angles
 from wtref.device import Device, open_device
-from wtref.errors import InputError
+from wtref.errors import Diverged, InputError, Unsaved
 from wtref.layers import BatchNorm, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool, Residual, Sequential
 from wtref.losses import sigmoid_cross_entropy, softmax_cross_entropy
 from wtref.models import MODELS, Network, Options, build
@@ -50,9 +51,9 @@ LATER = {
 }  # fmt: skip
 
 __all__ = [
-    "MODELS", "RULES", "SGD", "Backprop", "BatchNorm", "Conv2d", "Device", "FeedbackAlignment", "FittedRun", "Flatten", "GlobalAvgPool",
+    "MODELS", "RULES", "SGD", "Backprop", "BatchNorm", "Conv2d", "Device", "Diverged", "FeedbackAlignment", "FittedRun", "Flatten", "GlobalAvgPool",
     "InputError", "KolenPollack", "Linear", "MaxPool", "Network", "Options", "ReLU", "Residual", "Rule", "Schedule", "Sequential",
-    "Sigmoid", "SignSymmetry", "Tanh", "WeightMirror", "audit", "build", "check", "dataset", "delta_angles", "evaluate", "fit",
+    "Sigmoid", "SignSymmetry", "Tanh", "Unsaved", "WeightMirror", "audit", "build", "check", "dataset", "delta_angles", "evaluate", "fit",
     "matrix_angles", "model", "open_device", "rule", "sigmoid_cross_entropy", "softmax_cross_entropy", "train_step",
 ]  # fmt: skip
 

@@ -1,5 +1,7 @@
 """wtref from Python: `fit` trains a network on arrays, `audit` and `check` examine a rule.  Nothing here starts a process."""
 
+from __future__ import annotations  # so that help() shows them as they are written
+
 import contextlib
 import copy
 import inspect
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wtref.datasets.arrays import as_images, from_arrays
+from wtref.datasets.arrays import as_images, check_finite, from_arrays
 from wtref.datasets.augment import Augmentation
 from wtref.datasets.memory import MemoryFeed
 from wtref.errors import InputError, choose
@@ -65,13 +67,15 @@ class FittedRun:
         """The softmax of the network's outputs, (N, classes).
 
         Parameters: X, as in training, and normalised like it.
-        Raises: InputError if X has another shape or kind of values than in training.
+        Raises: InputError if X has another shape or kind of values than in training, or holds NaN.
         """
         feed, images = self._training.feed, as_images(X)
         bytes_or_floats = np.uint8 if feed.dataset.levels else np.floating
         if images.shape[1:] != feed.shape or not np.issubdtype(images.dtype, bytes_or_floats):
-            found, right = f"{images.dtype} of shape {images.shape}", f"{bytes_or_floats.__name__} of shape (N, {str(feed.shape)[1:]}"
-            raise InputError(f"X is {found}, right would be {right}, as in training")
+            found, right = f"{images.dtype} of shape {images.shape}", "bytes (uint8)" if feed.dataset.levels else "floats"
+            raise InputError(f"X is {found}, right would be {right} of shape (N, {str(feed.shape)[1:]}, as in training")
+        if images.dtype != np.uint8:
+            check_finite("X", images)
         parts = [self._outputs(images[start : start + 256]) for start in range(0, len(images), 256)]
         return np.concatenate([np.empty((0, feed.classes), self._training.device.dtype), *parts])
 
@@ -129,9 +133,13 @@ def fit(
     """
     config = _config(model, rule, epochs, settings)
     data, device = from_arrays("data", train, test), config.open_device()
+    flat = np.ndim(train[0]) == 2
+    if flat and (idle := [name for name in ("crop", "flip", "rotate") if getattr(config, name)]):
+        advice = f"leave {'them' if idle[1:] else 'it'} out, or give X as (N, H, W, C)"
+        raise InputError(f"{', '.join(idle)} would change images, but X is (N, D); {advice}")
     augmentation = Augmentation(config.crop, config.flip is True, config.rotate)
     feed = MemoryFeed(data, device, config.batch_size, config.seed, augmentation)
-    network = _network(model, config, feed, flat=np.ndim(train[0]) == 2)
+    network = _network(model, config, feed, flat)
     trained_by = make_rule(config) if isinstance(rule, str) else _maker(rule)(generator(config.seed, FEEDBACK))
     training = assemble(config, network, trained_by, feed, device)
     records = [record for record in training.run() if record]
@@ -151,19 +159,21 @@ def audit(rule: str | Rule | type[Rule]) -> dict[str, Any]:
     return asdict(finding) | {"honest": finding.honest}
 
 
-def check(rule: str, models: Sequence[str] = ("mlp", "resnet8")) -> list[dict[str, Any]]:
+def check(rule: str, models: str | Sequence[str] = ("mlp", "resnet8")) -> list[dict[str, Any]]:
     """Compare training steps by a rule with PyTorch's, in float64 on the CPU (oracle/check.py).
 
     wtref's own rules, which are written for PyTorch a second time, are compared in all they do; of a rule of one's own the
     forward and backward passes are, with the W and B that it had in each step.
 
-    Parameters: rule, a name in `wtref.RULES`, to which `@wtref.rule` adds; models, names of wtref's own in `wtref.MODELS`.
+    Parameters: rule, a name in `wtref.RULES`, to which `@wtref.rule` adds; models, one or more names of wtref's own in `wtref.MODELS`.
     Returns: of each model a dict of its largest relative errors by kind, of which "worst" is the largest; "passed": below 1e-9.
     Raises: InputError for unknown names, and if PyTorch is not installed.
     """
     from wtref.oracle import check as checking
 
-    rows = checking.check(models, [rule])
+    if not isinstance(rule, str):
+        raise InputError(f"check takes the name of a rule, found {rule!r}; give it one by @wtref.rule(name)")
+    rows = checking.check([models] if isinstance(models, str) else models, [rule])
     return [asdict(row) | {"worst": row.worst, "passed": row.passed} for row in rows]
 
 
@@ -186,8 +196,8 @@ def _config(model, rule, epochs, settings):
     for name in settings:
         choose("setting of fit", name, dict.fromkeys(FOR_FIT))
     names = {kind: value for kind, value in (("model", model), ("rule", rule)) if isinstance(value, str)}
-    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-    config = Config(**settings, **names, epochs=epochs)
+    settings = {name: _plain(value) for name, value in settings.items()}
+    config = Config(**settings, **names, epochs=_plain(epochs))
     own = () if isinstance(model, str) else ("hidden", "stem", "norm", "activation")
     if isinstance(model, (list, tuple)) and (idle := [name for name in own if name in settings]):
         raise InputError(f"without effect on a list of layers: {', '.join(idle)}; leave {'them' if idle[1:] else 'it'} out")
@@ -195,11 +205,20 @@ def _config(model, rule, epochs, settings):
     return config
 
 
+def _plain(value):
+    """A setting as Config takes it: NumPy's numbers as Python's, and lists and arrays as tuples."""
+    value = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _network(model, config, feed, flat):
     """The Network of the argument `model`; flat: whether the data are vectors."""
     if isinstance(model, str):
         return build(model, feed.shape, feed.classes, config.model_options)
     if isinstance(model, (list, tuple)):
+        for layer in model:
+            if inspect.isclass(layer) or not hasattr(layer, "backward"):
+                raise InputError(f"a list of layers holds {layer!r}, right would be objects such as wtref.ReLU()")
         return Network(*([Flatten()] if flat else []), *copy.deepcopy(model))
     if not callable(model):
         raise InputError(f"model must be a name, a list of layers or a function that returns layers, found {model!r}")

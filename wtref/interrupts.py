@@ -72,6 +72,19 @@ def stop_requests():
 
 
 @contextlib.contextmanager
+def deferring():
+    """A context in which no signal raises an exception; the first that came is handled at its end.
+
+    To block signals is not enough: the system delivers them to another thread of the process, and Python handles them in this one.
+    """
+    came = []
+    with _handling(lambda number, frame: came.append(number), (signal.SIGINT, *TERMINATING)):
+        yield
+    if came:
+        signal.raise_signal(came[0])
+
+
+@contextlib.contextmanager
 def _handling(handler, numbers):
     """A context in which these signals have this handler; without effect outside the main thread, where Python allows no handler."""
     former = {}

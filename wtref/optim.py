@@ -1,6 +1,7 @@
 """Stochastic gradient descent with momentum, and the schedules of its learning rate."""
 
 import math
+from itertools import accumulate
 
 from wtref.device import array_module
 from wtref.errors import InputError, choose
@@ -75,8 +76,12 @@ def aligning_decay(schedule, momentum, left=0.05, least=5e-4, most=0.03):
     W - B^T shrinks by (1 - lambda)^t; with momentum, by exp(-weight_decay sum(lr) / (1 - momentum)) to first order.
     A run too short for that to fall to `left` under the usual decay, `least`, gets more, but no more than `most`.
     """
-    distance = sum(map(schedule, range(schedule.steps))) / (1 - momentum)
-    return min(max(math.log(1 / left) / distance, least), most)
+    enough = math.log(1 / left) / least * (1 - momentum)  # the sum of rates from which on the usual decay does
+    total = 0.0
+    for total in accumulate(map(schedule, range(schedule.steps))):
+        if total >= enough:
+            return least
+    return min(math.log(1 / left) * (1 - momentum) / total, most)
 
 
 def _constant(schedule, step):

@@ -33,12 +33,13 @@ def rule(name: str) -> Callable[[type[Rule]], type[Rule]]:
 
     Parameters: name, by which `fit`, `--rule` and the tables know it; letters, digits, '.', '_' and '-'.
     The constructor takes `rng`, a NumPy generator for feedback weights, and perhaps options: `def __init__(self, rng=None, c=0.1)`.
-    Raises: InputError for a name that is taken or no plain name, or a class that is no rule.
+    Raises: InputError for a name that is taken or no plain name, a class that is no rule, or another constructor.
     """
 
     def register(made):
         if not (inspect.isclass(made) and issubclass(made, Rule)):
             raise InputError(f"@wtref.rule({name!r}) is for a subclass of wtref.Rule, found {made!r}")
+        _check_constructor(name, made)
         return _register("rule", name, made, RULES)
 
     return register
@@ -62,6 +63,16 @@ def dataset(name: str) -> Callable[[Registered], Registered]:
     Raises: InputError for a name that is taken or no plain name.
     """
     return lambda made: _register("data set", name, made, IN_MEMORY)
+
+
+def _check_constructor(name, made):
+    """Raise InputError unless the class can be called with `rng` alone."""
+    signature = inspect.signature(made)
+    try:
+        signature.bind(None)
+    except TypeError:
+        right = "def __init__(self, rng=None, c=0.1), with a default for all but rng"
+        raise InputError(f"the constructor of rule {name!r} takes {signature}, right would be {right}") from None
 
 
 def _register(kind, name, made, registry):
@@ -106,7 +117,7 @@ def _explained(path, absolute):
     sys.path.append(str(Path(absolute).parent))
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plug-in must not end the program, as if all were done
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == absolute]
         line = getattr(error, "lineno", None) or (lines[-1] if lines else None)
         where = f"--plugin {path}" + (f", line {line}" if line else "")

@@ -17,6 +17,7 @@ class StatusLine:
 
     def __init__(self, terminal):
         self.terminal, self.shown, self.due = terminal, False, 0.0
+        self.has_item = False  # whether it is about an item of `each`
 
     def show(self, text):
         """Write the text in the line, cut to the terminal's width."""
@@ -37,6 +38,13 @@ def show(text):
     """Show a text in the line of standard output, if there is one."""
     line = _line()
     if line:
+        line.show(text)
+
+
+def stage(text):
+    """Show a stage of the work on one thing, unless this thing is an item of `each`, about which the line is."""
+    line = _line()
+    if line and not line.has_item:
         line.show(text)
 
 
@@ -61,10 +69,14 @@ def each(items, name=str):
 
     name: a function that names an item.
     """
-    items, start = list(items), time.monotonic()
-    for done, item in enumerate(items):
-        show(f"{name(item)}  {done + 1}/{len(items)}{left(done, len(items), time.monotonic() - start)}")
-        yield item
+    items, start, line = list(items), time.monotonic(), _line() or StatusLine(None)
+    line.has_item = True
+    try:
+        for done, item in enumerate(items):
+            show(f"{name(item)}  {done + 1}/{len(items)}{left(done, len(items), time.monotonic() - start)}")
+            yield item
+    finally:
+        line.has_item = False
 
 
 def left(done, total, seconds):

@@ -10,7 +10,6 @@ from launching import MLP
 from wtref.cli.arguments import GROUPS
 from wtref.cli.main import main
 from wtref.relatives import RULES
-from wtref.relatives import RULES
 from wtref.runs.config import Config
 
 
@@ -121,3 +120,12 @@ def test_help_states_compares_own_defaults(help_of):
     text = " ".join(help_of("compare").split())
     assert "(default: resnet20)" in text and "(default: 0.03, chosen for the main job; with any of --dataset, " in text
     assert len(RULES) > 10 and "(default: bp fa ss wm kp frozen)" in text
+
+
+def test_eval_takes_the_data_of_the_run_by_default(help_of):
+    text = " ".join(help_of("eval").split())
+    assert "folder (default: the run's)" in text and "folder of the data sets (default: the run's)" in text
+
+
+def test_a_form_of_export_that_there_is_not(refused):
+    assert "unknown form 'onnx'; choose from: torch" in refused("export", "net", "--to", "onnx")

@@ -36,6 +36,11 @@ class Copies(wtref.Rule):
     def between_steps(self, s, sgd, step):
         s.B[...] = s.W.T
 
+@wtref.rule("switched")
+class Switched(wtref.Rule):
+    def __init__(self, rng=None, on=False):
+        super().__init__(rng)
+
 @wtref.model("two")
 def two(shape, classes, options):
     pixels = shape[0] * shape[1] * shape[2]
@@ -62,7 +67,7 @@ def forget():
     """As if this process had run no plug-in."""
     plugins.loaded.clear()
     for registry in (RULES, MODELS, IN_MEMORY):
-        for name in {"signs", "copies", "two", "dots"} & registry.keys():
+        for name in {"signs", "copies", "switched", "two", "dots"} & registry.keys():
             del registry[name]
 
 
@@ -132,11 +137,21 @@ def test_a_comparison_is_not_continued_with_a_changed_plugin(mine, said, refused
     [
         (None, "--plugin mine.py cannot be read: No such file"),
         ("import wtref\n\nx = unknown\n", "--plugin mine.py, line 3: NameError: name 'unknown' is not defined"),
+        ("import sys\nsys.exit('not today')\n", "--plugin mine.py, line 2: SystemExit: not today"),
+        ("raise SystemExit\n", "--plugin mine.py, line 1: SystemExit"),
         ("x = (\n", "--plugin mine.py, line 1: SyntaxError: '(' was never closed"),
         ("x = 1\n", "--plugin mine.py registers nothing; put @wtref.rule('name') before a class in it"),
         ("import wtref\n@wtref.rule('kp')\nclass Mine(wtref.Rule): ...\n", "there is a rule named 'kp' in wtref; choose another name"),
         ("import wtref\n@wtref.rule('a b')\nclass Mine(wtref.Rule): ...\n", "a rule's name consists of letters, digits"),
         ("import wtref\n@wtref.rule('mine')\nclass Mine: ...\n", "@wtref.rule('mine') is for a subclass of wtref.Rule, found <class"),
+        (
+            "import wtref\n@wtref.rule('mine')\nclass Mine(wtref.Rule):\n    def __init__(self): ...\n",
+            "the constructor of rule 'mine' takes (), right would be def __init__(self, rng=None, c=0.1), with a default for all but rng",
+        ),
+        (
+            "import wtref\n@wtref.rule('mine')\nclass Mine(wtref.Rule):\n    def __init__(self, rng, c): ...\n",
+            "the constructor of rule 'mine' takes (rng, c), right would be def __init__(self, rng=None, c=0.1)",
+        ),
         ("import wtref\n@wtref.model('res18')\ndef f(): ...\n", "there is a model named 'res18' in wtref"),
         ("import wtref\n@wtref.dataset('folder')\ndef f(): ...\n", "there is a data set named 'folder' in wtref"),
     ],
@@ -155,6 +170,10 @@ def test_a_plugin_that_cannot_be_is_one_line(mine, refused, text, words):
         ("--rule signs --rule-option c=1 c=2", "--rule-option c is given twice; leave one of them out"),
         ("--rule signs --rule-option c=1 --rule-option c=2", "--rule-option c is given twice; leave one of them out"),
         ("--rule kp --rule-option c=1", "rule 'kp' has no option 'c'; it has: none"),
+        ("--rule signs --rule-option c=little", "--rule-option c must be a number, as its default 0.001 is, found 'little'"),
+        ("--rule signs --rule-option c=True", "--rule-option c must be a number, as its default 0.001 is, found True"),
+        ("--rule switched --rule-option on=false", "--rule-option on must be True or False, as its default False is, found 'false'"),
+        ("--rule switched --rule-option on=1", "--rule-option on must be True or False, as its default False is, found 1"),
         ("--rule sings", "unknown rule 'sings', did you mean 'signs'? choose from: bp,"),
     ],
 )

@@ -149,7 +149,7 @@ def test_without_a_cache_a_process_compiles_for_itself_and_says_why_once(hindran
     before = set(cache.parent.iterdir())
     for real in ("float", "double"):
         assert building.library(real).relu
-    *_, line = lines = capfd.readouterr().err.splitlines()
+    *_, line = capfd.readouterr().err.splitlines()
     assert line.startswith("wtref: ") and f"{reason}; the CPU kernels are compiled for this process alone; set XDG_CACHE_HOME" in line
     assert set(cache.parent.iterdir()) - {cache} == before - {cache}
 

@@ -20,7 +20,6 @@ from wtref.oracle.check import CHECKED, Row
 from wtref.training import Training, train_step
 
 STEPS = 3
-USUAL = ("bp", "fa", "ss", "wm", "kp", "dfa")
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +35,7 @@ def checked(model, rule, steps=STEPS, dtype="float64", kernels="auto", **options
     return row
 
 
-@pytest.mark.parametrize("rule", USUAL)
+@pytest.mark.parametrize("rule", CHECKED)
 @pytest.mark.parametrize("norm", ["none", "before", "after"])
 @pytest.mark.parametrize(
     "model", ["mlp", "lenet", "resnet8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "resnet50"))]
@@ -47,7 +46,7 @@ def test_every_rule_agrees_with_pytorch(model, norm, rule):
 
 
 @pytest.mark.parametrize(
-    "rule", [pytest.param(rule, marks=pytest.mark.slow) if rule == "ia" else rule for rule in CHECKED if rule not in USUAL]
+    "rule", [pytest.param(rule, marks=pytest.mark.slow) if rule == "ia" else rule for rule in relatives.RULES if rule not in CHECKED]
 )
 @pytest.mark.parametrize("model, norm", [("mlp", "none"), ("lenet", "after"), ("resnet8", "before")])
 def test_every_other_rule_agrees_with_pytorch(model, norm, rule):
@@ -56,10 +55,10 @@ def test_every_other_rule_agrees_with_pytorch(model, norm, rule):
 
 
 def test_every_rule_there_is_is_compared_in_all_it_does():
-    assert {*CHECKED} == {*relatives.RULES} == {*oracle.rules.RULES}
+    assert oracle.rules.RULES.keys() == relatives.RULES.keys() >= {*CHECKED}
 
 
-@pytest.mark.parametrize("rule", USUAL)
+@pytest.mark.parametrize("rule", CHECKED)
 @pytest.mark.parametrize("model", ["mlp", "lenet", "resnet8"])
 def test_the_plain_layers_agree_with_pytorch(model, rule):
     row = checked(model, rule, kernels="plain", norm="before", width=4)
@@ -67,7 +66,7 @@ def test_the_plain_layers_agree_with_pytorch(model, rule):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", USUAL)
+@pytest.mark.parametrize("rule", CHECKED)
 @pytest.mark.parametrize("model, norm", [("resnet18", "after"), ("resnet50", "before")])
 def test_the_imagenet_stem_agrees_with_pytorch(model, norm, rule):
     row = checked(model, rule, norm=norm, stem="imagenet", width=4)
@@ -82,7 +81,7 @@ def test_the_other_activations_agree_with_pytorch(model, activation):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", USUAL)
+@pytest.mark.parametrize("rule", CHECKED)
 def test_ten_steps_agree_with_pytorch(rule):
     row = checked("resnet8", rule, steps=10, width=8)
     assert row.passed, row
@@ -113,7 +112,7 @@ def test_progress_hears_of_every_comparison():
 def test_the_table_has_a_line_for_each_row_and_a_dash_where_there_is_nothing():
     row = Row("mlp", "fa", "float64", 10, 1e-15, 2e-15, 3e-15, None, None, None, 4e-15)
     head, line = check.table([row]).splitlines()
-    assert head.endswith("after 10 steps")
+    assert head.endswith("  10 steps")
     assert line.split() == ["mlp", "fa", "1.0e-15", "2.0e-15", "3.0e-15", "-", "-", "-", "4.0e-15"]
 
 
@@ -332,7 +331,7 @@ def test_check_takes_the_step_of_training():
     assert check.train_step is train_step is inspect.signature(Training).parameters["train_step"].default
 
 
-@pytest.mark.parametrize("rule", USUAL)
+@pytest.mark.parametrize("rule", CHECKED)
 def test_a_step_that_skips_a_layer_is_seen(monkeypatch, rule):
     assert checked("lenet", rule, steps=1).passed
     for index in range(5):
@@ -348,7 +347,7 @@ def test_a_step_that_skips_the_feedback_of_a_layer_is_seen(monkeypatch, rule, in
 
 
 @pytest.mark.parametrize("index", [None, 0, 3])
-@pytest.mark.parametrize("rule", USUAL)
+@pytest.mark.parametrize("rule", CHECKED)
 def test_a_step_that_skips_batch_norms_is_seen(monkeypatch, rule, index):
     planted(monkeypatch, norms=index)
     assert not checked("resnet8", rule, steps=1, width=4).passed

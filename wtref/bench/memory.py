@@ -1,15 +1,13 @@
 """The memory that a side of `run.py bench` takes at its peak."""
 
-import multiprocessing
-import signal
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from wtref import plugins
 from wtref.bench.sides import Ours, pytorch_side
-from wtref.runs.jobs import without_main
+from wtref.runs.jobs import completed
 
 STEPS = 3
 
@@ -27,12 +25,13 @@ def peak_memory(work, side, setting=None):
         return {"memory_mib": side.memory()}
     if not Path("/proc/self/status").exists():
         return {}
-    ignore_ctrl_c = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}  # this process handles it
-    with without_main(), ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), **ignore_ctrl_c) as pool:
-        return pool.submit(_peak, work, setting).result()
+    with closing(completed(_peak, [(work, setting)], jobs=1)) as calls:
+        _, call = next(calls)
+        return call.result()
 
 
-def _peak(work, setting):
+def _peak(pair):
+    work, setting = pair
     if work.config.plugin is not None:
         plugins.load(work.config.plugin)
     side = partial(pytorch_side(work).Theirs, setting=setting) if setting else Ours

@@ -112,7 +112,7 @@ def study_constants(args, given):
 
 
 def add_decays(parser):
-    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="how many seeds, from 0 up (default: 5)")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="number of seeds, 0, 1, ... (default: 5)")
     add_config(parser, only=("model", "epochs", "batch_size", "lr", "momentum", "schedule", "warmup", "hidden", *UNSAVED))
 
 

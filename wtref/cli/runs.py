@@ -6,6 +6,7 @@ from dataclasses import replace
 from wtref import datasets
 from wtref.cli.arguments import add_config, add_run
 from wtref.errors import InputError
+from wtref.plugins import BUILT_IN
 from wtref.runs import figures, overview, predicting, run_files, session
 from wtref.runs.effects import check_effects
 from wtref.runs.folders import free_folder
@@ -26,7 +27,7 @@ def add_commands(command):
 
 def add_eval(parser):
     add_run(parser)
-    add_config(parser, only=("dataset", "data_dir", "plugin"))
+    add_config(parser, only=("dataset", "data_dir", "plugin"), dataset="the run's", data_dir="the run's")
 
 
 def evaluate(args, given):
@@ -96,7 +97,7 @@ def list_runs(args, given):
 
 def add_export(parser):
     add_run(parser)
-    parser.add_argument("--to", choices=["torch"], default="torch", help="the form: torch")
+    parser.add_argument("--to", metavar="FORM", choices=["torch"], default="torch", help="torch (default: torch)")
     feedback = "also the feedback weights, as LAYER.weights.B (n_in, n_out), by which errors then return in PyTorch too"
     parser.add_argument("--feedback", action="store_true", help=feedback)
     add_config(parser, only=("plugin",))
@@ -109,6 +110,9 @@ def export(args, given):
     trained = Trained(Run.find(args.name), args.checkpoint, args.device)
     path = trained.run.folder / "torch.pt"
     states.export(trained.network, trained.config, trained.images, path, args.feedback)
+    if trained.config.model not in BUILT_IN["model"]:
+        print(f"PyTorch state_dict: {path}")
+        return
     print(f"PyTorch state_dict: {path}; in Python:")
     print("import torch", "from wtref.models import Options", "from wtref.oracle.networks import build", sep="\n")
     shape, classes = trained.images.shape, len(trained.images.class_names)

@@ -31,7 +31,7 @@ def add_commands(command):
 
 def add_compare(parser):
     add_names(parser, "--rules", "RULE", COMPARED, RULES, note=f"; {CONTROL}")
-    parser.add_argument("--seeds", type=int, default=EXPERIMENTS["digits"].seeds, help="how many seeds, from 0 up (default: 5)")
+    parser.add_argument("--seeds", type=int, default=EXPERIMENTS["digits"].seeds, help="number of seeds, 0, 1, ... (default: 5)")
     parser.add_argument(
         "--log-name", metavar="NAME", help="the report's folder in runs/ (default: a free name); one that exists is continued"
     )
@@ -69,7 +69,7 @@ def add_reproduce(parser):
     parser.add_argument("name", metavar="NAME", help=known)
     rules = f"only these of the experiment's rules; {CONTROL}"
     parser.add_argument("--rules", nargs="+", action=Distinct, metavar="RULE", help=rules)
-    parser.add_argument("--seeds", type=int, metavar="N", help="how many seeds, from 0 up (default: the experiment's)")
+    parser.add_argument("--seeds", type=int, metavar="N", help="number of seeds, 0, 1, ... (default: the experiment's)")
     epochs = "passes over the training images (default: the experiment's); the runs have names of their own"
     parser.add_argument("--epochs", type=int, metavar="N", default=argparse.SUPPRESS, help=epochs)
     _add_jobs(parser)

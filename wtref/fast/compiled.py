@@ -46,12 +46,12 @@ class Compiled:
     def product(self, a, b):
         m, n, k = len(a), b.shape[-1], len(b)
         left, right = _matrix("product", "a", a, (m, k), a.dtype), _matrix("product", "b", b, (k, n), a.dtype)
-        return self._new((m, n), "product", *left, *right, m, n, k)
+        return self._new((m, n), a.dtype, "product", *left, *right, m, n, k)
 
     def convolve(self, y, W, kernel, stride, padding):
         g = Geometry.of("convolve", y.shape, len(W), kernel, stride, padding)
         matrix = _matrix("convolve", "W", W, (g.c_out, g.taps() * g.c_in), y.dtype)
-        return self._new(g.above(), "convolve", g, _packed(y), *matrix)
+        return self._new(g.above(), y.dtype, "convolve", g, _packed(y), *matrix)
 
     def convolve_with_moments(self, y, W, kernel, stride, padding):
         return self.convolve(y, W, kernel, stride, padding), None
@@ -59,34 +59,34 @@ class Compiled:
     def convolve_gradient(self, delta, y, kernel, stride, padding):
         g = Geometry.of("convolve_gradient", y.shape, delta.shape[-1], kernel, stride, padding)
         (error,) = _arrays("convolve_gradient", g.above(), y.dtype, delta=delta)
-        return self._new((g.c_out, g.taps() * g.c_in), "convolve_gradient", g, error, _packed(y))
+        return self._new((g.c_out, g.taps() * g.c_in), y.dtype, "convolve_gradient", g, error, _packed(y))
 
     def convolve_back(self, delta, B, kernel, stride, padding, size):
         images = (len(delta), *size, len(B) // max(math.prod(kernel), 1))
         g = Geometry.of("convolve_back", images, delta.shape[-1], kernel, stride, padding)
         (error,) = _arrays("convolve_back", g.above(), delta.dtype, delta=delta)
         matrix = _matrix("convolve_back", "B", B, (g.taps() * g.c_in, g.c_out), delta.dtype)
-        return self._new(images, "convolve_back", g, error, *matrix)
+        return self._new(images, delta.dtype, "convolve_back", g, error, *matrix)
 
     def max_pool(self, y, kernel, stride, padding):
         g = Geometry.of("max_pool", y.shape, y.shape[-1], kernel, stride, padding)
         winner = np.empty(g.above(), WINNER)
-        return self._new(g.above(), "max_pool", g, _packed(y), winner), winner
+        return self._new(g.above(), y.dtype, "max_pool", g, _packed(y), winner), winner
 
     def max_pool_back(self, delta, winner, kernel, stride, padding, size):
         g = Geometry.of("max_pool_back", (len(delta), *size, delta.shape[-1]), delta.shape[-1], kernel, stride, padding)
         winner = winner if winner.dtype.kind not in "iu" else winner.astype(WINNER, copy=False)  # those of plain.py are int64
         (error,) = _arrays("max_pool_back", g.above(), delta.dtype, delta=delta)
         (places,) = _arrays("max_pool_back", g.above(), WINNER, winner=winner)
-        return self._new(g.below(), "max_pool_back", g, error, places)
+        return self._new(g.below(), delta.dtype, "max_pool_back", g, error, places)
 
     def moments(self, x):
-        return self._new((2, x.shape[-1]), "moments", _packed(x), *_rows(x))
+        return self._new((2, x.shape[-1]), x.dtype, "moments", _packed(x), *_rows(x))
 
     def norm_sums(self, delta, x, mean, scale, beta=None):
         large = _arrays("norm_sums", x.shape, x.dtype, delta=delta, x=x)
         small = _arrays("norm_sums", x.shape[-1:], x.dtype, mean=mean, scale=scale, beta=beta)
-        return self._new((2, x.shape[-1]), "norm_sums", *large, *small, *_rows(x))
+        return self._new((2, x.shape[-1]), x.dtype, "norm_sums", *large, *small, *_rows(x))
 
     biased, total, average = map(staticmethod, (plain.biased, plain.total, plain.average))
     norm_scale = staticmethod(plain.norm_scale)
@@ -96,31 +96,31 @@ class Compiled:
             return plain.norm_statistics(y, gamma, running_mean, running_var, momentum, epsilon, moments=self.moments)
         small = _arrays("norm_statistics", y.shape[-1:], y.dtype, gamma=gamma, running_mean=running_mean, running_var=running_var)
         rates = float(momentum), float(epsilon)
-        return self._new((3, y.shape[-1]), "norm_statistics", _packed(y), *small, *rates, *_rows(y))
+        return self._new((3, y.shape[-1]), y.dtype, "norm_statistics", _packed(y), *small, *rates, *_rows(y))
 
     def norm_gradients(self, delta, x, mean, inverse_std, scale, beta=None):
         large = _arrays("norm_gradients", x.shape, x.dtype, delta=delta, x=x)
         small = _arrays("norm_gradients", x.shape[-1:], x.dtype, mean=mean, inverse_std=inverse_std, scale=scale, beta=beta)
-        return self._new((4, x.shape[-1]), "norm_gradients", *large, *small, *_rows(x))
+        return self._new((4, x.shape[-1]), x.dtype, "norm_gradients", *large, *small, *_rows(x))
 
     def norm_forward(self, x, mean, scale, beta, rectify=False, plus=None):
         x, plus = _arrays("norm_forward", x.shape, x.dtype, x=x, plus=plus)
         small = _arrays("norm_forward", x.shape[-1:], x.dtype, mean=mean, scale=scale, beta=beta)
-        return self._new(x.shape, "norm_forward", x, *small, plus, rectify, *_rows(x))
+        return self._new(x.shape, x.dtype, "norm_forward", x, *small, plus, rectify, *_rows(x))
 
     def norm_back(self, delta, x, mean, scale, slope, shift, beta=None):
         large = _arrays("norm_back", x.shape, x.dtype, delta=delta, x=x)
         small = _arrays("norm_back", x.shape[-1:], x.dtype, mean=mean, scale=scale, slope=slope, shift=shift, beta=beta)
-        return self._new(x.shape, "norm_back", *large, *small, *_rows(x))
+        return self._new(x.shape, x.dtype, "norm_back", *large, *small, *_rows(x))
 
     def relu(self, a):
-        return self._new(a.shape, "relu", _packed(a), a.size)
+        return self._new(a.shape, a.dtype, "relu", _packed(a), a.size)
 
     def relu_back(self, delta, y):
-        return self._new(y.shape, "relu_back", *_arrays("relu_back", y.shape, y.dtype, delta=delta, y=y), y.size)
+        return self._new(y.shape, y.dtype, "relu_back", *_arrays("relu_back", y.shape, y.dtype, delta=delta, y=y), y.size)
 
     def add(self, a, b, rectify=False):
-        return self._new(a.shape, "add", *_arrays("add", a.shape, a.dtype, a=a, b=b), rectify, a.size)
+        return self._new(a.shape, a.dtype, "add", *_arrays("add", a.shape, a.dtype, a=a, b=b), rectify, a.size)
 
     def hadamard_product(self, v, before, after, order):
         check_order(order)
@@ -128,7 +128,7 @@ class Compiled:
         (v,) = _arrays("hadamard_product", (m, n), v.dtype, v=v)
         (before,) = _arrays("hadamard_product", (n,), v.dtype, before=before)
         (after,) = _arrays("hadamard_product", (k,), v.dtype, after=after)
-        return self._new((m, k), "hadamard_product", v, before, after, m, n, k, order)
+        return self._new((m, k), v.dtype, "hadamard_product", v, before, after, m, n, k, order)
 
     def descend(self, w, v, gradient, lr, momentum, decay, nesterov):
         if w.ndim == 2 and not w.flags.c_contiguous:  # B lies in memory as its transpose does
@@ -136,14 +136,14 @@ class Compiled:
         _, packed = _arrays("descend", w.shape, w.dtype, v=v, gradient=gradient)
         if not (w.flags.carray and v.flags.carray):
             return plain.descend(w, v, gradient, lr, momentum, decay, nesterov)
-        self._call("descend", w, v, packed, w.size, float(lr), float(momentum), float(decay), nesterov)
+        self._call(w.dtype, "descend", w, v, packed, w.size, float(lr), float(momentum), float(decay), nesterov)
 
-    def _new(self, shape, name, *arguments):
-        """Return a new array of the shape, computed by the C function of that name, whose last argument is its result.
+    def _new(self, shape, dtype, name, *arguments):
+        """Return a new array of the shape and dtype, computed by the C function of that name, whose last argument is its result.
 
         If an operand is empty, as with an empty shard of a batch, all sums are zero.
         """
-        dtype, c_arguments, empty = _c_arguments(arguments)
+        c_arguments, empty = _c_arguments(arguments)
         if empty:
             return np.zeros(shape, dtype)
         out = self.buffers.empty(shape, dtype)
@@ -151,8 +151,8 @@ class Compiled:
         self._function(dtype, name, c_arguments)(*c_arguments)
         return out
 
-    def _call(self, name, *arguments):
-        dtype, c_arguments, _ = _c_arguments(arguments)
+    def _call(self, dtype, name, *arguments):
+        c_arguments, _ = _c_arguments(arguments)
         self._function(dtype, name, c_arguments)(*c_arguments)
 
     def _function(self, dtype, name, c_arguments):
@@ -240,17 +240,12 @@ def _misfit(function, name, x, shape, dtype):
 
 
 def _c_arguments(arguments):
-    """Return (dtype of the first array, the arguments with arrays replaced by addresses, whether an array is empty)."""
-    dtype, c_arguments, empty = None, [], False
-    for x in arguments:
-        if isinstance(x, np.ndarray):
-            if dtype is None:
-                dtype = x.dtype
-            if not x.size:
-                empty = True
-            x = _address(x)
-        c_arguments.append(x)
-    return dtype, c_arguments, empty
+    """Return (the arguments with arrays replaced by addresses, whether an array is empty)."""
+    try:
+        return [ADDRESS(FROM_BUFFER(x)) if isinstance(x, np.ndarray) else x for x in arguments], False
+    except (TypeError, ValueError, BufferError):  # one of the arrays is read-only, not contiguous or empty
+        arrays = [x for x in arguments if isinstance(x, np.ndarray)]
+        return [_address(x) if isinstance(x, np.ndarray) else x for x in arguments], not all(x.size for x in arrays)
 
 
 def _c_type(argument, dtype):

@@ -35,6 +35,7 @@ except ImportError:
 from wtref.oracle.networks import plain_arithmetic
 from wtref.oracle.passes import step_passes
 from wtref.oracle.rules import MIRROR
+from wtref.oracle.rules import RULES as WRITTEN_TWICE
 from wtref.oracle.training import LR, MOMENTUM, WEIGHT_DECAY, Theirs
 
 # The limit of every error of a Row.  There is none in float32, where a ReLU whose input is within rounding of 0 can be
@@ -42,6 +43,7 @@ from wtref.oracle.training import LR, MOMENTUM, WEIGHT_DECAY, Theirs
 LIMITS = {"float64": 1e-9, "float32": math.inf}
 
 CLASSES = 10
+RULE_OPTIONS = {"wm": MIRROR, "aa": MIRROR, "ia": MIRROR, "pfa": {"width": 2}}  # in less time and memory than by default
 
 # An array's error is relative to at least this fraction of the largest array of its kind: where the true value is zero
 # (the gradient of a bias just below a batch norm is) the array holds nothing but rounding.
@@ -98,7 +100,7 @@ def check(
     training; options of the models; report, called with one line of text after each comparison;
     kernels as `equip` takes them: with "plain" the network's own layers compute, else accelerated ones.
     Returns: a list of Rows.
-    Rules that are not in CHECKED, a user's own, are compared in the forward and backward passes of each step alone.
+    Rules that rules.py does not hold, a user's own, are compared in the forward and backward passes of each step alone.
     Raises: InputError for an unknown name, or a device PyTorch lacks.
     """
     for rule in rules:
@@ -109,7 +111,7 @@ def check(
     pairs = product([ALIASES.get(name, name) for name in models], rules)
     for model, rule in progress.each(pairs, " ".join):
         with plain_arithmetic():
-            rows.append((_compare if rule in CHECKED else _compare_passes)(model, rule, device, steps, options))
+            rows.append((_compare if rule in WRITTEN_TWICE else _compare_passes)(model, rule, device, steps, options))
         report(f"{model} {rule}: largest relative error {rows[-1].worst:.1e}")
     return rows
 
@@ -120,7 +122,7 @@ def table(rows):
     for row in rows:
         model, rule, _, _, *errors = astuple(row)
         lines.append((model, rule, *("-" if e is None else f"{e:.1e}" for e in errors)))
-    passes = ", ".join(dict.fromkeys(row.rule for row in rows if row.rule not in CHECKED))
+    passes = ", ".join(dict.fromkeys(row.rule for row in rows if row.rule not in WRITTEN_TWICE))
     note = f"{passes}: the forward and backward passes of every step, with the B it had in each; what it learns is not compared"
     return columns(lines) + (f"\n{wrapped(note)}" if passes else "")
 
@@ -210,7 +212,7 @@ class Ours:
         self.network = build(model, shape, CLASSES, options)
         self.device, rng = device, np.random.default_rng(0)
         self.network.initialise(device, rng)
-        self.rule = RULES[rule](rng, **(MIRROR if rule in ("wm", "aa", "ia") else {}))
+        self.rule = RULES[rule](rng, **RULE_OPTIONS.get(rule, {}))
         self.keeps_B = not isinstance(self.rule, Backprop)  # backprop's is W itself
         for s in self.network.with_feedback:
             self.rule.connect(s, CLASSES)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from wtref.errors import choose
+from wtref.models import ALIASES
 
 
 class Feedback(torch.autograd.Function):
@@ -249,7 +250,7 @@ def build(name, shape, classes, options):
 
     Raises InputError for an unknown name.
     """
-    make, *plan = choose("model", name, NETWORKS)
+    make, *plan = choose("model", ALIASES.get(name, name), NETWORKS)
     return make(shape, classes, options, *plan)
 
 

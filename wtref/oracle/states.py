@@ -55,12 +55,17 @@ def export(network, config, images, path, feedback=False):
 
 
 class StateFile(NamedTuple):
-    """A state_dict read from a file: host arrays by name and, if wtref wrote it, the values of OPTIONS and run_files.Images."""
+    """A state_dict read from a file.
+
+    Attributes: path; arrays on the host, by wtref's names; the values of OPTIONS and run_files.Images, if wtref wrote it;
+    names, {wtref's: the file's}.
+    """
 
     path: str
     arrays: dict
     options: dict | None
     images: Images | None
+    names: dict
 
     @property
     def feedback(self):
@@ -75,30 +80,35 @@ def read(path):
     try:
         with warnings.catch_warnings(action="ignore"):  # the exceptions below say more
             state = _unwrapped(torch.load(path, map_location="cpu", weights_only=True))
-        arrays = {_own_name(name): _real(name, value) for name, value in state.items() if not name.endswith("num_batches_tracked")}
-        if not hasattr(state, "wtref"):
-            return StateFile(path, arrays, None, None)
+        if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+            kind = f"a {type(state).__name__}" + (" whose keys are not names" if isinstance(state, dict) else "")
+            raise ValueError(f"it holds {kind}, right would be a dict of tensors by name")
+        own = hasattr(state, "wtref")
+        names = {name if own else _own_name(name): name for name in state if not name.endswith("num_batches_tracked")}
+        arrays = {name: _real(given, state[given]) for name, given in names.items()}
+        if not own:
+            return StateFile(path, arrays, None, None, names)
         check_entries(state.wtref, {"options": dict, "images": dict})
         check_entries(state.wtref["options"], OPTIONS)
-        return StateFile(path, arrays, state.wtref["options"], Images.of(state.wtref["images"]))
+        return StateFile(path, arrays, state.wtref["options"], Images.of(state.wtref["images"]), names)
     except Exception as error:  # the file determines which exception torch.load raises
         reason = str(error) or repr(error)
         if reason.startswith("Weights only load failed"):  # PyTorch goes on to recommend executing the file
-            reason = "it is damaged, or holds other objects than tensors"
+            reason = "it is damaged, or holds other objects than tensors; save the model's state_dict() alone"
         raise InputError(f"{path} is no PyTorch state_dict ({reason.splitlines()[0]})") from None
 
 
 def _unwrapped(state):
-    """The state_dict in a checkpoint that holds it as "state_dict" or "model" beside other things; else what was given."""
-    for key in ("state_dict", "model"):
+    """The state_dict in a checkpoint that holds it under one of the usual WRAPPINGS beside other things; else what was given."""
+    for key in WRAPPINGS:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             return state[key]
     return state
 
 
 def _own_name(name):
-    """wtref's name of an array in a state_dict: without DataParallel's `module.`, and translated from torchvision's ResNets."""
-    part, _, array = name.removeprefix("module.").rpartition(".")
+    """wtref's name of an array in another program's state_dict: without a wrapper's prefix, and translated from torchvision's ResNets."""
+    part, _, array = re.sub(PREFIXES, "", name).rpartition(".")
     if block := re.fullmatch(r"layer(\d+)\.(\d+)\.(conv\d|bn\d|downsample\.[01])", part):
         stage, number, inside = block.groups()
         inside = re.sub(r"^(conv\d)$", r"\1.weights", inside)
@@ -155,19 +165,24 @@ def load(training, file):
     if file.images:
         check_images(Images.of(training.feed.about()), file.images, f"--dataset {training.config.dataset}", file.path)
     wanted = _to_torch(training.network, feedback=file.feedback)
-    missing, unknown = sorted(wanted.keys() - file.arrays.keys()), sorted(file.arrays.keys() - wanted.keys())
+    missing, unknown = sorted(wanted.keys() - file.arrays.keys()), sorted(file.names[name] for name in file.arrays.keys() - wanted.keys())
     if missing or unknown:
         lists = [("missing", missing), ("unknown to this architecture", unknown)]
-        found = "; ".join(f"{what}: {', '.join(names)}" for what, names in lists if names)
+        found = "; ".join(f"{what}: {_first(names)}" for what, names in lists if names)
         raise InputError(f"{file.path} does not fit --model {training.config.model}: {found}; choose --model and its options to fit")
     for name, array in wanted.items():
         found = file.arrays[name]
         if array.shape != found.shape:
             place = f"under --rule {training.config.rule} it is" if name.endswith(".B") else "this architecture"
-            raise InputError(f"{file.path}: {name} has shape {found.shape}, {place} {array.shape}")
+            raise InputError(f"{file.path}: {file.names[name]} has shape {found.shape}, {place} {array.shape}")
         if not np.abs(found).max(initial=0) <= np.finfo(array.dtype).max:
-            raise InputError(f"{file.path}: {name} must hold finite numbers of {array.dtype}")
+            raise InputError(f"{file.path}: {file.names[name]} must hold finite numbers of {array.dtype}")
     _from_torch(training, file.arrays)
+
+
+def _first(names):
+    """The first of sorted names, and how many more there are."""
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
 def _to_torch(network, feedback):
@@ -217,5 +232,8 @@ def _weighted(network):
     return [layer for layer in walk(network) if isinstance(layer, (Conv2d, Linear))]
 
 
+LISTED = 8  # arrays named in a message
+WRAPPINGS = ("state_dict", "model_state_dict", "model", "net")
+PREFIXES = r"^((module|model|_orig_mod)\.)*"  # of DataParallel, of a model within another and of torch.compile
 TORCHVISION = {"conv1": "stem.weights", "bn1": "stem.norm", "fc": "output.weights"}  # outside of blocks
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}

@@ -78,10 +78,10 @@ class Config:
     sync_bn: bool = _option(True, "batch norm over the whole batch, not over each process's shard")
     bucket_mib: float = _option(4.0, "MiB of gradients that are sent together", changeable=True)
     bucket_dtype: str = _option("float32", "on GPUs: the type in which gradients are sent", BUCKET_DTYPES)
-    wait_limit: float = _option(10.0, "minutes that they wait for one that does not answer", changeable=True)
-    check_copies: int = _option(0, "compare their W, b and B every so many steps; 0: never", changeable=True)
+    wait_limit: float = _option(10.0, "minutes that the processes wait for one that does not answer", changeable=True)
+    check_copies: int = _option(0, "compare the processes' W, b and B every so many steps; 0: never", changeable=True)
     mirror_rows: int | None = _option(None, "WM, AA, IA: rows of noise per step", otherwise="6 for each input, at most two million values")
-    mirror_window: float = _option(40.0, "WM: rows of noise that B averages over, for each input, at learning rate 0.1")
+    mirror_window: float = _option(40.0, "WM: rows of noise, for each input, that B averages over when the learning rate is 0.1")
     noise_steps: int = _option(0, "FA: steps on random images and labels before training")
     output_backprop: bool = _option(False, "let errors leave the output layer through its own W^T, whatever the rule")
 

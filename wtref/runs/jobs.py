@@ -10,7 +10,7 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 from types import ModuleType
 
-from wtref.interrupts import TERMINATING
+from wtref.interrupts import TERMINATING, deferring
 
 LOOK = 0.5  # seconds
 
@@ -68,18 +68,19 @@ def without_main():
 
 @contextlib.contextmanager
 def _signals_blocked():
-    """A context in which new processes are started with SIGINT, SIGTERM and SIGHUP blocked.
+    """A context in which new processes are started with SIGINT, SIGTERM and SIGHUP blocked, and this one handles them at its end.
 
     Terminals and batch systems send these signals to all processes of a job; only the parent process handles them.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *TERMINATING))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+    with deferring():
+        former = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *TERMINATING))
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 def _end_with(watched):

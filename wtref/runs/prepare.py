@@ -33,12 +33,12 @@ def prepare(config, device=None, group=SINGLE, feed=None):
         If data, device, network and rule do not fit together.
     """
     if device is None:
-        progress.show(f"opening the device {config.device}")
+        progress.stage(f"opening the device {config.device}")
         device = config.open_device(group=group)
     if feed is None:
-        progress.show(f"reading {config.dataset}")
+        progress.stage(f"reading {config.dataset}")
         feed = datasets.open_feed(config, device, group)
-    progress.show(f"preparing {config.model}")
+    progress.stage(f"preparing {config.model}")
     network = models.build(config.model, feed.shape, feed.classes, config.model_options)
     training = assemble(config, network, make_rule(config), feed, device, group)
     if config.noise_steps and config.rule == "fa":
@@ -60,6 +60,7 @@ def assemble(config, network, rule, feed, device, group=SINGLE):
         rule = OutputByBackprop(rule)
     for s in network.with_feedback:
         rule.connect(s, feed.classes)
+        _check_feedback(s, feed.classes)
     schedule = Schedule(config.schedule, config.lr, config.epochs * feed.steps, config.warmup, config.milestones)
     parts = network, rule, _sgd(config, schedule, network, device), LOSSES[config.loss], feed, schedule, config.epochs
     training = _faster(config, device, group, *parts)
@@ -99,6 +100,15 @@ def _check_network(network, feed, device):
     shape = network.forward(device.array(np.zeros((1, *feed.shape))), train=False).shape
     if shape != (1, feed.classes):
         raise InputError(f"the network's output has the shape {shape[1:]} for an image, right would be ({feed.classes},), one number per class")
+
+
+def _check_feedback(s, classes):
+    """Raise InputError unless the rule has given the synapses feedback weights of their shape and type."""
+    right = (s.n_in, classes if s.direct else s.n_out), s.W.dtype
+    found = getattr(s.B, "shape", None), getattr(s.B, "dtype", None)
+    if not isinstance(s.B, type(s.W)) or found != right:
+        what = f"{found[1]} of shape {found[0]}" if isinstance(s.B, type(s.W)) else f"{s.B!r:.40}"
+        raise InputError(f"{s.name}: connect has set s.B to {what}, right would be {right[1]} of shape {right[0]}, as s.draw_feedback(self.rng) gives")
 
 
 def _check_batch(config, network, group):

@@ -21,7 +21,6 @@ COUNTS = {  # attributes of a Training and their types
 }  # fmt: skip
 PLAIN = COUNTS | {"generator": dict, "rule": dict[str, int]}
 BEST = {"epoch": int, "test_error": float}
-FEEDBACK = (".B", ".R", ".F")  # the ends of names of arrays that only the backward pass reads
 
 
 def state(training):
@@ -49,12 +48,14 @@ def restore(training, arrays, plain):
 def load(network, device, arrays, plain):
     """Check a checkpoint, bring a network to which no rule is connected to its arrays, and give it the checkpoint's B."""
     check_plain(plain)
-    forward, wanted = _learned(arrays), network.arrays()
-    check_arrays({name: array for name, array in forward.items() if not name.endswith(FEEDBACK)}, wanted)
+    learned, wanted = _learned(arrays), network.arrays()
+    layers = {s.name for s in network.synapses}
+    forward = [name for name in learned if not _is_rule_s(name, layers)]
+    check_arrays({name: learned[name] for name in forward}, wanted)
     for name, array in wanted.items():
         array[...] = device.array(arrays[name])
     for s in network.with_feedback:
-        if (B := forward.get(f"{s.name}.B")) is not None:
+        if (B := learned.get(f"{s.name}.B")) is not None:
             s.B = device.array(B)
 
 
@@ -105,6 +106,12 @@ def naming(path):
         yield
     except ValueError as error:
         raise InputError(f"{path} does not fit the run's network: {error}") from None
+
+
+def _is_rule_s(name, layers):
+    """Whether an array belongs to a layer's feedback path: its B, or an array of the rule's own."""
+    layer, _, array = name.rpartition(".")
+    return layer in layers and array not in ("W", "b")
 
 
 def _learned(arrays):

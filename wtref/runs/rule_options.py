@@ -9,8 +9,13 @@ from wtref.relatives import RULES
 
 def names(rule):
     """The names of the options that a rule's constructor takes; rule: its name."""
+    return [*_defaults(rule)]
+
+
+def _defaults(rule):
+    """{option: its default} of a rule's constructor."""
     parameters = list(inspect.signature(RULES[rule]).parameters.values())[1:]  # without rng
-    return [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    return {each.name: each.default for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
 
 
 def values(options):
@@ -33,9 +38,23 @@ def values(options):
 
 
 def check(rule, options):
-    """Raise InputError unless all options, texts such as "c=0.1", are those of the rule."""
-    for name in values(options).keys() - set(names(rule)):
-        raise InputError(f"rule {rule!r} has no option {name!r}; it has: {', '.join(names(rule)) or 'none'}")
+    """Raise InputError unless all options, texts such as "c=0.1", are those of the rule, and numbers or switches where its defaults are."""
+    given, defaults = values(options), _defaults(rule)
+    for name in given.keys() - defaults.keys():
+        raise InputError(f"rule {rule!r} has no option {name!r}; it has: {', '.join(defaults) or 'none'}")
+    for name, value in given.items():
+        default = defaults[name]
+        for right, fits in (("a number", _is_number), ("True or False", _is_switch)):
+            if fits(default) and not fits(value):
+                raise InputError(f"--rule-option {name} must be {right}, as its default {default} is, found {value!r}")
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_switch(value):
+    return isinstance(value, bool)
 
 
 def of_each(rules, options):

@@ -136,6 +136,7 @@ def train_and_save(training, run, before=""):
     step_line = printed.StepLine(training, before)
     if training.epoch < config.epochs:
         print(printed.head(config.epochs), flush=True)
+        progress.show(step_line())
     with stop_requests() as stop, event_writer(run, config.tensorboard and group.rank == 0) as write_events:
         group.watch_stop(stop)
         for record in _explained(training.run(), run):
