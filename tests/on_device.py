@@ -1,8 +1,8 @@
-"""A device's ops called with NumPy arrays, and the plain functions with the roundings of one that stores bfloat16, for tests."""
+"""A device's ops called with NumPy arrays, and the plain functions with the roundings of tensor cores, for tests."""
 
 import numpy as np
 
-from roundings import GIVE_ACTIVITIES, as_stored, bf16
+from roundings import GIVE_ACTIVITIES, as_stored
 from wtref.fast import plain
 
 
@@ -31,19 +31,25 @@ def _back(result):
     return here.astype(np.float32) if here is not None and here.dtype.kind == "V" else here
 
 
-class InBf16:
-    """The plain functions with activities, errors and the factors of products rounded to bfloat16."""
+class Rounded:
+    """The plain functions in float32 with the roundings of tensor cores.
+
+    factors: the rounding of the factors of products, a function of roundings.py; stored: that of activities and errors, or None.
+    """
+
+    def __init__(self, factors, stored=None):
+        self.factors, self.stored = _in_float32(factors), _in_float32(stored or (lambda x: x))
 
     def convolve_with_moments(self, *arguments):
         return self.convolve(*arguments), None
 
     def __getattr__(self, name):
         def call(*arguments, **options):
-            result = getattr(plain, name)(*as_stored(name, arguments, self.rounded, self.rounded), **options)
-            return self.rounded(result) if name in GIVE_ACTIVITIES else result
+            result = getattr(plain, name)(*as_stored(name, arguments, self.factors, self.stored), **options)
+            return self.stored(result) if name in GIVE_ACTIVITIES else result
 
         return call
 
-    @staticmethod
-    def rounded(x):
-        return bf16(x).astype(np.float32)
+
+def _in_float32(rounding):
+    return lambda x: rounding(x).astype(np.float32)
