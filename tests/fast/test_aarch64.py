@@ -24,15 +24,14 @@ class Emulated(Compiled):
     def __init__(self, programs):
         self.programs = programs
 
-    def _new(self, shape, name, *arguments):
-        arrays = [x for x in arguments if isinstance(x, np.ndarray)]
-        out = np.zeros(shape, arrays[0].dtype)
-        if all(x.size for x in arrays):
-            self._call(name, *arguments, out)
+    def _new(self, shape, dtype, name, *arguments):
+        out = np.zeros(shape, dtype)
+        if all(x.size for x in arguments if isinstance(x, np.ndarray)):
+            self._call(dtype, name, *arguments, out)
         return out
 
-    def _call(self, name, *arguments):
-        program = self.programs[next(x.dtype for x in arguments if isinstance(x, np.ndarray))]
+    def _call(self, dtype, name, *arguments):
+        program = self.programs[dtype]
         program.stdin.write(struct.pack("32sq", name.encode(), len(arguments)) + b"".join(map(packed, arguments)))
         program.stdin.flush()
         for address, size in filter(None, map(memory, arguments)):
