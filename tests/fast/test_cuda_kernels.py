@@ -6,7 +6,7 @@ import pytest
 from cuda_double import emulated, emulator_obstacle
 from device_double import xp
 from kernel_suite import KernelSuite, normal
-from on_device import InBf16, OnDevice
+from on_device import OnDevice, Rounded
 from roundings import bf16, tf32
 from wtref.device import DTYPES, Device, to_host
 from wtref.errors import InputError
@@ -172,7 +172,7 @@ def test_training_on_the_kernels_is_training_on_the_cpu(rule, model):
 def test_a_step_with_activities_in_bf16_is_the_plain_one_rounded(model, norm):
     """Sums that differ in their last digit may round to different bfloat16 numbers, hence the tolerance."""
     options = {"model": model, "norm": norm, "rule": "kp", "dataset": "synthetic" if model == "lenet" else "digits"}
-    start, found, wanted = trained(1, "float32", "bf16", InBf16(), **options)
+    start, found, wanted = trained(1, "float32", "bf16", Rounded(bf16, bf16), **options)
     for name, array in wanted.items():
         assert found[name].dtype == np.float32
         assert np.linalg.norm(found[name] - array) <= 0.02 * np.linalg.norm(array - start[name]), name
