@@ -51,7 +51,7 @@ def outcome(config, device, group):
     for _, record in zip(range(STEPS), training.run()):
         if record:
             found |= {f"{name} {record['epoch']}": record[name] for name in ("train_loss", "train_error", "test_loss", "test_error", "update_angle")}
-            found |= {f"{kind} {layer}": angle for kind in ("matrix_angles", "delta_angles", "delta_ratios") for layer, angle in record[kind].items()}
+            found |= {f"{kind} {layer}": angle for kind in ("matrix_angles", "delta_angles", "local_delta_angles", "delta_ratios") for layer, angle in record[kind].items()}
     return found | state(training)[0]
 
 

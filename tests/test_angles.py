@@ -243,10 +243,13 @@ def test_every_B_and_output_error_stays_the_very_array_it_was(name):
         assert s.B is B and np.array_equal(B, before) and s.output_error is output_error
 
 
-def test_a_batch_without_images_has_no_angles():
+def test_a_batch_without_images_has_no_angles_and_no_ratios():
     network, rule, images, labels = ready_to_measure("fa")
-    angles = measure(network, rule, images[:0], labels[:0])
-    assert angles.keys() == {s.name for s in network.synapses[:-1]} and all(map(math.isnan, angles.values()))
+    found = compare_with_backprop(network, rule, softmax_cross_entropy, images[:0], labels[:0])
+    hidden = {s.name for s in network.synapses[:-1]}
+    for kind, layers in (("delta_angles", hidden), ("delta_ratios", hidden), ("local_delta_angles", matrix_angles(network).keys())):
+        assert found[kind].keys() == layers and all(map(math.isnan, found[kind].values()))
+    assert math.isnan(found["update_angle"])
 
 
 def test_a_matrix_angle_lies_between_B_and_the_transpose_of_W():
@@ -309,6 +312,31 @@ def test_backprop_differs_from_backprop_in_nothing():
     assert set(found["delta_ratios"].values()) == {1} and found["delta_ratios"].keys() == found["delta_angles"].keys()
 
 
+@pytest.mark.parametrize("rule_name", ["fa", "kp", "ss", "brsf", "dfa"])
+def test_local_delta_angles_by_hand(rule_name):
+    """Of B delta and W^T delta, patch by patch, for the delta that arrives through the B's."""
+    network, rule, images, labels = ready_to_measure(rule_name)
+    found = compare_with_backprop(network, rule, softmax_cross_entropy, images, labels)["local_delta_angles"]
+    assert found.keys() == matrix_angles(network).keys()
+    deltas = deltas_of(network, rule, images, labels)
+    for s in network.with_feedback:
+        if s.name in found:
+            u, v = (np.concatenate([M @ delta for delta in deltas[s.name].reshape(-1, s.n_out)]) for M in (s.B, s.W.T))
+            cosine = u @ v / np.linalg.norm(u) / np.linalg.norm(v)
+            assert 1 < found[s.name] < 179
+            assert found[s.name] == pytest.approx(math.degrees(math.acos(cosine)), rel=1e-9)
+
+
+def test_the_local_delta_angle_knows_one_layer_alone():
+    """A B that is turned round turns every delta below it, and no local one but its own."""
+    network, rule, *batch = ready_to_measure("bp", "mlp", hidden=(7, 6, 5))
+    hidden4 = network.synapses[-2]
+    hidden4.B = -hidden4.W.T
+    found = compare_with_backprop(network, rule, softmax_cross_entropy, *batch)
+    assert found["delta_angles"] == degrees({"hidden1": 180, "hidden2": 180, "hidden3": 0})
+    assert found["local_delta_angles"] == degrees({"hidden2": 0, "hidden3": 180, "output": 0})
+
+
 def test_the_update_of_a_frozen_network_counts_its_hidden_layers_as_zeros():
     """cos = |G_output| / |G| of backprop's gradients G, whatever the momentum or decay of training."""
     network, rule, images, labels = ready_to_measure("frozen", "mlp", hidden=(7, 6))
@@ -329,17 +357,12 @@ def test_a_delta_that_is_all_zero_has_neither_angle_nor_ratio():
     hidden2.B[...] = 0
     found = compare_with_backprop(network, rule, softmax_cross_entropy, *batch)
     assert math.isnan(found["delta_angles"]["hidden1"]) and found["delta_ratios"]["hidden1"] == 0
+    assert math.isnan(found["local_delta_angles"]["hidden2"]), "B delta is zero"
     hidden2.B[...], hidden2.W[...] = 1, 0
     hidden2.b[...] = 1
     found = compare_with_backprop(network, rule, softmax_cross_entropy, *batch)
     assert math.isnan(found["delta_angles"]["hidden1"]) and math.isnan(found["delta_ratios"]["hidden1"])
     assert found["delta_ratios"]["hidden2"] > 0 and 0 < found["update_angle"] < 180
-
-
-def test_a_batch_without_images_has_no_update_angle_and_no_ratios():
-    network, rule, images, labels = ready_to_measure("fa")
-    found = compare_with_backprop(network, rule, softmax_cross_entropy, images[:0], labels[:0])
-    assert math.isnan(found["update_angle"]) and all(map(math.isnan, found["delta_ratios"].values()))
 
 
 # --- PyTorch -----------------------------------------------------------------------------------------------

@@ -1,9 +1,14 @@
 """How well feedback weights do backprop's work, in angles and ratios of norms.
 
-matrix angle     between B and W^T, both flattened to one vector
-delta angle      between the delta_l that arrive through the B's, all the way down from the output,
-                 and those that backprop would send through the W^T's on the same batch
-update angle     between the Delta W of all layers together, by the rule and by backprop
+matrix angle        between B and W^T, both flattened to one vector
+delta angle         between the delta_l that arrive through the B's, all the way down from the output,
+                    and those that backprop would send through the W^T's on the same batch
+local delta angle   between B delta_{l+1} and W^T delta_{l+1}: one layer alone, given the same delta_{l+1}
+update angle        between the Delta W of all layers together, by the rule and by backprop
+
+The paper's delta angles of the weight mirror, under 25 degrees and wider upstream, are probably those all the way down:
+local ones hardly exceed the matrix angles, which it states as under 12 degrees, and do not grow from layer to layer.  The
+authors' small program measures local ones, on a single image.
 """
 
 import contextlib
@@ -12,6 +17,7 @@ import math
 import numpy as np
 
 from wtref.device import array_module, to_host
+from wtref.layers import rows
 
 
 def angle(u, v):
@@ -50,17 +56,22 @@ def compare_with_backprop(network, rule, loss, images, labels):
     Parameters: as of training.train_step.
     Returns: {"delta_angles": {layer: degrees between delta_l through the B's and through the W^T's},
         "delta_ratios": {layer: the ratio of their norms}, both without the output layer,
+        "local_delta_angles": {layer: degrees between B delta and W^T delta of the rule's own delta at this layer's output},
+        of the layers that have a matrix angle,
         "update_angle": degrees between the rule's Delta W and backprop's, decay left out, all layers as one vector}.
         An angle or ratio is NaN where it does not exist, as the angle of a delta that is all zero.
     """
-    names = [s.name for s in network.synapses[:-1]]
+    names, sending = [s.name for s in network.synapses[:-1]], [s.name for s in _standing_for_W(network)]
     if not len(labels):
-        return {"delta_angles": dict.fromkeys(names, math.nan), "delta_ratios": dict.fromkeys(names, math.nan), "update_angle": math.nan}
+        unknown = {"delta_angles": names, "delta_ratios": names, "local_delta_angles": sending}
+        return {kind: dict.fromkeys(layers, math.nan) for kind, layers in unknown.items()} | {"update_angle": math.nan}
     with _unchanged(network, rule):
         _, error = loss(network.forward(images), labels)
         for s in network.with_feedback:
             rule.before_backward(s, error)
-        deltas, updates = _deltas(network, error), _updates(network, rule)
+        deltas = _deltas(network, error)
+        local = {s.name: _local_angle(s, deltas[s.name]) for s in _standing_for_W(network)}
+        updates = _updates(network, rule)
     with _unchanged(network, rule):
         for s in network.with_feedback:
             s.B, s.output_error = s.W.T, None
@@ -68,8 +79,9 @@ def compare_with_backprop(network, rule, loss, images, labels):
         wanted = _deltas(network, error)
         update_angle = angle(updates, _flat([s.W_gradient for s in network.synapses]))
     return {
-        "delta_angles": {name: angle(u, v) for name, u, v in zip(names, deltas, wanted)},
-        "delta_ratios": {name: _ratio(u, v) for name, u, v in zip(names, deltas, wanted)},
+        "delta_angles": {name: angle(deltas[name], wanted[name]) for name in names},
+        "delta_ratios": {name: _ratio(deltas[name], wanted[name]) for name in names},
+        "local_delta_angles": local,
         "update_angle": update_angle,
     }
 
@@ -98,16 +110,25 @@ def _unchanged(network, rule):
 
 
 def _deltas(network, error):
-    """delta_l of every layer but the last, from a backward pass."""
+    """{layer: delta at its output}, from a backward pass."""
     kept = [(s, s.keep_delta) for s in network.synapses]
     for s in network.synapses:
         s.keep_delta = True
     try:
         network.backward(error)
-        return [s.delta for s in network.synapses[:-1]]
+        return {s.name: s.delta for s in network.synapses}
     finally:
         for s, keep_delta in kept:
             s.keep_delta, s.delta = keep_delta, None
+
+
+def _local_angle(s, delta):
+    """Degrees between B delta and W^T delta, delta (..., n_out); of a convolution, patch by patch.
+
+    R has delta's products, R^T R = delta^T delta, in far fewer rows, and therefore its angles.
+    """
+    R = array_module(delta).linalg.qr(rows(_real(delta)), mode="r")
+    return angle(R @ s.B.T, R @ s.W)
 
 
 def _updates(network, rule):
@@ -159,9 +180,14 @@ def _length(x):
 
 
 def _largest(x):
-    """x and its largest absolute value; bfloat16 as float32, as its sums would be no more precise than itself."""
-    x = x.astype("float32") if x.dtype.kind == "V" else x
+    """x, as `_real` has it, and its largest absolute value."""
+    x = _real(x)
     return x, float(to_host(abs(x).max())) if x.size else 0.0
+
+
+def _real(x):
+    """x; bfloat16 as float32, as its sums would be no more precise than itself."""
+    return x.astype("float32") if x.dtype.kind == "V" else x
 
 
 def _norm(x):

@@ -81,11 +81,12 @@ def test_training_prints_an_epoch_a_line_and_where_it_went(capsys):
     assert (compute, threads) == tuple(kernels.equip(open_device("cpu")).kernels.rsplit(", ", 1))
     assert data == "data: 1,437 training and 360 test images of 10 classes"
     assert run == "run: runs/mine" and "runs/mine" in done and err == ""
-    assert titles.split() == ["loss", "train", "error", "test", "error", "matrix", "delta", "images/s"]
+    assert titles.split() == ["loss", "train", "error", "test", "error", "matrix", "delta", "local", "images/s"]
     for number, (line, record) in enumerate(zip((first, second, third), Run("mine").metrics(), strict=True), start=1):
         assert line.startswith(f"epoch {number}/3  {record['train_loss']:.4f}  ") and len(line) == len(titles)
         errors = [f"{record[part]:.2f}" for part in ("train_error", "test_error")]
         angles = [f"{record[kind]['output' if kind == 'matrix_angles' else 'hidden1']:.1f}°" for kind in ("matrix_angles", "delta_angles")]
+        angles.append(f"{record['local_delta_angles']['output']:.1f}°")
         assert line.split()[3:-1] == [errors[0], "%", errors[1], "%", *angles]
 
 
@@ -96,10 +97,11 @@ def test_the_last_line_says_whether_anything_was_left_to_do(said):
 
 
 def test_a_line_says_that_no_layer_has_an_angle(monkeypatch, said):
-    found = {"delta_angles": {"hidden1": math.nan}, "delta_ratios": {"hidden1": 0.0}, "update_angle": math.nan}
+    found = {"delta_angles": {"hidden1": math.nan}, "delta_ratios": {"hidden1": 0.0}, "local_delta_angles": {"output": math.nan}, "update_angle": math.nan}
     monkeypatch.setattr("wtref.training.compare_with_backprop", lambda *args: found)
     row, note, _ = said(*MLP, "--rule", "kp").splitlines()[-3:]
-    assert re.search(r"%  +[\d.]+°       –  +[\d,]+$", row) and note == "    no delta angle in 1 of 1 layers"
+    assert re.search(r"%  +[\d.]+°       –       –  +[\d,]+$", row)
+    assert note == "    no delta angle in 1 of 1 layers, no local delta angle in 1 of 1 layers"
 
 
 def test_layers_without_an_angle_are_counted_and_drawn_around(capsys):
@@ -111,7 +113,8 @@ def test_layers_without_an_angle_are_counted_and_drawn_around(capsys):
     for number, record in zip(rows, Run("deep").metrics(), strict=True):
         silent = sum(map(math.isnan, record["delta_angles"].values()))
         assert 10 < silent < 90 and set(map(str, record["delta_angles"].values())) == {"0.0", "nan"}
-        assert "%    0.0°    0.0°  " in lines[number] and lines[number + 1] == f"    no delta angle in {silent} of 100 layers"
+        assert "%    0.0°    0.0°    0.0°  " in lines[number]
+        assert lines[number + 1].startswith(f"    no delta angle in {silent} of 100 layers, no local delta angle in ")
     assert main(["figures", "deep"]) == main(["runs"]) == main(["train", "--resume", "deep"]) == 0
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wtref.runs import colours, figures
+from wtref.runs import colours, drawing, figures
 from wtref.runs.experiments import RELATED
 from wtref.runs.run_files import LATER
 
@@ -19,7 +19,7 @@ from matplotlib.collections import PathCollection
 def line(curve, epoch, error, seed=0, angle=30.0):
     angles = {"hidden": angle, "output": angle + 10}
     return {"curve": curve, "rule": curve, "seed": seed, "epoch": epoch, "test_error": error,
-            "matrix_angles": angles, "delta_angles": angles, "update_angle": angle / 2,
+            "matrix_angles": angles, "delta_angles": angles, "local_delta_angles": angles, "update_angle": angle / 2,
             "feedback_ratios": {"hidden": 0.5, "output": 2.0}, "delta_ratios": {"hidden": 3.0, "output": 0.3}}  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def closed():
 
 def drawn(lines, draw=figures._draw_errors):
     """The axes of the picture, laid out."""
-    assert figures.available()
+    assert drawing.available()
     figure = draw(lines, colours.palette(dict.fromkeys(line["curve"] for line in lines)))
     figure.canvas.draw()
     return figure.axes
@@ -89,7 +89,7 @@ def test_a_single_epoch_is_seen(tmp_path):
     figures.draw_comparison(lines, tmp_path)
     for rule in ("kp", "fa"):
         assert pixels(tmp_path / "test-error.png", colours.COLOURS[rule]) > 100
-    for axes in drawn(lines, figures._draw_angles)[:4]:
+    for axes in drawn(lines, figures._draw_angles)[:6]:
         assert axes.get_xlim() == (0, 2) and list(axes.get_xticks()) == [0, 1, 2]
         assert [curve.get_marker() for curve in axes.lines] == ["o", "o"]
     for axes in (*drawn(lines), *drawn(lines, figures._draw_sizes)):
@@ -125,12 +125,12 @@ def test_long_names_leave_room_for_the_picture(tmp_path, recwarn):
 
 def test_depth_shows_runs_of_unlike_lengths():
     lines = [line("long", epoch, 5.0, angle=20.0 + epoch) for epoch in (1, 2, 3)] + [line("short", 1, 5.0, angle=60.0)]
-    matrix, _ = drawn(lines, figures._draw_depth)
+    matrix, *_ = drawn(lines, figures._draw_depth)
     assert {tuple(curve.get_ydata()) for curve in matrix.lines} == {(23.0, 33.0), (60.0, 70.0)}
 
 
 def test_labels_at_line_ends_keep_order_and_distance():
-    placed = figures._spread_out({"a": 0.2, "b": 0.21, "c": 0.97, "d": 0.99}, gap=0.1)
+    placed = drawing.spread_out({"a": 0.2, "b": 0.21, "c": 0.97, "d": 0.99}, gap=0.1)
     assert placed == pytest.approx({"a": 0.2, "b": 0.3, "c": 0.9, "d": 1.0})
 
 
@@ -194,7 +194,7 @@ def test_many_rules_fill_rows_and_no_labels_overlap(epochs):
             assert len(boxes) > 10 and all(below.y1 <= above.y0 + 1 for below, above in zip(boxes, boxes[1:]))
     *grid, _ = [axes for axes in drawn(lines, figures._draw_angles) if axes.get_visible()]
     assert [axes.get_title() for axes in grid if axes.get_title()] == [figures.label(rule) for rule in RELATED]
-    assert len(grid) == 2 * len(RELATED) and max(axes.get_subplotspec().colspan.stop for axes in grid) == figures.MOST_COLUMNS - 1
+    assert len(grid) == 3 * len(RELATED) and max(axes.get_subplotspec().colspan.stop for axes in grid) == figures.MOST_COLUMNS - 1
 
 
 def test_every_rule_has_a_colour_of_its_own():

@@ -10,7 +10,7 @@ from wtref.runs.experiments import EXPERIMENTS, Experiment
 def line_of(rule, seed, error, angle):
     angles = {"conv": angle, "output": 0.0}
     return {"rule": rule, "seed": seed, "epoch": 1, "seconds": 2.0, "test_error": error, "update_angle": angle / 2,
-            "matrix_angles": {} if rule == "dfa" else angles, "delta_angles": {"stem": angle}, "delta_ratios": {"stem": 0.5}}  # fmt: skip
+            "matrix_angles": {} if rule == "dfa" else angles, "delta_angles": {"stem": angle}, "local_delta_angles": {"conv": angle + 1}, "delta_ratios": {"stem": 0.5}}  # fmt: skip
 
 
 def text_of(lines):
@@ -26,23 +26,24 @@ def rows_of(lines, published=None):
 def test_the_table_has_mean_and_standard_deviation_over_seeds():
     heading, kp, dfa = rows_of([line_of("kp", 0, 2.0, 10.0), line_of("kp", 1, 4.0, 30.0), line_of("dfa", 0, 5.0, 90.0)])
     assert heading == report.COLUMNS
-    assert kp == ("KP", "97.00 ± 1.41", "10.0", "20.0", "20.0", "10.0", "2.0", "2")
-    assert dfa == ("DFA", "95.00", "–", "–", "90.0", "45.0", "2.0", "1")
+    assert kp == ("KP", "97.00 ± 1.41", "10.0", "20.0", "20.0", "21.0", "10.0", "2.0", "2")
+    assert dfa == ("DFA", "95.00", "–", "–", "90.0", "91.0", "45.0", "2.0", "1")
 
 
 def test_the_table_leaves_out_angles_that_could_not_be_measured():
     lines = [line_of("kp", 0, 2.0, 10.0), line_of("kp", 1, 4.0, math.nan), line_of("fa", 0, 5.0, math.nan)]
     lines[2]["matrix_angles"] = {"conv": math.nan, "output": math.nan}
     _, kp, fa = rows_of(lines)
-    assert kp[2:6] == ("5.0", "10.0", "10.0", "5.0")  # of the layers' 10 and 0
-    assert fa[2:6] == ("–", "–", "–", "–")
+    assert kp[2:7] == ("5.0", "10.0", "10.0", "11.0", "5.0")  # of the layers' 10 and 0
+    assert fa[2:7] == ("–", "–", "–", "–", "–")
 
 
-def test_lines_of_older_versions_have_no_update_angle():
+def test_lines_of_older_versions_have_neither_update_nor_local_delta_angles():
     old = line_of("kp", 0, 2.0, 10.0)
-    del old["update_angle"], old["delta_ratios"]
-    assert rows_of([old])[1] == ("KP", "98.00", "5.0", "10.0", "10.0", "–", "2.0", "1")
-    assert rows_of([old, line_of("kp", 1, 2.0, 30.0)])[1][5] == "15.0"
+    del old["update_angle"], old["delta_ratios"], old["local_delta_angles"]
+    assert rows_of([old])[1] == ("KP", "98.00", "5.0", "10.0", "10.0", "–", "–", "2.0", "1")
+    new = line_of("kp", 1, 2.0, 30.0)
+    assert rows_of([old, new])[1][5:7] == rows_of([new, old])[1][5:7] == ("31.0", "15.0")
     assert "zero" not in text_of([old])
 
 
@@ -70,7 +71,7 @@ def test_the_main_job_s_table_fits_a_terminal_and_says_what_its_columns_are():
     wide = [line_of(rule, seed, error, 89.0) | {"seconds": 1234.5} for rule in rules for seed, error in ((0, 5.0), (1, 45.0))]
     text = text_of(wide)
     assert max(map(len, text.splitlines())) <= 80 and "± 28.28" in text
-    for column in ("matrix", "worst", "delta", "update"):
+    for column in ("matrix", "worst", "delta", "local", "update"):
         assert f"{column}: " in text
     assert text.count("\nfrozen: hidden weights never learn; ") == 1
     assert "frozen" not in text_of([line for line in wide if line["rule"] != "frozen"])
@@ -78,7 +79,7 @@ def test_the_main_job_s_table_fits_a_terminal_and_says_what_its_columns_are():
 
 def test_only_the_last_epoch_counts_but_for_the_seconds():
     lines = [line_of("kp", 0, 50.0, 80.0), line_of("kp", 0, 2.0, 10.0) | {"epoch": 2}]
-    assert rows_of(lines)[1] == ("KP", "98.00", "5.0", "10.0", "10.0", "5.0", "4.0", "1")
+    assert rows_of(lines)[1] == ("KP", "98.00", "5.0", "10.0", "10.0", "11.0", "5.0", "4.0", "1")
 
 
 def test_published_accuracies_have_a_column_where_there_are_any():

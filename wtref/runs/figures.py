@@ -1,22 +1,19 @@
 """Pictures of runs: test error per epoch, angles and sizes of feedback and errors, per layer and epoch.  Needs matplotlib."""
 
 import math
-import sys
 from statistics import mean
 
 from wtref import progress
 from wtref.angles import mean_angle, measured
-from wtref.files import saving
 from wtref.runs.colours import label, palette
-from wtref.runs.run_files import LATER
+from wtref.runs.drawing import ONE_EPOCH, available, every, label_ends, save, subplots
+from wtref.runs.run_files import ANGLES
 
+SIZES = {"feedback_ratios", "delta_ratios", "update_angle"}  # entries that lines of older versions lack
 EXACT = ("bp", "frozen")  # rules whose B is W^T: their angles are 0 and their ratios 1
 COARSE_TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 TICKS = tuple(sorted((*COARSE_TICKS, 0.3, 3, 7, 15, 30, 40, 70)))
-MOST_MARKERS = 12  # of a curve
 MOST_COLUMNS = 8  # of curves beside each other
-GAP = 0.06  # between labels of 10 points, as a fraction of the axes' height; more of them are smaller
-ONE_EPOCH = (0, 2)  # limits of the axis of epochs if there is only one
 
 
 def draw_comparison(lines, folder):
@@ -30,6 +27,7 @@ def draw_comparison(lines, folder):
     if not available():
         return []
     progress.show("drawing the pictures")
+    lines = list(map(_completed, lines))
     styles = palette({line["curve"]: line["rule"] for line in lines})
     pictures = {"test-error.png": _draw_errors(lines, styles)}
     angled = {line["curve"] for line in lines if line["rule"] not in EXACT}
@@ -37,31 +35,20 @@ def draw_comparison(lines, folder):
         theirs = {curve: style for curve, style in styles.items() if curve in angled}
         pictures["depth.png"] = _draw_depth(lines, theirs)
         pictures["angles.png"] = _draw_angles(lines, theirs)
-        sized = [line for line in lines if LATER.keys() <= line.keys()]
+        sized = [line for line in lines if SIZES <= line.keys()]
         if any(line["curve"] in angled for line in sized):
             pictures["sizes.png"] = _draw_sizes(sized, styles)
     return save(pictures, folder)
 
 
-def available():
-    """Whether matplotlib is installed; if it is not, print a line to stderr that says how to install it."""
-    try:
-        import matplotlib
-    except ImportError:
-        print("no pictures: they need matplotlib, pip install 'wtref[plot]'", file=sys.stderr)
-        return False
-    matplotlib.use("Agg")
-    return True
+def _completed(line):
+    """The line, with NaN for the local delta angles that an older version did not measure."""
+    return {"local_delta_angles": dict.fromkeys(line["matrix_angles"], math.nan), **line}
 
 
-def save(pictures, folder):
-    from matplotlib import pyplot
-
-    for name, figure in pictures.items():
-        with saving(folder / name) as file:
-            figure.savefig(file, format="png", dpi=160)
-        pyplot.close(figure)
-    return [folder / name for name in pictures]
+def _kinds(lines):
+    """{kind: entry} of the angles of which some were measured."""
+    return {kind: entry for kind, entry in ANGLES.items() if any(measured(line[entry].values()) for line in lines)}
 
 
 def _draw_errors(lines, styles):
@@ -76,11 +63,11 @@ def _draw_errors(lines, styles):
             axes.fill_between(epochs, *band, color=style.color, alpha=0.15, linewidth=0)
         else:  # a band would have no width
             axes.vlines(epochs, *band, color=style.color, alpha=0.4, linewidth=4)
-        axes.plot(epochs, centre, **style._asdict(), markevery=_every(epochs), markersize=5, linewidth=1.8, clip_on=False)
+        axes.plot(epochs, centre, **style._asdict(), markevery=every(epochs), markersize=5, linewidth=1.8, clip_on=False)
         ends[curve] = centre[-1]
     axes.set(xlabel="epoch", xlim=(1, last) if last > 1 else ONE_EPOCH)
     _scale_errors(axes, [line["test_error"] for line in lines])
-    _label_ends(axes, {curve: (end, f"{label(curve)} {end:{'.1f' if end >= 1 else '.2g'}} %") for curve, end in ends.items()}, styles)
+    label_ends(axes, {curve: (end, f"{label(curve)} {end:{'.1f' if end >= 1 else '.2g'}} %") for curve, end in ends.items()}, styles)
     return figure
 
 
@@ -102,19 +89,15 @@ def _scale_errors(axes, errors):
     axes.minorticks_off()
 
 
-def _every(points):
-    """Which points of a curve have a marker: every such one, so that there are at most MOST_MARKERS."""
-    return math.ceil(len(points) / MOST_MARKERS)
-
-
 def _draw_depth(lines, styles):
     """Angles at each curve's last epoch, by layer; the first layer on the left."""
-    figure, (row,) = subplots(1, 2, (9, 3.8))
-    for axes, kind in zip(row, ("matrix", "delta")):
-        ends = _draw_by_layer(axes, lines, styles, f"{kind}_angles")
+    kinds = _kinds(lines)
+    figure, (row,) = subplots(1, len(kinds), (4.5 * len(kinds), 3.8))
+    for axes, (kind, entry) in zip(row, kinds.items()):
+        ends = _draw_by_layer(axes, lines, styles, entry)
         axes.set(xlabel="layer", ylabel=f"{kind} angle (degrees)")
         _scale_angles(axes, lines)
-        _label_ends(axes, {curve: (end, f"{label(curve)} {end:.0f}°") for curve, end in ends.items()}, styles)
+        label_ends(axes, {curve: (end, f"{label(curve)} {end:.0f}°") for curve, end in ends.items()}, styles)
     return figure
 
 
@@ -125,7 +108,7 @@ def _draw_by_layer(axes, lines, styles, entry):
         values = _last_by_layer(lines, curve, entry)
         if measured(values.values()):
             at = [depths[name] for name in values]
-            axes.plot(at, values.values(), **style._asdict(), markevery=_every(at), markersize=4, linewidth=1.4, clip_on=False)
+            axes.plot(at, values.values(), **style._asdict(), markevery=every(at), markersize=4, linewidth=1.4, clip_on=False)
             ends[curve] = measured(values.values())[-1]
     return ends
 
@@ -161,7 +144,7 @@ def _draw_ratios(axes, lines, styles, entry, name):
     axes.set(xlabel="layer", ylabel=name, xlim=(0.5, len(depths) + 0.5))
     _scale_ratios(axes, positive)
     ends = _draw_by_layer(axes, lines, styles, entry)
-    _label_ends(axes, {curve: (end, f"{label(curve)} {end:.3g}") for curve, end in ends.items()}, styles)
+    label_ends(axes, {curve: (end, f"{label(curve)} {end:.3g}") for curve, end in ends.items()}, styles)
 
 
 def _scale_ratios(axes, ratios):
@@ -183,31 +166,32 @@ def _draw_updates(axes, lines, styles):
     for curve, style in styles.items():
         epochs, values = _by_epoch(lines, curve, lambda line: line["update_angle"])
         means = [mean_angle(v) for v in values]
-        axes.plot(epochs, means, **style._asdict(), markevery=_every(epochs), markersize=4, linewidth=1.4, clip_on=False)
+        axes.plot(epochs, means, **style._asdict(), markevery=every(epochs), markersize=4, linewidth=1.4, clip_on=False)
         if measured(means):
             ends[curve] = measured(means)[-1]
     axes.set(xlabel="epoch", ylabel="update angle (degrees)", xlim=(1, last) if last > 1 else ONE_EPOCH)
     _scale_angles(axes, lines)
-    _label_ends(axes, {curve: (end, f"{label(curve)} {end:.0f}°") for curve, end in ends.items()}, styles)
+    label_ends(axes, {curve: (end, f"{label(curve)} {end:.0f}°") for curve, end in ends.items()}, styles)
 
 
 def _draw_angles(lines, styles):
-    """A column per curve, its matrix angles above its delta angles; many curves fill several rows of such columns."""
+    """A column per curve, of its kinds of angles; many curves fill several rows of such columns."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
 
-    rows = math.ceil(len(styles) / MOST_COLUMNS)
-    columns = math.ceil(len(styles) / rows)
-    figure, grid = subplots(2 * rows, columns, (2.3 * columns + 1.2, 4.8 * rows))
+    kinds, rows = _kinds(lines), math.ceil(len(styles) / MOST_COLUMNS)
+    columns, height = math.ceil(len(styles) / rows), len(kinds)
+    figure, grid = subplots(height * rows, columns, (2.3 * columns + 1.2, 2.4 * height * rows))
     colour_of = colormaps["viridis"]
     for number, curve in enumerate(styles):
         row, column = divmod(number, columns)
-        for axes, kind in zip(grid[2 * row :, column], ("matrix", "delta")):
-            _draw_layers(axes, lines, curve, f"{kind}_angles", colour_of)
-            axes.tick_params(labelbottom=kind == "delta", labelleft=column == 0)
-            axes.set(xlabel="epoch" if kind == "delta" else "", ylabel=f"{kind} angle (degrees)" if column == 0 else "")
-        grid[2 * row, column].set_title(label(curve), color=styles[curve].color, fontweight="bold", parse_math=False)
-    for axes in grid[-2:, len(styles) - columns * (rows - 1) :].flat:
+        for axes, (kind, entry) in zip(grid[height * row :, column], kinds.items()):
+            lowest = kind == list(kinds)[-1]
+            _draw_layers(axes, lines, curve, entry, colour_of)
+            axes.tick_params(labelbottom=lowest, labelleft=column == 0)
+            axes.set(xlabel="epoch" if lowest else "", ylabel=f"{kind} angle (°)" if column == 0 else "")
+        grid[height * row, column].set_title(label(curve), color=styles[curve].color, fontweight="bold", parse_math=False)
+    for axes in grid[-height:, len(styles) - columns * (rows - 1) :].flat:
         axes.set_visible(False)
     _scale_angles(grid[0, 0], lines)  # and all others, which share its axes
     if max(line["epoch"] for line in lines) == 1:
@@ -233,8 +217,7 @@ def _draw_layers(axes, lines, curve, entry, colour_of):
 
 def _scale_angles(axes, lines):
     """Set an axis of degrees that holds all angles of the lines; those above 100 are rare."""
-    kinds = ("matrix_angles", "delta_angles")
-    angles = measured([angle for line in lines for kind in kinds for angle in line[kind].values()])
+    angles = measured([angle for line in lines for entry in ANGLES.values() for angle in line[entry].values()])
     angles += measured([line.get("update_angle", math.nan) for line in lines])
     top = 100 if max(angles, default=0) <= 100 else 180
     axes.set(ylim=(-3, top + 3 * (top > 100)), yticks=range(0, top + 1, 20))
@@ -246,45 +229,8 @@ def _depths(lines):
     return {name: depth for depth, name in enumerate(names, start=1)}
 
 
-def subplots(rows, columns, size, share=True):
-    from matplotlib import pyplot
-
-    figure, grid = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained",
-                                   sharex=share, sharey=share)  # fmt: skip
-    for axes in grid.flat:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25, linewidth=0.6)
-        axes.xaxis.get_major_locator().set_params(integer=True)  # epochs
-    return figure, grid
-
-
 def _by_epoch(lines, curve, value):
     """The epochs of a curve, and for each the values of all seeds."""
     mine = [line for line in lines if line["curve"] == curve]
     epochs = sorted({line["epoch"] for line in mine})
     return epochs, [[value(line) for line in mine if line["epoch"] == epoch] for epoch in epochs]
-
-
-def _label_ends(axes, ends, styles):
-    """Write texts beside the right edge, {curve: (height, text)}, each after its curve's marker, without overlaps."""
-    to_fraction = axes.transData + axes.transAxes.inverted()
-    heights = {curve: to_fraction.transform((axes.get_xlim()[1], height))[1] for curve, (height, _) in ends.items()}
-    gap = min(GAP, 1 / max(len(ends), 1))
-    for curve, height in _spread_out(heights, gap).items():
-        style, size = styles[curve], 10 * gap / GAP
-        face = style.color if style.fillstyle == "full" else "none"
-        axes.scatter(1.025, height, size**2 / 3, face, marker=style.marker, edgecolors=style.color, transform=axes.transAxes, clip_on=False)
-        axes.annotate(ends[curve][1], (1.025, height), xycoords="axes fraction", xytext=(0.7 * size, 0), textcoords="offset points",
-                      color=style.color, va="center", annotation_clip=False, fontsize=size, parse_math=False)  # fmt: skip
-
-
-def _spread_out(heights, gap):
-    """The same heights in the same order, each at least `gap` above the one below, none above 1 if there is room."""
-    placed, floor, ceiling = {}, 0.0, 1.0
-    for name in sorted(heights, key=heights.get):
-        placed[name] = max(heights[name], floor)
-        floor = placed[name] + gap
-    for name in sorted(placed, key=placed.get, reverse=True):
-        placed[name] = min(placed[name], ceiling)
-        ceiling = placed[name] - gap
-    return placed

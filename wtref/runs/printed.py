@@ -4,8 +4,7 @@ import time
 
 from wtref import progress
 from wtref.angles import mean_angle, measured
-
-KINDS = ("matrix", "delta")  # of angles
+from wtref.runs.run_files import ANGLES
 
 
 class StepLine:
@@ -29,17 +28,17 @@ class StepLine:
 
 def head(epochs):
     """The titles above the rows of a training of so many epochs."""
-    return f"{'':{len(_count(epochs, epochs))}}    loss  train error  test error  matrix   delta  images/s"
+    return f"{'':{len(_count(epochs, epochs))}}    loss  train error  test error  matrix   delta   local  images/s"
 
 
 def row(record, epochs):
     """An epoch's record (Training.record) as a row, and a second line where some layers have no angle."""
-    angles = {kind: record[f"{kind}_angles"].values() for kind in KINDS}
-    means = {kind: f"{mean_angle(found):.1f}°" if (found := measured(angles[kind])) else "–" for kind in KINDS}
+    angles = {kind: record[entry].values() for kind, entry in ANGLES.items()}
+    means = "  ".join(f"{f'{mean_angle(found):.1f}°' if measured(found) else '–':>6}" for found in angles.values())
     count = f"{_count(record['epoch'], epochs):{len(_count(epochs, epochs))}}"
     errors = f"{record['train_error']:9.2f} %  {record['test_error']:8.2f} %"
-    line = f"{count}  {record['train_loss']:6.4f}  {errors}  {means['matrix']:>6}  {means['delta']:>6}  {record['images_per_second']:8,.0f}"
-    without = ", ".join(filter(None, (_without(kind, angles[kind]) for kind in KINDS)))
+    line = f"{count}  {record['train_loss']:6.4f}  {errors}  {means}  {record['images_per_second']:8,.0f}"
+    without = ", ".join(filter(None, (_without(kind, found) for kind, found in angles.items())))
     return f"{line}\n    {without}" if without else line
 
 

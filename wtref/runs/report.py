@@ -18,10 +18,12 @@ from wtref.files import make_folder, write_lines, write_text
 from wtref.runs import figures
 from wtref.text import columns, counted, printable, wrapped
 
-COLUMNS = ("rule", "accuracy %", "matrix °", "worst °", "delta °", "update °", "seconds", "runs")
+COLUMNS = ("rule", "accuracy %", "matrix", "worst", "delta", "local", "update", "seconds", "runs")
 MEANINGS = (
-    "matrix: angle between B and Wᵀ, mean over layers; worst: the worst layer's\n"
-    "delta: angle between δ and backprop's, mean over layers\n"
+    "angles are in degrees, means over layers; worst: the worst layer's matrix angle\n"
+    "matrix: angle between B and Wᵀ\n"
+    "delta: angle between δ and backprop's, both from the output all the way down\n"
+    "local: local delta angle, between Bδ and Wᵀδ in one layer, for the same δ\n"
     "update: angle between the updates of all W together and backprop's\n"
 )
 CONTROL = "frozen: hidden weights never learn; a gain over it is due to hidden layers\n"
@@ -30,7 +32,7 @@ NAMED_LAYERS = 4  # without a delta angle that a line names
 CAPTIONS = {
     "test-error.png": "Test error per epoch: the mean over seeds, in a band from the best seed to the worst.",
     "depth.png": "Alignment against depth at the last epoch: a point per layer, the first layer on the left; numbers: the last layer's.",
-    "angles.png": "Matrix and delta angle of each layer over the epochs, mean over seeds.",
+    "angles.png": "Matrix, delta and local delta angle of each layer over the epochs, mean over seeds.",
     "sizes.png": "Feedback weights and errors by layer at the last epoch, their norms relative to W's and to those of backprop's errors "
     "(1: as large; a cross at the bottom: all zero), and the angle between the whole update and backprop's; means over seeds.",
 }
@@ -119,9 +121,10 @@ def _row(rule, mine):
     spread = f" ± {stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
     matrix, worst = _angles(line["matrix_angles"] for line in last)
     delta, _ = _angles(line["delta_angles"] for line in last)
+    local, _ = _angles(line.get("local_delta_angles", {}) for line in last)
     update, _ = _angles({"update": line.get("update_angle", math.nan)} for line in last)
     seconds = sum(line["seconds"] for line in mine) / len(last)
-    return figures.label(rule), f"{mean(accuracies):.2f}{spread}", matrix, worst, delta, update, f"{seconds:.1f}", str(len(last))
+    return figures.label(rule), f"{mean(accuracies):.2f}{spread}", matrix, worst, delta, local, update, f"{seconds:.1f}", str(len(last))
 
 
 def _last(mine):
@@ -133,7 +136,8 @@ def _last(mine):
 def _angles(by_seed):
     """(mean over layers, widest layer) of the layers' means over seeds, without those that could not be measured."""
     by_seed = list(by_seed)
-    layers = measured(mean_angle(angles[name] for angles in by_seed) for name in by_seed[0])
+    names = dict.fromkeys(name for angles in by_seed for name in angles)
+    layers = measured(mean_angle(angles.get(name, math.nan) for angles in by_seed) for name in names)
     return (f"{mean(layers):.1f}", f"{max(layers):.1f}") if layers else ("–", "–")
 
 

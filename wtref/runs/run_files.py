@@ -18,7 +18,12 @@ from wtref.values import LIMITS, check_entries
 
 MEASURED = {"epoch": int, "test_error": float, "matrix_angles": dict[str, float], "delta_angles": dict[str, float]}
 RECORD = MEASURED | dict.fromkeys(("lr", "train_loss", "train_error", "test_loss", "seconds", "images_per_second"), float)
-LATER = {"feedback_ratios": dict[str, float], "delta_ratios": dict[str, float], "update_angle": float}  # older files lack them
+LATER = {  # entries that older files lack
+    "feedback_ratios": dict[str, float], "delta_ratios": dict[str, float], "update_angle": float, "local_delta_angles": dict[str, float],
+}  # fmt: skip
+
+
+ANGLES = {"matrix": "matrix_angles", "delta": "delta_angles", "local delta": "local_delta_angles"}  # their names for readers
 
 
 class Images(NamedTuple):
@@ -97,14 +102,15 @@ def check_record(line, kinds=RECORD):
     check_entries(line, {name: kind for name, kind in LATER.items() if name in line})
     if LIMITS["epochs"].misfit(line["epoch"]) or not 0 <= line["test_error"] <= 100:
         raise ValueError(f"epoch {line['epoch']} with a test error of {line['test_error']} % cannot be")
-    for kind in ("matrix_angles", "delta_angles"):
-        for layer, angle in line[kind].items():
+    for kind in ANGLES.values():
+        for layer, angle in line.get(kind, {}).items():
             _check_angle(f"{kind} of {layer}", angle)
     _check_angle("update_angle", line.get("update_angle", math.nan))
-    for kind, angles in (("feedback_ratios", "matrix_angles"), ("delta_ratios", "delta_angles")):
+    for kind in ("feedback_ratios", "delta_ratios"):
         for layer, ratio in line.get(kind, {}).items():
             if ratio < 0 or ratio == math.inf:
                 raise ValueError(f"{kind} of {layer} must be at least 0 and finite, found {ratio}")
+    for kind, angles in (("feedback_ratios", "matrix_angles"), ("delta_ratios", "delta_angles"), ("local_delta_angles", "matrix_angles")):
         if kind in line and line[kind].keys() != line[angles].keys():
             raise ValueError(f"the layers of {kind} are not those of {angles}")
 

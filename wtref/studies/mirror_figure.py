@@ -1,7 +1,7 @@
 """The picture of `run.py mirror`: what was measured of B on its way to W^T, beside what theory says.  Needs matplotlib."""
 
 from wtref.runs.colours import COLOURS, MARKERS, label
-from wtref.runs.figures import available, save, subplots
+from wtref.runs.drawing import available, save, subplots
 
 
 def draw(lessons, folder):
