@@ -17,8 +17,14 @@ if WORKER and hasattr(os, "sched_setaffinity"):  # each process has cores of its
     CORES = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, CORES[int(WORKER.removeprefix("gw")) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])] or CORES)
 
+import pytest
+
+from wtref import plugins
+from wtref.datasets import IN_MEMORY
 from wtref.device import open_device
 from wtref.fast.ops import equip
+from wtref.models import MODELS
+from wtref.relatives import RULES
 
 
 def pytest_addoption(parser):
@@ -47,3 +53,13 @@ def pytest_sessionfinish(session, exitstatus):
 
 def pytest_report_header(config):
     return equip(open_device("cpu")).kernels
+
+
+@pytest.fixture
+def registries():
+    """What a plug-in registers is gone after the test."""
+    before = [(registry, dict(registry)) for registry in (RULES, MODELS, IN_MEMORY, plugins.loaded)]
+    yield
+    for registry, content in before:
+        registry.clear()
+        registry.update(content)

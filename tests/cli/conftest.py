@@ -2,27 +2,13 @@
 
 import pytest
 
-from wtref import plugins
 from wtref.cli.main import main
-from wtref.datasets import IN_MEMORY
-from wtref.models import MODELS
-from wtref.relatives import RULES
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def registries():
-    """What a plug-in registers is gone after the test."""
-    before = [(registry, dict(registry)) for registry in (RULES, MODELS, IN_MEMORY, plugins.loaded)]
-    yield
-    for registry, content in before:
-        registry.clear()
-        registry.update(content)
 
 
 def contents(folder):

@@ -4,22 +4,27 @@ import argparse
 import shlex
 from dataclasses import replace
 
+from wtref import plugins
 from wtref.cli.arguments import WHERE, add_config, add_names, flag, listed
 from wtref.cli.parser import Distinct
-from wtref.errors import check_choice, choose
+from wtref.errors import InputError, check_choice, choose
 from wtref.installation import program
 from wtref.relatives import RULES
-from wtref.runs import rule_options, session
-from wtref.runs.compare import compare, free_prefix
+from wtref.runs import course, rule_options, session
+from wtref.runs.compare import KINDS, compare, finished_lines, free_prefix
 from wtref.runs.config import Config
 from wtref.runs.effects import check_effects
 from wtref.runs.experiments import COMPARED, DIGITS, EXPERIMENTS, Experiment, with_control
 from wtref.runs.folders import RUNS, run_names
 from wtref.runs.run import Run, check_name
+from wtref.runs.series import write as write_series
 from wtref.runs.tensorboard import check_installed
+from wtref.studies.depth import DEPTH
+from wtref.studies.differences import DIFFERENCES
 
 # The fields of Config on which the time that Kolen-Pollack needs to align depends, besides the weight decay
 STEPS = ("dataset", "epochs", "batch_size", "lr", "momentum", "schedule", "warmup", "milestones")
+SERIES = {"depth": DEPTH, "mnist-differences": DIFFERENCES}
 CONTROL = "the control, frozen, is always added"  # in the help of --rules
 
 
@@ -65,28 +70,77 @@ def _recipe(given):
 
 
 def add_reproduce(parser):
-    known = listed(f"{name} ({experiment.about})" for name, experiment in EXPERIMENTS.items())
+    known = listed(f"{name} ({experiment.about})" for name, experiment in {**EXPERIMENTS, **SERIES}.items())
     parser.add_argument("name", metavar="NAME", help=known)
     rules = f"only these of the experiment's rules; {CONTROL}"
     parser.add_argument("--rules", nargs="+", action=Distinct, metavar="RULE", help=rules)
     parser.add_argument("--seeds", type=int, metavar="N", help="number of seeds, 0, 1, ... (default: the experiment's)")
     epochs = "passes over the training images (default: the experiment's); the runs have names of their own"
     parser.add_argument("--epochs", type=int, metavar="N", default=argparse.SUPPRESS, help=epochs)
+    beside = "a CSV file of another program's epochs, shown beside these in experiments that have a picture of their course"
+    parser.add_argument("--beside", metavar="FILE", help=f"{beside}; its columns: {listed(course.LOGGED)}")
     _add_jobs(parser)
     add_config(parser, only=WHERE, dataset="the experiment's")
 
 
 def reproduce(args, given):
     """Do what is left of an experiment: train all its rules and seeds, print a table and write a report."""
-    experiment = choose("experiment", args.name, EXPERIMENTS)
-    names = with_control(args.rules or experiment.rules)
-    rules = {rule: choose(f"rule for {args.name}", rule, experiment.rules) for rule in names}
+    if args.name in SERIES:
+        return _reproduce_series(args, given, SERIES[args.name])
+    experiment = choose("experiment", args.name, {**EXPERIMENTS, **SERIES})
+    rules = {rule: choose(f"rule for {args.name}", rule, experiment.rules) for rule in with_control(args.rules or experiment.rules)}
+    ((name, experiment),) = _with_log(args, {args.name: replace(experiment, rules=rules)}).items()
+    code, _ = _reproduce(args, given, name, experiment)
+    return code
+
+
+def _reproduce(args, given, name, experiment):
+    """Train what is left of an Experiment with the flags given; returns (exit code, metrics lines of its finished runs)."""
     recipe = {**experiment.recipe, **given}
-    experiment = replace(experiment, recipe=recipe, rules=rules, seeds=args.seeds or experiment.seeds)
-    name = args.name + (f"-{given['epochs']}epochs" if "epochs" in given else "")
-    for config in experiment.configs(name).values():
+    if "plugin" in recipe:
+        plugins.load(recipe["plugin"])
+    experiment = replace(experiment, recipe=recipe, seeds=args.seeds or experiment.seeds)
+    name, configs = _named(name, given), experiment.configs(_named(name, given))
+    for config in configs.values():
         check_effects(config, (config.rule,), given)
-    return compare(experiment, name, RUNS / f"reproduce-{name}", _command(args.words), args.jobs, args.group)
+    code = compare(experiment, name, RUNS / f"reproduce-{name}", _command(args.words), args.jobs, args.group)
+    return code, args.group.on_rank_0(lambda: finished_lines(configs))
+
+
+def _reproduce_series(args, given, series):
+    """Reproduce the experiments of a Series one after the other, and show them together; returns the exit code."""
+    known = {rule: rule for experiment in series.parts.values() for rule in experiment.rules}
+    names = [choose(f"rule for {args.name}", rule, known) for rule in with_control(args.rules or known)]
+    worst, lines = 0, {}
+    for part, experiment in _with_log(args, series.parts).items():
+        rules = {rule: own for rule, own in experiment.rules.items() if rule in names}
+        if not rules:
+            continue
+        code, lines[part] = _reproduce(args, given, part, replace(experiment, rules=rules))
+        if code > 1:  # bad input, or interrupted
+            return code
+        worst = max(worst, code)
+    name = _named(args.name, given)
+    text, paths = args.group.on_rank_0(lambda: write_series(series, args.name, lines, RUNS / f"reproduce-{name}"))
+    print(f"\n{text}", *(f"{KINDS[path.suffix]}: {path}" for path in paths), sep="\n")
+    return worst
+
+
+def _named(name, given):
+    """The name of an experiment with its number of epochs, if that is given."""
+    return name + (f"-{given['epochs']}epochs" if "epochs" in given else "")
+
+
+def _with_log(args, parts):
+    """The Experiments `parts`, {name: Experiment}; those that show their course have the log that --beside names."""
+    if args.beside is None:
+        return parts
+    if not any(experiment.looks for experiment in parts.values()):
+        raise InputError(f"--beside {args.beside} has no effect in {args.name}; leave it out")
+    return {
+        name: replace(experiment, beside=course.read_log(args.beside, experiment.rules)) if experiment.looks else experiment
+        for name, experiment in parts.items()
+    }
 
 
 def _add_jobs(parser):

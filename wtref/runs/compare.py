@@ -46,7 +46,7 @@ def compare(experiment, name, folder, command, jobs=None, group=SINGLE):
         print(wrapped(f"{finished}; remove their folders, runs/{name}-RULE-SEED, to train them anew"), flush=True)
     if left:
         code, reason = _train_all(configs, left, jobs, group)
-    lines = group.on_rank_0(lambda: _finished_lines(configs))
+    lines = group.on_rank_0(lambda: finished_lines(configs))
     about = experiment, list(configs.values()), lines
     if reason:
         missing = report.missing_in_words(*about[1:]) or "all runs finished, without a report"
@@ -192,7 +192,7 @@ def _train_quietly(item):
         return _train(*item)
 
 
-def _finished_lines(configs):
+def finished_lines(configs):
     """The metrics lines of all finished runs, in the order of configs."""
     return [line for name in configs if _begun(name) and Run(name).finished() for line in Run(name).lines()]
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from wtref.installation import PACKAGE
 from wtref.runs.config import Config
 from wtref.runs.presets import PRESETS
 
@@ -27,6 +28,8 @@ class Experiment:
     seeds : int         how many, from 0 up
     published : dict    {rule: test accuracy in percent that others found}, as texts
     source : str        whose accuracies they are
+    looks : tuple       epochs of which the report has a table, beside its picture of all (course.py); none: neither
+    beside : list       the lines of another program's log, shown there (course.read_log)
     """
 
     about: str
@@ -35,6 +38,8 @@ class Experiment:
     seeds: int = 2
     published: dict = field(default_factory=dict)
     source: str = ""
+    looks: tuple = ()
+    beside: list = field(default_factory=list)
 
     def configs(self, name):
         """{NAME-RULE-SEED, the name of a run: its Config}, seed by seed."""
@@ -53,6 +58,13 @@ BIOTORCH_CIFAR10 = {
     "bp": "91.37", "fa": "67.84", "dfa": "54.06", "ss": "89.95", "brsf": "88.98", "frsf": "88.8",
 }  # fmt: skip
 
+# The network, the data and the mirror are those of a plug-in, studies/authors.py
+AUTHORS = {
+    "plugin": str(PACKAGE / "studies" / "authors.py"), "model": "authors-mlp", "dataset": "mnist-pixels", "loss": "sigmoid", "epochs": 50,
+    "batch_size": 128, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "warmup": 0.0,
+}  # fmt: skip
+AUTHORS_RATES = {"bp": {"lr": 0.2}, "fa": {"lr": 0.2}, "kp": {"lr": 0.3}, "authors-wm": {"lr": 0.05}, "frozen": {"lr": 0.2}}
+
 IMAGENET = {
     "dataset": "folder", "epochs": 90, "batch_size": 256, "lr": 0.1, "schedule": "step", "milestones": (30 / 90, 60 / 90, 80 / 90),
     "warmup": 0.0, "momentum": 0.9, "weight_decay": 1e-4, "norm": "after", "stem": "imagenet",
@@ -69,6 +81,14 @@ EXPERIMENTS = {
         rules={rule: {"lr": 0.2} for rule in COMPARED} | {"wm": {"lr": 0.05}, "kp": {"lr": 0.3}},
         published={"bp": "97.70", "fa": "94.62", "kp": "97.95", "wm": "96.51"},
         source="the authors' NumPy code after 50 epochs, one run each",
+    ),
+    "mnist-authors": Experiment(
+        "the authors' own small program, 784-500-10 on MNIST, under all its conditions",
+        AUTHORS,
+        rules=AUTHORS_RATES,
+        published={"bp": "97.70", "fa": "94.62", "kp": "97.95", "authors-wm": "96.51"},
+        source="the authors' NumPy code after 50 epochs, one run each",
+        looks=(1, 10, 50, 100, 200, 400),
     ),
     # weight decay 2e-3: lambda brings W - B^T down to 2 % within these epochs under KP; backprop loses nothing by it
     "cifar10-resnet8": Experiment(

@@ -66,12 +66,12 @@ def _draw_errors(lines, styles):
         axes.plot(epochs, centre, **style._asdict(), markevery=every(epochs), markersize=5, linewidth=1.8, clip_on=False)
         ends[curve] = centre[-1]
     axes.set(xlabel="epoch", xlim=(1, last) if last > 1 else ONE_EPOCH)
-    _scale_errors(axes, [line["test_error"] for line in lines])
+    scale_errors(axes, [line["test_error"] for line in lines])
     label_ends(axes, {curve: (end, f"{label(curve)} {end:{'.1f' if end >= 1 else '.2g'}} %") for curve, end in ends.items()}, styles)
     return figure
 
 
-def _scale_errors(axes, errors):
+def scale_errors(axes, errors):
     """Set a logarithmic axis between two ticks that enclose all errors; if some are 0, it is linear below the lower tick."""
     smallest = min(filter(None, errors), default=1)
     choice = TICKS if max(errors) < 50 * smallest else COARSE_TICKS

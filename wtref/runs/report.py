@@ -15,7 +15,8 @@ from statistics import mean, stdev
 
 from wtref.angles import mean_angle, measured
 from wtref.files import make_folder, write_lines, write_text
-from wtref.runs import figures
+from wtref.runs import course, figures
+from wtref.runs.drawing import save
 from wtref.text import columns, counted, printable, wrapped
 
 COLUMNS = ("rule", "accuracy %", "matrix", "worst", "delta", "local", "update", "seconds", "runs")
@@ -33,6 +34,7 @@ CAPTIONS = {
     "test-error.png": "Test error per epoch: the mean over seeds, in a band from the best seed to the worst.",
     "depth.png": "Alignment against depth at the last epoch: a point per layer, the first layer on the left; numbers: the last layer's.",
     "angles.png": "Matrix, delta and local delta angle of each layer over the epochs, mean over seeds.",
+    "course.png": "Test error and angles, mean over layers and seeds, over the epochs; circles: the other program's.",
     "sizes.png": "Feedback weights and errors by layer at the last epoch, their norms relative to W's and to those of backprop's errors "
     "(1: as large; a cross at the bottom: all zero), and the angle between the whole update and backprop's; means over seeds.",
 }
@@ -56,13 +58,16 @@ def write(folder, experiment, configs, lines, command):
     write_lines(metrics, lines)
     write_text(table, text(experiment, configs, lines))
     pictures = figures.draw_comparison([{**line, "curve": line["rule"]} for line in lines], folder)
+    if experiment.looks and pictures:
+        pictures += save({"course.png": course.draw(experiment, lines)}, folder)
     write_text(page, _page(experiment, configs, lines, pictures, command))
     return [metrics, table, *pictures, page]
 
 
 def text(experiment, configs, lines):
     """The table and what it is of, as text."""
-    return f"{columns(table(experiment, configs, lines), str.rjust)}\n\n{_foot(experiment, configs, lines)}"
+    whole = f"{columns(table(experiment, configs, lines), str.rjust)}\n\n{_foot(experiment, configs, lines)}"
+    return f"{whole}\n{course.table(experiment, lines)}" if experiment.looks else whole
 
 
 def _foot(experiment, configs, lines):
@@ -160,6 +165,10 @@ def _configuration(configs):
     return shown
 
 
+def _course(experiment, lines):
+    return f"<pre>{escape(course.table(experiment, lines))}</pre>" if experiment.looks else ""
+
+
 def _page(experiment, configs, lines, pictures, command):
     head, *rows = table(experiment, configs, lines)
     head = "".join(f"<th>{escape(cell)}</th>" for cell in head)
@@ -177,6 +186,7 @@ def _page(experiment, configs, lines, pictures, command):
 <div class="wide"><table><tr>{head}</tr>
 {body}</table></div>
 <p>{escape(_foot(experiment, configs, lines)).replace(chr(10), "<br>")}</p>
+{_course(experiment, lines)}
 {shown}
 <h2>To repeat it</h2>
 <pre>{escape(printable(command))}</pre>
