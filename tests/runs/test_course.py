@@ -34,7 +34,10 @@ def test_a_log_has_lines_like_those_of_metrics(log):
 @pytest.mark.parametrize("text, wanted", [
     ("rule,epoch\nbp,1\n", "lacks the columns test_accuracy, matrix_angle_output, delta_angle_hidden"),
     ("", "lacks the columns rule, "),
-    (HEAD + "bp,1,88,,\nbp,2,much,,\n", "line 3: could not convert string to float: 'much'; right would be numbers"),
+    (HEAD + "bp,1,88,,\nbp,2,much,,\n", "line 3: could not convert string to float: 'much'; right would be percent and degrees"),
+    (HEAD + "bp,1\n", "line 2: epoch 1 with a test error of nan % cannot be"),
+    (HEAD + "bp,1,101,,\n", "line 2: epoch 1 with a test error of -1.0 % cannot be"),
+    (HEAD + "kp,1,90,,181\n", "line 2: local_delta_angles of output must be from 0 to 180, found 181.0"),
     (HEAD + "bp,,88,,\n", "line 2: "),
     (HEAD.encode() + b"bp,\xff\n", "cannot be read: "),
 ])  # fmt: skip

@@ -8,7 +8,7 @@ from wtref.errors import InputError
 from wtref.runs.colours import label, palette
 from wtref.runs.drawing import label_ends, subplots
 from wtref.runs.figures import EXACT, scale_errors
-from wtref.runs.run_files import ANGLES
+from wtref.runs.run_files import ANGLES, MEASURED, check_record
 from wtref.text import columns
 
 LOGGED = ("rule", "epoch", "test_accuracy", "matrix_angle_output", "delta_angle_hidden")  # the columns of a log
@@ -48,15 +48,15 @@ def read_log(path, rules):
 
 
 def _line(path, number, row, names):
+    """A row of a log as a line of metrics; path and number: where it stands."""
     try:
-        epoch, accuracy, matrix, delta = (float(row[name] or math.nan) for name in LOGGED[1:])
-        error, epoch = 100 - accuracy, int(epoch)
+        accuracy, matrix, delta = (float(row[name] or math.nan) for name in LOGGED[2:])
+        angles = {"matrix_angles": {"output": matrix}, "delta_angles": {}, "local_delta_angles": {"output": delta}}
+        line = {"rule": names[row["rule"]], "epoch": int(row["epoch"]), "test_error": 100 - accuracy, **angles}
+        check_record(line, MEASURED)
     except (TypeError, ValueError) as problem:
-        raise InputError(f"--beside {path}, line {number}: {problem}; right would be numbers") from None
-    return {
-        "rule": names[row["rule"]], "epoch": epoch, "test_error": error,
-        "matrix_angles": {"output": matrix}, "delta_angles": {}, "local_delta_angles": {"output": delta},
-    }  # fmt: skip
+        raise InputError(f"--beside {path}, line {number}: {problem}; right would be percent and degrees") from None
+    return line
 
 
 def table(experiment, lines):

@@ -11,7 +11,7 @@ from wtref.runs.experiments import DIGITS, Experiment
 from wtref.runs.figures import EXACT
 from wtref.runs.series import Series, last_lines
 
-# under the learning rate of the residual networks, 0.1, backprop itself fails in 16 hidden layers (56 % after 8 epochs, 97 % by this recipe)
+# At the learning rate of the residual networks, 0.1, backprop itself fails in 16 hidden layers: 56 % where this recipe reaches 97 %.
 MLP = {**DIGITS, "model": "mlp", "norm": "before", "epochs": 20, "lr": 0.02}
 FAMILIES = {  # {kind of network: {number of layers on the way down: (part, recipe)}}
     "residual networks": {n: (f"depth-resnet{n}", {**DIGITS, "model": f"resnet{n}"}) for n in (8, 20, 56)},
