@@ -32,13 +32,15 @@ def _back(result):
 
 
 class Rounded:
-    """The plain functions in float32 with the roundings of tensor cores.
+    """The plain functions with the roundings of tensor cores.
 
-    factors: the rounding of the factors of products, a function of roundings.py; stored: that of activities and errors, or None.
+    factors: the rounding of the factors of products, a function of roundings.py; stored: that of activities and errors, or
+    None; dtype: that of all arrays and sums.
     """
 
-    def __init__(self, factors, stored=None):
-        self.factors, self.stored = _in_float32(factors), _in_float32(stored or (lambda x: x))
+    def __init__(self, factors, stored=None, dtype=np.float32):
+        self.factors = lambda x: factors(x).astype(dtype)
+        self.stored = lambda x: stored(x).astype(dtype) if stored else x
 
     def convolve_with_moments(self, *arguments):
         return self.convolve(*arguments), None
@@ -49,7 +51,3 @@ class Rounded:
             return self.stored(result) if name in GIVE_ACTIVITIES else result
 
         return call
-
-
-def _in_float32(rounding):
-    return lambda x: rounding(x).astype(np.float32)
