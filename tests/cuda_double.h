@@ -241,6 +241,7 @@ static inline float __int_as_float(int bits) { return cuda_double::real(bits); }
 static inline void __syncthreads() { cuda_double::pause(cuda_double::AT_BARRIER); }
 static inline long long clock64() { static long long cycles; return cycles += 1 << 20; }
 static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned long long) a * b >> 32; }
+static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) { return (unsigned __int128) a * b >> 64; }
 
 /* To nearest, ties away from zero, 10 bits of fraction; the hardware leaves the rest of the word undefined.  */
 static inline unsigned to_tf32(unsigned x) { return std::isfinite(cuda_double::real(x)) ? x + 0x1000 : x; }

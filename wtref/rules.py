@@ -125,6 +125,8 @@ class WeightMirror(Rule):
     seed : of the noise
     """
 
+    draw = staticmethod(independent_signs)
+
     def __init__(self, rng=None, rows=None, window=40, seed=0):
         super().__init__(rng)
         self.rows, self.window, self.seed = rows, window, seed
@@ -150,7 +152,7 @@ class WeightMirror(Rule):
     def noise(self, s):
         """y_l (M, n_in) of this layer's next step of mirror mode."""
         t = self.state[s.name] = self.state.get(s.name, 0) + 1
-        return independent_signs(s.device, generator(self.seed, NOISE, s.layer, t - 1), self.batch(s), s.n_in)
+        return self.draw(s.device, generator(self.seed, NOISE, s.layer, t - 1), self.batch(s), s.n_in)
 
     def batch(self, s):
         """M for this layer."""

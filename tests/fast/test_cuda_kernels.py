@@ -13,6 +13,8 @@ from wtref.errors import InputError
 from wtref.fast import cuda_launches, plain
 from wtref.fast.cuda import Cuda, Geometry
 from wtref.fast.cuda_launches import BFLOAT16
+from wtref.noise import independent_signs
+from wtref.randomness import NOISE, generator
 from wtref.runs.config import Config
 from wtref.runs.prepare import prepare
 
@@ -127,6 +129,23 @@ def test_no_kernel_depends_on_the_order_of_its_threads(precision, order):
 def test_an_order_that_no_block_can_hold(dtype, order):
     draw = normal(0, dtype)
     TestFloat().both("hadamard_product", draw(2, order - 1), draw(order - 1), draw(order), order)
+
+
+@pytest.mark.parametrize("rows, n", [(1, 1), (3, 50), (300, 77), (128, 128), (257, 64)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_noise_is_that_of_numpy_s_generator(dtype, rows, n):
+    """For any state of the generator: several keys, and far along its stream."""
+    double = Device("double", xp, dtype)
+    for seed in range(4):
+        rng = generator(seed, NOISE, 3, seed)
+        rng.bit_generator.advance(seed * (1 << 70))
+        found = to_host(emulated().independent_signs(double, rng, rows, n))
+        assert np.array_equal(found, independent_signs(Device("cpu", np, dtype), rng, rows, n)) and found.dtype == dtype
+
+
+def test_noise_of_another_generator_than_the_kernel_s():
+    cpu, rngs = Device("cpu", np, np.float64), [np.random.Generator(np.random.Philox(1)) for _ in range(2)]
+    assert np.array_equal(emulated().independent_signs(cpu, rngs[0], 9, 9), independent_signs(cpu, rngs[1], 9, 9))
 
 
 def test_numbers_divide_exactly():

@@ -241,9 +241,9 @@ def test_bfloat16_is_not_mixed_with_array_expressions(gpu, monkeypatch):
 @pytest.mark.slow
 def test_a_fault_in_the_source_is_noticed(gpu):
     """Of equal numbers in a window the last one is the maximum, and not the first."""
-    right = "!((REAL) y[x] <= largest)"
+    right = "!((REAL) values[j] <= largest[j])"
     assert source().count(right) == 1
-    wrong = source().replace(right, "!((REAL) y[x] < largest)")
+    wrong = source().replace(right, "!((REAL) values[j] < largest[j])")
     there = Cuda(gpu, lambda code, options: gpu.RawModule(wrong, options), processors=4)
     assert verification.verify(there, Device("cuda:0", gpu, np.float64), "float32") == {"max_pool": verification.DIFFERENT}
 

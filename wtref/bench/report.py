@@ -40,7 +40,7 @@ def _switches():
 
 def line(row):
     """A row as text: the work, its numbers, PyTorch's setting with what else there is to say, and the parts of its profile."""
-    cells = [f"{row[key]:,.{digits}f}" if key in row else "-" for _, key, digits in COLUMNS]
+    cells = [_number(row[key], digits) if key in row else "-" for _, key, digits in COLUMNS]
     cells = "".join(cell.rjust(len(title)) for cell, (title, _, _) in zip(cells, COLUMNS))
     notes = [_torch_note(row), *_compiled_notes(row), *map(verdict, row["goals"])]
     parts = row.get("profile", {}).items()
@@ -48,6 +48,11 @@ def line(row):
     lines = [wrapped(row["work"]), cells, *(wrapped(f"    {note}", " " * 8) for note in notes)]
     lines += [f"    {name:<{width}}{100 * ms / sum(row['profile'].values()):6.1f} %{ms:12.2f} ms" for name, ms in parts]
     return "\n".join(lines)
+
+
+def _number(value, digits):
+    """A number with so many digits after the point, from 1,000 on with none."""
+    return f"{value:,.{0 if value >= 1000 else digits}f}"
 
 
 def _torch_note(row):

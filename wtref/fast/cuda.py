@@ -7,7 +7,7 @@ from collections import namedtuple
 import numpy as np
 
 from wtref.fast import plain
-from wtref.fast.cuda_launches import NULL, THREADS, Launches, check, ints, real_dtype, same
+from wtref.fast.cuda_launches import BLOCK_SIGNS, NULL, THREADS, Launches, check, ints, real_dtype, same
 from wtref.fast.operands import Shapes, check_order
 
 ROW_BYTES = 32768  # of the longest row that a block of hadamard_product holds in shared memory
@@ -152,6 +152,16 @@ class Cuda(Launches):
         out = self.xp.empty((len(v), k), dtype)
         arguments = *map(self._contiguous, (v, before, after)), *ints(n, k, order), out
         self._kernel(dtype, "hadamard_product")((len(v),), (THREADS,), arguments)
+        return out
+
+    def independent_signs(self, device, rng, rows, n):
+        """rng is read, and not advanced.  Only NumPy's PCG64 is known to the kernel."""
+        drawn = rng.bit_generator.state
+        if drawn["bit_generator"] != "PCG64":
+            return plain.independent_signs(device, rng, rows, n)
+        out, stream = self.xp.empty((rows, n), device.dtype), (drawn["state"]["state"], drawn["state"]["inc"])
+        halves = (np.uint64(half) for number in stream for half in divmod(number, 1 << 64))
+        self._kernel(out.dtype, "independent_signs")((-(-out.size // BLOCK_SIGNS),), (THREADS,), (*halves, np.int32(out.size), out))
         return out
 
     def descend(self, w, v, gradient, lr, momentum, decay, nesterov):

@@ -18,7 +18,7 @@ try:
 except ImportError:
     BFLOAT16 = None
 
-SOURCES = ("tensor_cores", "common", "moments", "cores", "operands", "products", "elementwise", "norms", "pooling")
+SOURCES = ("tensor_cores", "common", "moments", "cores", "operands", "products", "elementwise", "norms", "pooling", "noise")
 PRECISIONS = ("float32", "tf32", "bf16")  # of the factors of products in float32; their sums are always float32
 THREADS = 256  # per block
 PRODUCT_THREADS, PRODUCT_DEPTH = 128, 32  # threads per block of a product, and the largest depth (along k) of its tiles
@@ -28,6 +28,7 @@ TILE_GAP = 8  # values between the rows of a result's tile in shared memory, fro
 TILES = {(128, 128): (1.0, 2), (128, 64): (1.25, 3), (64, 64): (1.7, 4)}
 SLICE_COST = 500  # time of writing and reading one sum, in multiplications; also an estimate
 BLOCK_CHANNELS = 64  # whose sums one block computes
+BLOCK_SIGNS = 64 * THREADS  # that one block draws, 64 in a thread
 MAX_SIZE = 2**31 - 2**24  # of an array, because kernels index with 32 bits
 NULL = 0  # the null pointer; CuPy passes a pointer that is not null for None (its issue 9046)
 

@@ -47,8 +47,8 @@ class Captured:
         self.pool = self.cupy.cuda.MemoryPool()
         stream = self.cupy.cuda.get_current_stream()
         with self.cupy.cuda.using_allocator(self.pool.malloc):
-            stream.begin_capture()
             try:
+                stream.begin_capture()
                 self.outputs = self.function(*self.inputs)
                 self.graph = stream.end_capture()
             except (RuntimeError, MemoryError) as error:  # CUDA's errors are RuntimeErrors

@@ -1,4 +1,4 @@
-"""The noise of mirrors with its matrix products computed by a device's ops."""
+"""The noise of mirrors with its matrix products computed by a device's ops, and on a GPU drawn by them."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from wtref.rules import WeightMirror
 
 
 def accelerate_noise(rule, device):
-    """Have the products of a mirror's noise computed by the device's ops; other rules have none."""
+    """Have a mirror's noise drawn, or its products computed, by the device's ops; other rules have none."""
     rule = getattr(rule, "rule", rule)  # of OutputByBackprop
     if device.ops is None:
         return
@@ -22,6 +22,8 @@ def accelerate_noise(rule, device):
     elif isinstance(rule, WeightMirror) and device.name == "cpu":
         noise = rule.noise
         rule.noise = lambda s: Noise.of(noise(s), device.ops)
+    elif isinstance(rule, WeightMirror):
+        rule.draw = device.ops.independent_signs  # without a copy to the GPU, which would wait until the GPU has done all before
 
 
 class Noise(np.ndarray):

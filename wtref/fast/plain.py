@@ -8,7 +8,7 @@ import math
 from wtref import layers
 from wtref.device import array_module
 from wtref.layers import image, patches, rows
-from wtref.noise import hadamard_product  # noqa: F401  (one of the ops)
+from wtref.noise import hadamard_product, independent_signs  # noqa: F401  (two of the ops)
 
 
 def product(a, b):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from wtref import progress
-from wtref.device import to_host
+from wtref.device import Device, to_host
 from wtref.errors import InputError, Unsaved
 from wtref.fast import cuda, cuda_launches, plain
 from wtref.fast.building import cache_folder
@@ -74,10 +74,10 @@ def _check_compiler(device):
 def _fault(name, ops, device):
     """Why the kernels of a function cannot be used; None if they compute what plain.py does."""
     limit = BF16_LIMIT if ops.bf16 else LIMITS[device.dtype]
-    wanted = _results(name, plain, Numbers(np.float64, np.asarray))
+    wanted = _results(name, plain, Numbers(Device("cpu", np, np.float64)))
     for each in _every_tiling(ops, device.dtype) if name in PRODUCTS else [ops]:
         try:
-            found = _results(name, each, Numbers(device.dtype, device.xp.asarray))
+            found = _results(name, each, Numbers(device))
         except MemoryError:  # says nothing about the kernels
             raise
         except Exception as error:  # as above
@@ -161,12 +161,11 @@ def _write(path, found):
 class Numbers:
     """Draws arrays: always the same sequence, of numbers that bfloat16 holds exactly."""
 
-    def __init__(self, dtype, place):
-        """place: a function that takes a NumPy array to the device."""
-        self.dtype, self.place, self.rng = dtype, place, np.random.default_rng(0)
+    def __init__(self, device):
+        self.device, self.rng = device, np.random.default_rng(0)
 
     def __call__(self, *shape):
-        return self.place((self.rng.integers(-127, 128, shape) / 32).astype(self.dtype))
+        return self.device.array(self.rng.integers(-127, 128, shape) / 32)
 
 
 SIZE, WINDOW = (9, 7), ((3, 2), (2, 1), (1, 1))  # of images; kernel, stride and padding
@@ -274,6 +273,7 @@ CALLS = {
     "relu": lambda ops, x: [ops.relu(x(335)), ops.relu(x(336))],
     "relu_back": lambda ops, x: [ops.relu_back(x(n), x(n)) for n in (335, 336)],
     "add": lambda ops, x: [ops.add(x(n), x(n), rectify) for n in (335, 336) for rectify in (False, True)],
+    "independent_signs": lambda ops, x: [ops.independent_signs(x.device, np.random.default_rng(1), 300, 77)],
     "hadamard_product": lambda ops, x: [ops.hadamard_product(x(3, 67), x(67), x(300), order) for order in (1, 64, 1024)],
     "descend": _descend,
 }
