@@ -25,7 +25,8 @@ KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\([\d, ]+
 DYNAMIC = re.compile(r"extern __shared__ [^;]*?char (\w+)\[\];")
 SHARED = re.compile(r"__shared__ ([^;]+?) (\w+)\[([^\]]+)\];")
 COMMA = re.compile(r",(?![^<]*>)")  # between parameters, not between the arguments of a template
-TYPES = {"int": np.int32, "long long": np.int64, "unsigned long long": np.uint64, "float": np.float32, "double": np.float64, "bf16": BFLOAT16}
+TYPES = {"int": np.int32, "float": np.float32, "double": np.float64, "bf16": BFLOAT16}
+TYPES |= {"long long": np.int64, "unsigned long long": np.uint64}
 USUAL_SHARED = 48 << 10  # bytes of dynamic shared memory that a kernel may use unless it sets a higher limit
 SANITIZER = ("-fsanitize=undefined", "-fno-sanitize-recover=undefined")
 ORDERS = ("forward", "backward", "shuffled")

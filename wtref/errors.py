@@ -32,6 +32,11 @@ class Unsaved(Exception):
     """A file could not be written; the message states which and why, and for a run how far its newest checkpoint goes."""
 
 
+def memory_reason(error):
+    """The message of a MemoryError as part of a sentence; NumPy's and Python's have one, CuPy's ends with a full stop."""
+    return " ".join(str(error).split()).rstrip(".") or "no more to be had"
+
+
 def choose(kind, name, choices):
     """choices[name].  Raises InputError, which lists the choices, for any other name; kind: what is chosen, for the message."""
     check_choice(kind, name, choices)

@@ -148,14 +148,14 @@ def test_benchmarks_become_a_table(taken, tmp_path):
 
 def test_every_benchmark_is_one_that_bench_takes(tmp_path, monkeypatch):
     """It measures what its name says, and writes a file of its own."""
-    planned = []
+    planned, rows = [], (*gpu_report.BENCHES, *gpu_report.OTHERS, *gpu_report.BENCHES)
     monkeypatch.setattr(bench, "_measure", lambda plan, *_, **__: planned.extend(work for work, _ in plan))
     steps = [step for step in gpu_report.steps(tmp_path, "cuda:1") if step.json]
-    assert len({step.json for step in steps}) == len(steps) == 2 * len(gpu_report.BENCHES)
+    assert len({step.json for step in steps}) == len(steps) == len(rows)
     assert ["--eager" in step.command for step in steps] == sorted("--eager" in step.command for step in steps)[::-1]
     for step in steps:
         assert main(step.command[1:]) == 0
-    for work, (model, rule, batch, precision) in zip(planned, 2 * gpu_report.BENCHES):
+    for work, (model, rule, batch, precision) in zip(planned, rows):
         config = work.config
         assert (config.model, config.rule, config.batch_size, config.precision) == (model, rule, batch, precision)
         assert config.device == "cuda:1" and work.classes == (1000 if model == "resnet50" else 10)

@@ -33,8 +33,9 @@ def test_the_kernels_pass_their_verification(monkeypatch, tmp_path, dtype, preci
     assert device.kernels == f"CUDA kernels, {precision} products"
 
 
-@pytest.mark.parametrize("model", ["mlp", "lenet", "resnet18", "resnet50"])
+@pytest.mark.parametrize("model", ["lenet", "resnet50"])
 def test_every_rule_is_pytorch_s(model):
+    """gpu-report's cross-check has the other networks."""
     pytest.importorskip("torch")
     from wtref.oracle import check as torch_check
 
@@ -138,7 +139,7 @@ def test_too_little_memory_is_one_line():
     done = run("train", *flags, CUPY_GPU_MEMORY_LIMIT=str(200 * 2**20))
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
-    assert "out of memory" in done.stderr and "--batch-size" in done.stderr and "512" in done.stderr
+    assert "out of memory" in done.stderr and "--batch-size" in done.stderr and "512" in done.stderr and ".;" not in done.stderr
 
 
 def test_the_profile_names_the_kernels(tmp_path):

@@ -9,7 +9,7 @@ from wtref.cli.arguments import given_config
 from wtref.cli.parser import Parser
 from wtref.cli.streams import OutputError, guarded
 from wtref.distributed.group import SINGLE, open_group
-from wtref.errors import Diverged, Drifted, InputError, Unanswered, Unsaved
+from wtref.errors import Diverged, Drifted, InputError, Unanswered, Unsaved, memory_reason
 from wtref.installation import program
 from wtref.interrupts import exit_code, interrupting
 from wtref.values import check_limits
@@ -43,8 +43,7 @@ def main(argv=None):
     except (Diverged, Drifted, Unanswered, Unsaved) as error:
         return group.report_error(error, 1)
     except MemoryError as error:
-        reason = " ".join(str(error).split()) or "no more to be had"
-        return group.report_error(f"out of memory ({reason}); lower --batch-size, or choose a smaller network", 2)
+        return group.report_error(f"out of memory ({memory_reason(error)}); lower --batch-size, or choose a smaller network", 2)
     except KeyboardInterrupt as interrupt:
         return group.report_error("interrupted", exit_code(interrupt))
     except OutputError as error:

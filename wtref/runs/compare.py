@@ -15,7 +15,7 @@ from functools import partial
 from wtref import datasets, locks, plugins, progress
 from wtref.cores import cores, default_threads
 from wtref.distributed.group import SINGLE
-from wtref.errors import Diverged, InputError, Unsaved
+from wtref.errors import Diverged, InputError, Unsaved, memory_reason
 from wtref.files import make_folder
 from wtref.interrupts import exit_code
 from wtref.runs import report, session
@@ -204,7 +204,9 @@ def _result(name):
 
 
 def _reason(error):
-    return f"out of memory ({error}); fewer --jobs or a smaller --batch-size need less" if isinstance(error, MemoryError) else str(error)
+    if isinstance(error, MemoryError):
+        return f"out of memory ({memory_reason(error)}); fewer --jobs or a smaller --batch-size need less"
+    return str(error)
 
 
 def _ending(error):

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 
 from wtref import datasets, plugins, progress
 from wtref.distributed.group import SINGLE
-from wtref.errors import Diverged, InputError
+from wtref.errors import Diverged, InputError, memory_reason
 from wtref.installation import program
 from wtref.interrupts import stop_requests
 from wtref.runs import printed, recovery, resuming
@@ -170,9 +170,7 @@ def _explained(steps, run):
     except Diverged as error:
         raise Diverged(f"{error}; {run.saved()}") from None
     except MemoryError as error:
-        batch = run.config().batch_size
-        reason = " ".join(str(error).split()) or "no more to be had"
-        raise MemoryError(f"at batch size {batch}: {reason}; {run.saved()}") from None
+        raise MemoryError(f"at batch size {run.config().batch_size}: {memory_reason(error)}; {run.saved()}") from None
 
 
 def _stopped(training, run):
