@@ -13,7 +13,8 @@ from PIL import Image
 
 from helpers import CPU
 from pictures import CLASSES, encode, picture, write_folder
-from wtref.datasets.folder import AHEAD, MEAN, PIECE, STD, FolderFeed, decode_ahead, load_folder_into_memory
+from wtref.datasets import open_feed
+from wtref.datasets.folder import AHEAD, MEAN, PIECE, STD, FolderFeed, decode_ahead, load_folder_into_memory, load_folder_once
 from wtref.datasets.listing import list_folder
 from wtref.datasets.memory import MemoryFeed, images_per_second, training_order
 from wtref.datasets.reading import BadImage, read_image
@@ -21,6 +22,7 @@ from wtref.datasets.views import central_view
 from wtref.device import Device
 from wtref.distributed.group import ProcessGroup
 from wtref.errors import InputError
+from wtref.runs.config import Config
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +158,25 @@ def test_a_folder_of_one_size_in_memory(tmp_path, workers):
         assert np.array_equal(images, [np.asarray(Image.open(path)) for path in files.paths])
         assert np.array_equal(labels, files.labels)
     assert sum(len(labels) for _, labels in MemoryFeed(data, CPU, 4, 0).train_batches(0)) == 21
+
+
+def test_a_folder_is_decoded_again_only_if_something_in_it_has_changed(tmp_path):
+    write_folder(tmp_path, size=(12, 9))
+    first = load_folder_once(tmp_path)
+    assert load_folder_once(tmp_path, workers=1) is first and load_folder_once(tmp_path, bad_images="skip") is not first
+    config = Config(dataset="small-folder", data_dir=str(tmp_path))
+    assert open_feed(config, CPU).dataset is open_feed(config, CPU).dataset is load_folder_once(tmp_path)
+    changed, pixels = tmp_path / "train" / CLASSES[0] / "00.png", np.asarray(picture(99, 12, 9))
+    assert not np.array_equal(first.train_images[0], pixels)
+    Image.fromarray(pixels).save(changed)
+    assert np.array_equal(load_folder_once(tmp_path).train_images[0], pixels)
+    changed.with_name("notes.txt").write_text("")
+    assert len(load_folder_once(tmp_path).left_out) == 1
+    changed.unlink()
+    assert len(load_folder_once(tmp_path).train_labels) == len(first.train_labels) - 1
+    changed.symlink_to("nowhere.png")
+    with pytest.raises(BadImage, match="nowhere|00.png"):
+        load_folder_once(tmp_path)
 
 
 def test_in_memory_all_images_need_one_size(tmp_path):

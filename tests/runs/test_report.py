@@ -1,10 +1,11 @@
 """The report of an experiment: its table and its configuration show what the metrics and the runs' Configs hold."""
 
 import math
+import re
 
 from wtref.runs import report
 from wtref.runs.config import Config
-from wtref.runs.experiments import EXPERIMENTS, Experiment
+from wtref.runs.experiments import EXPERIMENTS, RELATED, Experiment
 
 
 def line_of(rule, seed, error, angle):
@@ -75,6 +76,17 @@ def test_the_main_job_s_table_fits_a_terminal_and_says_what_its_columns_are():
         assert f"{column}: " in text
     assert text.count("\nfrozen: hidden weights never learn; ") == 1
     assert "frozen" not in text_of([line for line in wide if line["rule"] != "frozen"])
+
+
+def test_differences_to_backprop_are_paired_by_seed():
+    errors = {"bp": (10.0, 20.0, 30.0), "kp": (11.0, 23.0, 35.0), "fa": (10.5, 20.5), "ss": (5.0,)}
+    lines = [line_of(rule, seed, error, 10.0) for rule, found in errors.items() for seed, error in enumerate(found)]
+    before = [line | {"epoch": 0, "test_error": 90.0} for line in lines]
+    (said,) = [line for line in text_of(before + lines).replace("\n    ", " ").splitlines() if "minus" in line]
+    assert said == "accuracy minus BP's with the same seed, mean ± standard error over seeds: KP -3.00 ± 1.15, FA -0.50 ± 0.00"
+    assert "minus" not in text_of(lines[3:]) and "minus" not in text_of(lines[:1] + lines[-1:])
+    many = [line_of(rule, seed, 20.0 + seed, 80.0) for rule in ("bp", *RELATED) for seed in (0, 1)]
+    assert all(re.search(r"\.\d\d,?$", line) for line in text_of(many).split("minus")[1].splitlines()[1:-1] if "±" in line)
 
 
 def test_only_the_last_epoch_counts_but_for_the_seconds():

@@ -10,7 +10,7 @@ from wtref.datasets.augment import Augmentation
 from wtref.datasets.base import Dataset
 from wtref.datasets.cifar import load_cifar10, load_cifar100
 from wtref.datasets.digits import load_digits
-from wtref.datasets.folder import FolderFeed, load_folder_into_memory
+from wtref.datasets.folder import FolderFeed, load_folder_into_memory, load_folder_once
 from wtref.datasets.idx import load_fashion_mnist, load_mnist
 from wtref.datasets.memory import MemoryFeed
 from wtref.datasets.names import CLASS_NAMES
@@ -61,7 +61,7 @@ def open_feed(config, device, group=SINGLE):
             config.image_size, config.flip is not False, config.jitter, config.workers, config.bad_images, group,
         )  # fmt: skip
     if config.dataset == "small-folder":
-        data = load_folder_into_memory(_folder("small-folder", config.data_dir), config.workers, config.bad_images)
+        data = load_folder_once(_folder("small-folder", config.data_dir), config.workers, config.bad_images)
     else:
         data = load(config.dataset, config.data_dir)
     augmentation = Augmentation(config.crop, config.flip is True, config.rotate)

@@ -123,7 +123,42 @@ def load_folder_into_memory(root, workers=None, bad_images="error"):
     images.
     """
     check_choice("bad images", bad_images, BAD_IMAGES)
-    names, train, test = list_folder(root)
+    return _decoded(root, list_folder(root), workers, bad_images)
+
+
+last_decoded = {}  # {what _state returned: FolderDataset}, one at most
+
+
+def load_folder_once(root, workers=None, bad_images="error"):
+    """load_folder_into_memory, but what was decoded last is not decoded again unless a file has changed.
+
+    The runs of a comparison train one after the other on the same folder.  The arrays must not be changed.
+    """
+    check_choice("bad images", bad_images, BAD_IMAGES)
+    listed = list_folder(root)
+    state = (os.path.abspath(root), bad_images, *_state(listed))
+    if state not in last_decoded:
+        last_decoded.clear()  # before the next one needs memory
+        last_decoded[state] = _decoded(root, listed, workers, bad_images)
+    return last_decoded[state]
+
+
+def _state(listed):
+    """What changes if a file in a folder is added, removed, written to or labelled otherwise; listed: from list_folder."""
+    _, *splits = listed
+    for files in splits:
+        yield files.labels.tobytes(), files.left_out
+        for path in files.paths:
+            try:
+                status = os.stat(path)
+                yield path, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+            except OSError as error:
+                yield path, error.errno
+
+
+def _decoded(root, listed, workers, bad_images):
+    """The FolderDataset of a folder's files; listed: from list_folder."""
+    names, train, test = listed
     size, skipped = _common_size(train.paths, bad_images), set()
     arrays = []
     for files in (train, test):

@@ -14,6 +14,7 @@ from functools import partial
 
 from wtref import datasets, locks, plugins, progress
 from wtref.cores import cores, default_threads
+from wtref.datasets.folder import last_decoded
 from wtref.distributed.group import SINGLE
 from wtref.errors import Diverged, InputError, Unsaved, memory_reason
 from wtref.files import make_folder
@@ -102,6 +103,8 @@ def _introduce(experiment, configs, left, jobs, group):
     print(wrapped(f"{about}; {session.device_in_words(training)}"))
     print(datasets.in_words(training.feed), flush=True)
     datasets.warn(training.feed)
+    if jobs > 1:
+        last_decoded.clear()  # the workers decode a folder for themselves
 
 
 def _sharing_cores(config, jobs):

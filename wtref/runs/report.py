@@ -28,6 +28,7 @@ MEANINGS = (
     "update: angle between the updates of all W together and backprop's\n"
 )
 CONTROL = "frozen: hidden weights never learn; a gain over it is due to hidden layers\n"
+DIFFERENCES = "accuracy minus BP's with the same seed, mean ± standard error over seeds: "
 NAMED = 12  # missing runs that a message names
 NAMED_LAYERS = 4  # without a delta angle that a line names
 CAPTIONS = {
@@ -75,11 +76,23 @@ def _foot(experiment, configs, lines):
     foot = f"{wrapped(about)}\n{MEANINGS}"
     if any(line["rule"] == "frozen" for line in lines):
         foot += CONTROL
-    foot += _unmeasured_in_words(lines)
+    foot += _differences_in_words(lines) + _unmeasured_in_words(lines)
     if experiment.published:
         foot += f"{wrapped(f'published: {experiment.source}')}\n"
     missing = missing_in_words(configs, lines)
     return foot + (f"{wrapped(missing)}\n" if missing else "")
+
+
+def _differences_in_words(lines):
+    """Each rule's accuracy minus backprop's with the same seed, where at least two seeds are common to both."""
+    errors = {(line["rule"], line["seed"]): line["test_error"] for line in _last(lines)} if lines else {}
+    found = []
+    for rule in dict.fromkeys(rule for rule, _ in errors if rule != "bp"):
+        gains = [errors["bp", seed] - error for (name, seed), error in errors.items() if name == rule and ("bp", seed) in errors]
+        if gains[1:]:
+            found.append(f"{figures.label(rule)}~{mean(gains):+.2f}~±~{stdev(gains) / math.sqrt(len(gains)):.2f}")
+    text = wrapped(DIFFERENCES + ", ".join(found)).replace("~", " ")  # no line ends within an item
+    return f"{text}\n" if found else ""
 
 
 def _unmeasured_in_words(lines):
