@@ -33,6 +33,7 @@ static void call(const char *name) {
     CALL(relu_back, A(0), A(1), N(2), A(3))
     CALL(add, A(0), A(1), N(2), N(3), A(4))
     CALL(hadamard_product, A(0), A(1), A(2), N(3), N(4), N(5), N(6), A(7))
+    CALL(sign_correlations, A(0), N(1), N(2), A(3))
     CALL(descend, A(0), A(1), A(2), N(3), R(4), R(5), R(6), N(7))
     fprintf(stderr, "%s is not among the functions of kernel_program.c\n", name);
     exit(1);

@@ -13,9 +13,17 @@ def independent_signs(device, rng, rows, n):
 
     The mean of y^T (y W^T) / rows is W^T; of S rows, it lies at the matrix angle tan^2(theta) = (n - 1) / S.
     """
-    count = rows * n
-    bits = np.frombuffer(rng.bytes(-(-count // 8)), np.uint8)
-    return 1 - 2 * device.xp.unpackbits(device.raw(bits))[:count].reshape(rows, n).astype(device.dtype)
+    return signs(device.raw(random_bits(rng, rows * n)), rows, n, device.dtype)
+
+
+def random_bits(rng, count):
+    """At least `count` random bits on the host, eight in a uint8."""
+    return np.frombuffer(rng.bytes(-(-count // 8)), np.uint8)
+
+
+def signs(bits, rows, n, dtype):
+    """y (rows, n): -1 where one of the first rows * n bits is 1, +1 where it is 0."""
+    return 1 - 2 * array_module(bits).unpackbits(bits)[: rows * n].reshape(rows, n).astype(dtype)
 
 
 def orthogonal_signs(device, rng, n):

@@ -151,8 +151,12 @@ class WeightMirror(Rule):
 
     def noise(self, s):
         """y_l (M, n_in) of this layer's next step of mirror mode."""
+        return self.draw(s.device, self.next_generator(s), self.batch(s), s.n_in)
+
+    def next_generator(self, s):
+        """The generator of that noise."""
         t = self.state[s.name] = self.state.get(s.name, 0) + 1
-        return self.draw(s.device, generator(self.seed, NOISE, s.layer, t - 1), self.batch(s), s.n_in)
+        return generator(self.seed, NOISE, s.layer, t - 1)
 
     def batch(self, s):
         """M for this layer."""

@@ -40,6 +40,21 @@ def suite(fast):
     return suite
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rows, n", [(1, 1), (7, 9), (64, 3), (65, 8), (513, 27), (1030, 147)])
+def test_sign_correlations_are_exact(rows, n, dtype, fast):
+    bits = np.random.default_rng(rows).integers(256, size=-(-rows * n // 8), dtype=np.uint8)
+    found = fast.sign_correlations(bits, rows, n, np.dtype(dtype))
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, plain.sign_correlations(bits, rows, n, dtype))
+
+
+def test_sign_correlations_refuse_other_bits(fast):
+    for bits in (np.zeros(3, np.uint8), np.zeros(5, np.uint8), np.zeros(4, np.int8), np.zeros((2, 2), np.uint8), None):
+        with pytest.raises(ValueError, match=r"^sign_correlations: bits must be an array uint8 \(4,\), found "):
+            fast.sign_correlations(bits, 5, 6, np.dtype(np.float32))
+
+
 @pytest.mark.parametrize("c", [16, 64, 256])
 def test_winograd_costs_a_digit_of_float32(c, fast):
     """Its root-mean-square error is 1e-6 to 5e-6 of the output's root mean square; a direct sum's is 2e-7 to 4e-7."""
@@ -162,6 +177,7 @@ for c_in, c_out in [(3, 5), (6, 16), (16, 16), (17, 33), (32, 48)]:
         fast.norm_back(y, y2, mean, mean, mean, mean, mean), fast.relu(y), fast.relu_back(y, y2), fast.add(y, y2)
         fast.product(W, B), fast.product(W.T, B.T), fast.hadamard_product(W, draw(W.shape[1]), draw(7), 16)
         fast.descend(W, draw(*W.shape), draw(*W.shape), 0.1, 0.9, 0.1, True)
+        fast.sign_correlations(at_the_edge(np.zeros(-(-9 * c_out // 8), np.uint8)), 9, c_out, np.dtype(np.float32))
 print("whole")
 """
 

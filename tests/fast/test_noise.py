@@ -73,6 +73,25 @@ def test_a_mirror_s_steps_are_the_plain_ones_with_the_products_of_the_ops(rule):
     assert type(found.rule.noise(s)) is Noise and type(wanted.rule.noise(s)) is np.ndarray
 
 
+@pytest.mark.parametrize("model, by_bits", [("resnet8", True), ("mlp", False)])
+def test_the_weight_mirror_counts_equal_signs_where_that_is_less_work(model, by_bits, monkeypatch):
+    """The output layer of this MLP has 500 inputs and 10 outputs, and its direct products take less time."""
+
+    def prepared(kernels):
+        return prepare(Config(model=model, rule="wm", dtype="float64", kernels=kernels, threads=1))
+
+    found, wanted, counted = prepared("compiled"), prepared("plain"), []
+    correlations = found.device.ops.sign_correlations
+    monkeypatch.setattr(found.device.ops, "sign_correlations", lambda *arguments: counted.append(arguments) or correlations(*arguments))
+    for one, other in zip(found.network.with_feedback, wanted.network.with_feedback):
+        for eta_B in (1e-3, 1e-4):
+            found.rule.mirror(one, eta_B=eta_B)
+            wanted.rule.mirror(other, eta_B=eta_B)
+        np.testing.assert_allclose(one.B, other.B, rtol=0, atol=1e-12 * np.abs(other.B).max())
+    assert found.rule.state == wanted.rule.state
+    assert len(counted) == (2 * len(found.network.with_feedback) if by_bits else 0)
+
+
 def test_rules_without_noise_are_left_alone():
     device = prepare(Config(model="mlp", rule="kp", kernels="compiled")).device
     rule = relatives.RULES["kp"]()

@@ -58,6 +58,7 @@ def cases():
     yield from _pooling(draw, *POOL)
     for where, shape in WEIGHTS:
         yield Case("descend", where, (draw(*shape), draw(*shape), draw(*shape), 1e-3, 0.9, 1e-4, False))
+    yield _correlations(rng, "resnet8 stage3", 3456, 576)
     yield Case("hadamard_product", "mlp hidden1", (draw(500, 784), draw(784), draw(1024), 1024))
 
 
@@ -101,6 +102,11 @@ def _pooling(draw, where, shape, *window):
     largest, winner = plain.max_pool(y, *window)
     yield Case("max_pool", where, (y, *window))
     yield Case("max_pool_back", where, (largest, winner.astype(np.int32), *window, shape[1:3]))
+
+
+def _correlations(rng, where, rows, n):
+    bits = rng.integers(256, size=rows * n // 8, dtype=np.uint8)
+    return Case("sign_correlations", where, (bits, rows, n, np.dtype(np.float32)), 2 * rows * n * n)
 
 
 def measure(ops, case, repeats):

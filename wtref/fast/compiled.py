@@ -130,6 +130,10 @@ class Compiled:
         (after,) = _arrays("hadamard_product", (k,), v.dtype, after=after)
         return self._new((m, k), v.dtype, "hadamard_product", v, before, after, m, n, k, order)
 
+    def sign_correlations(self, bits, rows, n, dtype):
+        (bits,) = _arrays("sign_correlations", (-(-rows * n // 8),), np.dtype(np.uint8), bits=bits)
+        return self._new((n, n), dtype, "sign_correlations", bits, rows, n)
+
     def descend(self, w, v, gradient, lr, momentum, decay, nesterov):
         if w.ndim == 2 and not w.flags.c_contiguous:  # B lies in memory as its transpose does
             w, v, gradient = w.T, v.T, gradient.T

@@ -1,8 +1,10 @@
 """The noise of mirrors with its matrix products computed by a device's ops, and on a GPU drawn by them."""
 
+from functools import partial
+
 import numpy as np
 
-from wtref.noise import OrthogonalSigns, orthogonal_signs
+from wtref.noise import OrthogonalSigns, orthogonal_signs, random_bits
 from wtref.relatives import OrthogonalMirror
 from wtref.rules import WeightMirror
 
@@ -22,8 +24,24 @@ def accelerate_noise(rule, device):
     elif isinstance(rule, WeightMirror) and device.name == "cpu":
         noise = rule.noise
         rule.noise = lambda s: Noise.of(noise(s), device.ops)
+        if type(rule) is WeightMirror:
+            rule.mirror = partial(mirror, rule, device.ops, rule.mirror)
     elif isinstance(rule, WeightMirror):
         rule.draw = device.ops.independent_signs  # without a copy to the GPU, which would wait until the GPU has done all before
+
+
+def mirror(rule, ops, plain, s, eta_B):
+    """WeightMirror.mirror with y^T (y W^T) computed as (y^T y) W^T where that is less work; plain: the method itself.
+
+    Each entry of y^T y counts the rows in which two cells have the same sign, less the others.  That takes n^2 M / 2
+    operations on bits, 64 or more at a time, and y itself is not laid out in memory.
+    """
+    M, n = rule.batch(s), s.n_in
+    if M < n or n > 16 * s.n_out:
+        return plain(s, eta_B)
+    bits = random_bits(rule.next_generator(s), M * n)
+    outer = ops.product(s.W, ops.sign_correlations(bits, M, n, s.W.dtype)).T
+    s.B += eta_B * outer - eta_B * M * s.B  # (7)
 
 
 class Noise(np.ndarray):

@@ -8,7 +8,7 @@ import math
 from wtref import layers
 from wtref.device import array_module
 from wtref.layers import image, patches, rows
-from wtref.noise import hadamard_product, independent_signs  # noqa: F401  (two of the ops)
+from wtref.noise import hadamard_product, independent_signs, signs  # noqa: F401  (the first two are ops)
 
 
 def product(a, b):
@@ -149,6 +149,12 @@ def relu_back(delta, y):
 def add(a, b, rectify=False):
     """a + b, of the same shape; max(., 0) of that if rectify."""
     return relu(a + b) if rectify else a + b
+
+
+def sign_correlations(bits, rows, n, dtype):
+    """y^T y (n, n) for y (rows, n) of the signs that noise.signs makes of the bits."""
+    y = signs(bits, rows, n, dtype)
+    return y.T @ y
 
 
 def descend(w, v, gradient, lr, momentum, decay, nesterov):

@@ -5,3 +5,4 @@
 #include "convolution.c"
 #include "pooling.c"
 #include "elementwise.c"
+#include "signs.c"

@@ -70,13 +70,15 @@ void keep_memory(void) {
 #endif
 }
 
+static void out_of_memory(void) {
+    fputs("wtref: out of memory; a smaller batch needs less\n", stderr);
+    abort();
+}
+
 /* Allocate a work buffer with some slack, because a tile may read (but not write) past the last row. */
 static REAL *allocate(long elements) {
     REAL *buffer = aligned_alloc(64, ((elements + 2 * WIDE) * sizeof(REAL) + 63) / 64 * 64);
-    if (!buffer) {
-        fputs("wtref: out of memory; a smaller batch needs less\n", stderr);
-        abort();
-    }
+    if (!buffer) out_of_memory();
     return buffer;
 }
 
