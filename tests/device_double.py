@@ -139,7 +139,7 @@ xp.__dict__.update(
     ndarray=DoubleArray,
     array=_array,
     asarray=_array,
-    linalg=SimpleNamespace(norm=_lifted(np.linalg.norm), qr=_lifted(np.linalg.qr)),
+    linalg=SimpleNamespace(norm=_lifted(np.linalg.norm)),
     **{name: _lifted(getattr(np, name)) for name in FUNCTIONS},
     **{name: getattr(np, name) for name in "float32 float64 int32 int64 uint8 inf nan pi newaxis".split()},
 )

@@ -125,10 +125,20 @@ def _deltas(network, error):
 def _local_angle(s, delta):
     """Degrees between B delta and W^T delta, delta (..., n_out); of a convolution, patch by patch.
 
-    R has delta's products, R^T R = delta^T delta, in far fewer rows, and therefore its angles.
+    |M delta|^2, summed over all patches, is the sum of M * (M @ products), for which no M delta is needed.
     """
-    R = array_module(delta).linalg.qr(rows(_real(delta)), mode="r")
-    return angle(R @ s.B.T, R @ s.W)
+    delta, B, W_T = (_unit(x) for x in (rows(delta), s.B, s.W.T))
+    if delta is None or B is None or W_T is None:
+        return math.nan
+    products = delta.T @ delta
+
+    def length(M):
+        return math.sqrt(max(float(to_host((M * (M @ products)).sum(dtype=np.float64))), 0.0))
+
+    u, v = length(B), length(W_T)
+    if not u or not v:
+        return math.nan
+    return math.degrees(2 * math.atan2(length(B / u - W_T / v), length(B / u + W_T / v)))
 
 
 def _updates(network, rule):
