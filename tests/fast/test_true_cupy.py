@@ -104,7 +104,7 @@ def test_the_program_trains_on_it(environment, tmp_path):
         assert done.returncode == 0, done.stderr
         (line,) = [line for line in done.stdout.splitlines() if line.startswith("epoch 1/1")]
         rows.append([float(word.rstrip("°")) for word in line.split()[2:-1] if word != "%"])  # without the images per second
-    assert len(rows[0]) == 5 and rows[0] == pytest.approx(rows[1], rel=0.01)
+    assert len(rows[0]) == 6 and rows[0] == pytest.approx(rows[1], rel=0.01)
 
 
 def test_the_report_describes_it(environment):
