@@ -92,6 +92,17 @@ def _lifted(function):
     return on_device
 
 
+def _operator(function):
+    """The same operator for arrays of the device double; one with a foreign object that takes no ufuncs is left to that, as by CuPy."""
+    lifted = _lifted(function)
+
+    def on_device(self, other):
+        foreign = not isinstance(other, DoubleArray) and getattr(other, "__array_ufunc__", True) is None
+        return NotImplemented if foreign else lifted(self, other)
+
+    return on_device
+
+
 def _in_place(function):
     def on_device(self, other):
         self._hidden = function(self._hidden, _unwrapped(other))
@@ -118,8 +129,8 @@ FUNCTIONS = (
 
 for _name in BINARY:
     _plain = getattr(operator, f"__{_name}__")
-    setattr(DoubleArray, f"__{_name}__", _lifted(_plain))
-    setattr(DoubleArray, f"__r{_name}__", _lifted(lambda a, b, plain=_plain: plain(b, a)))
+    setattr(DoubleArray, f"__{_name}__", _operator(_plain))
+    setattr(DoubleArray, f"__r{_name}__", _operator(lambda a, b, plain=_plain: plain(b, a)))
     setattr(DoubleArray, f"__i{_name}__", _in_place(getattr(operator, f"__i{_name}__")))
 for _name in COMPARISONS:
     setattr(DoubleArray, f"__{_name}__", _lifted(getattr(operator, f"__{_name}__")))

@@ -20,17 +20,19 @@ from wtref.device import array_module, to_host
 from wtref.layers import rows
 
 
-def angle(u, v):
+def angle(u, v, norm=None):
     """The angle between two arrays of one shape, in degrees: 0 aligned, 90 unrelated, 180 opposed.
 
+    norm: that of the space in which the angle is taken, a function of an array; None for the Euclidean norm.
     NaN where one of them has no direction: an array of zeros, or one that holds NaN or infinity.
 
     2 atan2(|u' - v'|, |u' + v'|) on unit vectors: exact for small angles too, where acos is not.
     """
-    u, v = _unit(u), _unit(v)
+    norm = norm or _norm
+    u, v = _unit(u, norm), _unit(v, norm)
     if u is None or v is None:
         return math.nan
-    return math.degrees(2 * math.atan2(_norm(u - v), _norm(u + v)))
+    return math.degrees(2 * math.atan2(norm(u - v), norm(u + v)))
 
 
 def matrix_angles(network):
@@ -125,20 +127,14 @@ def _deltas(network, error):
 def _local_angle(s, delta):
     """Degrees between B delta and W^T delta, delta (..., n_out); of a convolution, patch by patch.
 
-    |M delta|^2, summed over all patches, is the sum of M * (M @ products), for which no M delta is needed.
+    They are delta X for X = B^T and X = W, and |delta X|^2 is the sum over X * (C X) with C = delta^T delta, which is much
+    smaller than they are.
     """
-    delta, B, W_T = (_unit(x) for x in (rows(delta), s.B, s.W.T))
-    if delta is None or B is None or W_T is None:
+    delta = _unit(rows(delta), _norm)
+    if delta is None:
         return math.nan
-    products = delta.T @ delta
-
-    def length(M):
-        return math.sqrt(max(float(to_host((M * (M @ products)).sum(dtype=np.float64))), 0.0))
-
-    u, v = length(B), length(W_T)
-    if not u or not v:
-        return math.nan
-    return math.degrees(2 * math.atan2(length(B / u - W_T / v), length(B / u + W_T / v)))
+    C = delta.T @ delta
+    return angle(s.B.T, s.W, norm=lambda X: math.sqrt(max(to_host((X * (C @ X)).sum(dtype=np.float64)), 0)))
 
 
 def _updates(network, rule):
@@ -174,13 +170,14 @@ def _ratio(u, v):
     return u / v if 0 < v < math.inf else math.nan
 
 
-def _unit(x):
+def _unit(x, norm):
     """x / |x|, or None where x has no direction."""
     x, largest = _largest(x)
     if not 0 < largest < math.inf:
         return None
     x = x / largest  # so that no square over- or underflows
-    return x / _norm(x)
+    length = norm(x)
+    return x / length if length else None
 
 
 def _length(x):

@@ -13,6 +13,7 @@ from wtref.errors import InputError
 from wtref.fast import cuda_launches, plain
 from wtref.fast.cuda import Cuda, Geometry
 from wtref.fast.cuda_launches import BFLOAT16
+from wtref.fast.noise import Factor
 from wtref.noise import independent_signs
 from wtref.randomness import NOISE, generator
 from wtref.runs.config import Config
@@ -141,6 +142,21 @@ def test_noise_is_that_of_numpy_s_generator(dtype, rows, n):
         rng.bit_generator.advance(seed * (1 << 70))
         found = to_host(emulated().independent_signs(double, rng, rows, n))
         assert np.array_equal(found, independent_signs(Device("cpu", np, dtype), rng, rows, n)) and found.dtype == dtype
+
+
+@pytest.mark.parametrize("precision", [pytest.param("bf16", marks=[pytest.mark.slow, with_bf16]), "float32"])
+def test_a_mirror_s_products_come_from_the_kernels(precision):
+    """With factors in bf16 W is rounded, and so is what arrives at the cells above; the noise is exact."""
+
+    def mirrored(device):
+        training = prepare(Config(model="mlp", rule="wm", hidden=(20,), mirror_rows=64), device)
+        s, *_ = training.network.with_feedback
+        training.rule.mirror(s, 0.01)
+        return to_host(s.B), training.rule.noise(s)
+
+    (found, noise), (wanted, _) = map(mirrored, (Device("double", xp, np.float32, ops=emulated(precision)), Device("cpu", np, np.float32)))
+    assert isinstance(noise, Factor)
+    assert np.abs(found - wanted).max() <= (1e-6 if precision == "float32" else 0.01) * np.abs(wanted).max()
 
 
 def test_noise_of_another_generator_than_the_kernel_s():

@@ -59,7 +59,7 @@ class Cuda(Launches):
         g = Geometry.of("convolve", y.shape, len(W), kernel, stride, padding)
         check(W.shape[1] == g.taps() * g.c_in, y, W)
         m, n, k = g.n * g.out_h * g.out_w, g.c_out, g.taps() * g.c_in
-        arrays = self._geometry(g), self._stored(y), self._stored(W)
+        arrays = self._geometry(g), self.stored(y), self.stored(W)
         moments = self._moments_buffer(real_dtype(arrays), m, n, k) if measured else NULL
         out = self._multiply("convolve", self._store, m, n, k, *arrays, moments).reshape(g.above())
         return out, None if moments is NULL else moments
@@ -68,29 +68,29 @@ class Cuda(Launches):
         g = Geometry.of("convolve_gradient", y.shape, delta.shape[3], kernel, stride, padding)
         check(delta.shape == g.above(), delta, y)
         m, n, k = g.c_out, g.taps() * g.c_in, g.n * g.out_h * g.out_w
-        return self._multiply("convolve_gradient", same, m, n, k, self._geometry(g), self._stored(delta), self._stored(y))
+        return self._multiply("convolve_gradient", same, m, n, k, self._geometry(g), self.stored(delta), self.stored(y))
 
     def convolve_back(self, delta, B, kernel, stride, padding, size):
         images = (len(delta), *size, len(B) // (kernel[0] * kernel[1]))
         g = Geometry.of("convolve_back", images, delta.shape[3], kernel, stride, padding)
         check(delta.shape == g.above() and B.shape[1] == g.c_out, delta, B)
         m, n, k = g.n * g.h * g.w, g.c_in, g.taps() * g.c_out
-        arrays = self._back_geometry(g), self._stored(delta), self._stored(B.T)
+        arrays = self._back_geometry(g), self.stored(delta), self.stored(B.T)
         return self._multiply("convolve_back", self._store, m, n, k, *arrays, classes=g.pixel_classes()).reshape(images)
 
     def max_pool(self, y, kernel, stride, padding):
         g = Geometry.of("max_pool", y.shape, y.shape[3], kernel, stride, padding)
         winner = self.xp.empty(g.above(), np.int32)
-        return self._elementwise("max_pool", self._store, g.above(), self._geometry(g), self._stored(y), winner), winner
+        return self._elementwise("max_pool", self._store, g.above(), self._geometry(g), self.stored(y), winner), winner
 
     def max_pool_back(self, delta, winner, kernel, stride, padding, size):
         g = Geometry.of("max_pool_back", (len(delta), *size, delta.shape[3]), delta.shape[3], kernel, stride, padding)
         check(delta.shape == winner.shape == g.above(), delta, winner)
         places = self._contiguous(winner.astype(np.int32, copy=False))  # those of plain.py are int64
-        return self._elementwise("max_pool_back", self._store, g.below(), self._geometry(g), self._stored(delta), places)
+        return self._elementwise("max_pool_back", self._store, g.below(), self._geometry(g), self.stored(delta), places)
 
     def biased(self, a, b):
-        return self._elementwise("biased", self._store, a.shape, self._stored(a), *self._vectors(a, b), np.int32(len(b)))
+        return self._elementwise("biased", self._store, a.shape, self.stored(a), *self._vectors(a, b), np.int32(len(b)))
 
     def total(self, x):
         mean, _ = self.moments(x)
@@ -98,7 +98,7 @@ class Cuda(Launches):
 
     def average(self, y):
         positions, channels = math.prod(y.shape[1:3]), y.shape[3]
-        return self._elementwise("average", same, (len(y), channels), self._stored(y), *ints(positions, channels))
+        return self._elementwise("average", same, (len(y), channels), self.stored(y), *ints(positions, channels))
 
     def moments(self, x):
         return self._joined("moments_total", 2, self._moments(x))
@@ -119,13 +119,13 @@ class Cuda(Launches):
 
     def norm_forward(self, x, mean, scale, beta, rectify=False, plus=None):
         check(plus is None or plus.shape == x.shape, x, plus)
-        plus = NULL if plus is None else self._stored(plus)
+        plus = NULL if plus is None else self.stored(plus)
         vectors, numbers = self._vectors(x, mean, scale, beta), ints(rectify, len(mean))
-        return self._elementwise("norm_forward", self._store, x.shape, self._stored(x), *vectors, plus, *numbers)
+        return self._elementwise("norm_forward", self._store, x.shape, self.stored(x), *vectors, plus, *numbers)
 
     def norm_back(self, delta, x, mean, scale, slope, shift, beta=None):
         check(delta.shape == x.shape, delta, x)
-        arrays = self._stored(delta), self._stored(x), *self._vectors(x, mean, scale, slope, shift, beta)
+        arrays = self.stored(delta), self.stored(x), *self._vectors(x, mean, scale, slope, shift, beta)
         return self._elementwise("norm_back", self._store, x.shape, *arrays, np.int32(len(mean)))
 
     def norm_scale(self, variance, gamma, epsilon):
@@ -133,15 +133,15 @@ class Cuda(Launches):
         return self._elementwise("norm_scale", same, (2, gamma.size), variance, gamma, epsilon, size=gamma.size)
 
     def relu(self, a):
-        return self._elementwise("relu", self._store, a.shape, self._stored(a))
+        return self._elementwise("relu", self._store, a.shape, self.stored(a))
 
     def relu_back(self, delta, y):
         check(delta.shape == y.shape, delta, y)
-        return self._elementwise("relu_back", self._store, y.shape, self._stored(delta), self._stored(y))
+        return self._elementwise("relu_back", self._store, y.shape, self.stored(delta), self.stored(y))
 
     def add(self, a, b, rectify=False):
         check(a.shape == b.shape, a, b)
-        return self._elementwise("add", self._store, a.shape, self._stored(a), self._stored(b), np.int32(rectify))
+        return self._elementwise("add", self._store, a.shape, self.stored(a), self.stored(b), np.int32(rectify))
 
     def hadamard_product(self, v, before, after, order):
         check_order(order)
@@ -175,7 +175,7 @@ class Cuda(Launches):
 
     def _moments(self, x):
         """The moments of parts of the rows, as _partial_sums returns them."""
-        return self._partial_sums("moments_parts", 3, x, self._stored(x))
+        return self._partial_sums("moments_parts", 3, x, self.stored(x))
 
     def _moments_buffer(self, dtype, m, n, k):
         """An array for the moments of each tile of a product (m, n); NULL where k is cut into slices."""
@@ -184,7 +184,7 @@ class Cuda(Launches):
 
     def _norm_sums(self, delta, x, mean, scale, beta):
         check(delta.shape == x.shape, delta, x)
-        arrays = self._stored(delta), self._stored(x), *self._vectors(x, mean, scale, beta)
+        arrays = self.stored(delta), self.stored(x), *self._vectors(x, mean, scale, beta)
         return self._partial_sums("norm_sums_parts", 2, x, *arrays)
 
 

@@ -145,10 +145,10 @@ class Launches:
     def _factor(self, x):
         """Return x (rows, k) as the kernels read it, whether it is contiguous along k or else along its rows, and its stride."""
         if not x.flags.c_contiguous and x.T.flags.c_contiguous:
-            return self._stored(x.T).T, False, np.int32(len(x))
-        return self._stored(x), True, np.int32(x.shape[1])
+            return self.stored(x.T).T, False, np.int32(len(x))
+        return self.stored(x), True, np.int32(x.shape[1])
 
-    def _stored(self, x):
+    def stored(self, x):
         """Return x contiguous and, if it is float32, in the dtype of activities and errors."""
         if self._store(x.dtype) == x.dtype:
             return self._contiguous(x)

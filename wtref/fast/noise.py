@@ -28,6 +28,8 @@ def accelerate_noise(rule, device):
             rule.mirror = partial(mirror, rule, device.ops, rule.mirror)
     elif isinstance(rule, WeightMirror):
         rule.draw = device.ops.independent_signs  # without a copy to the GPU, which would wait until the GPU has done all before
+        if type(rule).mirror is WeightMirror.mirror:  # others may do more with their noise than multiply it
+            rule.noise = lambda s: Factor(type(rule).noise(rule, s), device.ops)
 
 
 def mirror(rule, ops, plain, s, eta_B):
@@ -71,6 +73,21 @@ class Noise(np.ndarray):
     def _suits(self, x):
         """Whether x may be a factor of a product of the ops, which convert nothing."""
         return type(x) is np.ndarray and x.ndim == 2 and x.dtype == self.dtype
+
+
+class Factor:
+    """Noise on a GPU, stored as the factors of products are; its products by @ are computed by `ops`."""
+
+    __array_ufunc__ = None  # CuPy then leaves x @ factor to __rmatmul__
+
+    def __init__(self, y, ops):
+        self.y, self.ops = ops.stored(y), ops
+
+    def __matmul__(self, v):
+        return self.ops.product(self.y, v)
+
+    def __rmatmul__(self, v):
+        return self.ops.product(v, self.y)
 
 
 def _plain(x):
