@@ -12,7 +12,7 @@ from wtref.fast.operands import Shapes, check_order
 
 REALS = {np.dtype(np.float32): ("float", ctypes.c_float), np.dtype(np.float64): ("double", ctypes.c_double)}
 
-ADDRESS, FROM_BUFFER = ctypes.addressof, ctypes.c_char.from_buffer  # bound once: _address is called 400 times in a step
+ADDRESS, FROM_BUFFER, ARRAY = ctypes.addressof, ctypes.c_char.from_buffer, np.ndarray  # bound once, for the 400 arrays of a step
 
 WINNER = np.dtype(np.int32)  # of the positions that max_pool returns
 OPTIONAL = {("norm_sums", "beta"), ("norm_gradients", "beta"), ("norm_back", "beta"), ("norm_forward", "plus")}  # operands that may be None
@@ -147,11 +147,10 @@ class Compiled:
 
         If an operand is empty, as with an empty shard of a batch, all sums are zero.
         """
-        c_arguments, empty = _c_arguments(arguments)
+        out = self.buffers.empty(shape, dtype)
+        c_arguments, empty = _c_arguments((*arguments, out))
         if empty:
             return np.zeros(shape, dtype)
-        out = self.buffers.empty(shape, dtype)
-        c_arguments.append(_address(out))
         self._function(dtype, name, c_arguments)(*c_arguments)
         return out
 
@@ -215,7 +214,7 @@ def _arrays(function, shape, dtype, **operands):
     Raises ValueError unless they have the shape and dtype: C does not check them.
     """
     for name, x in operands.items():
-        if not isinstance(x, np.ndarray) or x.shape != shape or x.dtype != dtype:
+        if not isinstance(x, ARRAY) or x.shape != shape or x.dtype != dtype:
             if x is not None or (function, name) not in OPTIONAL:
                 raise _misfit(function, name, x, shape, dtype)
         elif not x.flags.carray:
@@ -246,7 +245,7 @@ def _misfit(function, name, x, shape, dtype):
 def _c_arguments(arguments):
     """Return (the arguments with arrays replaced by addresses, whether an array is empty)."""
     try:
-        return [ADDRESS(FROM_BUFFER(x)) if isinstance(x, np.ndarray) else x for x in arguments], False
+        return [ADDRESS(FROM_BUFFER(x)) if isinstance(x, ARRAY) else x for x in arguments], False
     except (TypeError, ValueError, BufferError):  # one of the arrays is read-only, not contiguous or empty
         arrays = [x for x in arguments if isinstance(x, np.ndarray)]
         return [_address(x) if isinstance(x, np.ndarray) else x for x in arguments], not all(x.size for x in arrays)
@@ -267,4 +266,5 @@ def _address(x):
 
 def _rows(x):
     """The number of rows of x (..., C) and the number C of channels."""
-    return x.size // max(x.shape[-1], 1), x.shape[-1]
+    channels = x.shape[-1]
+    return x.size // (channels or 1), channels
