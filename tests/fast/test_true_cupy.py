@@ -107,6 +107,15 @@ def test_the_program_trains_on_it(environment, tmp_path):
     assert len(rows[0]) == 6 and rows[0] == pytest.approx(rows[1], rel=0.01)
 
 
+def test_several_runs_of_a_comparison_share_it(environment, tmp_path):
+    command = "compare --model mlp --hidden 8 --epochs 1 --batch-size 512 --seeds 1 --rules bp kp --device cuda:0 --jobs 2"
+    done = subprocess.run(
+        [sys.executable, TESTS.parent / "run.py", *command.split()], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and not done.stderr
+    assert "2 at a time; cuda:0, float32, CUDA kernels" in " ".join(done.stdout.split()) and "[3/3]" in done.stdout
+
+
 def test_the_report_describes_it(environment):
     program = "from wtref.bench.gpu_report import _machine; print(_machine('cuda:0')['gpu'])"
     assert python(environment, "-c", program) == "a fake GPU\n"

@@ -93,7 +93,7 @@ EXPERIMENTS = {
     ),
     # weight decay 2e-3: lambda brings W - B^T down to 2 % within these epochs under KP; backprop loses nothing by it
     "cifar10-resnet8": Experiment(
-        "ResNet-8 on CIFAR-10, for a CPU",
+        "ResNet-8 on CIFAR-10",
         {**PRESETS["cifar10-resnet8"], "epochs": 10, "weight_decay": 2e-3},
         rules={rule: {} for rule in RELATED},
         seeds=3,
