@@ -55,6 +55,38 @@ def test_sign_correlations_refuse_other_bits(fast):
             fast.sign_correlations(bits, 5, 6, np.dtype(np.float32))
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_joined_descents_are_those_of_each_array(dtype, nesterov, fast):
+    draw = normal(7, dtype)
+    ws, vs = ([draw(n) for n in (16, 5, 64, 1)] for _ in range(2))
+    alone = [(w.copy(), v.copy()) for w, v in zip(ws, vs)]
+    descend_all = fast.joined_descent(ws, vs)
+    for lr in (0.1, 0.01):
+        gradients = [draw(2, 16)[1], draw(10)[::2], draw(64), draw(1)]
+        descend_all(gradients, lr, 0.9, nesterov)
+        for (w, v), gradient in zip(alone, gradients):
+            fast.descend(w, v, gradient, lr, 0.9, 0.0, nesterov)
+    for w, v, (other_w, other_v) in zip(ws, vs, alone):
+        assert np.array_equal(w, other_w) and np.array_equal(v, other_v)
+
+
+def test_joined_descents_of_arrays_that_do_not_fit(fast):
+    draw = normal(8, np.float32)
+    for w, v in ((draw(3), draw(4)), (draw(3), draw(3).astype(np.float64))):
+        with pytest.raises(ValueError, match="^descend_all: v must be"):
+            fast.joined_descent([draw(2), w], [draw(2), v])
+    descend_all = fast.joined_descent([draw(2), draw(3)], [draw(2), draw(3)])
+    with pytest.raises(ValueError, match="^descend_all: gradient must be"):
+        descend_all([draw(2), draw(4)], 0.1, 0.9, False)
+    with pytest.raises(ValueError):
+        descend_all([draw(2)], 0.1, 0.9, False)
+    w, v, gradient = draw(6)[::2], draw(3), draw(3)
+    wanted = w - 0.5 * (0.9 * v + gradient)
+    fast.joined_descent([w], [v])([gradient], 0.5, 0.9, False)
+    np.testing.assert_allclose(w, wanted, rtol=1e-6)
+
+
 @pytest.mark.parametrize("c", [16, 64, 256])
 def test_winograd_costs_a_digit_of_float32(c, fast):
     """Its root-mean-square error is 1e-6 to 5e-6 of the output's root mean square; a direct sum's is 2e-7 to 4e-7."""

@@ -3,6 +3,6 @@
 from wtref.fast.acceleration import accelerate
 from wtref.fast.graphs import CapturedStep
 from wtref.fast.noise import accelerate_noise
-from wtref.fast.optim import SGD
+from wtref.fast.optim import SGD, JoinedStep
 
-__all__ = ["SGD", "CapturedStep", "accelerate", "accelerate_noise"]
+__all__ = ["SGD", "CapturedStep", "JoinedStep", "accelerate", "accelerate_noise"]

@@ -3,6 +3,7 @@
 import ctypes
 import math
 import weakref
+from functools import partial
 
 import numpy as np
 
@@ -141,6 +142,22 @@ class Compiled:
         if not (w.flags.carray and v.flags.carray):
             return plain.descend(w, v, gradient, lr, momentum, decay, nesterov)
         self._call(w.dtype, "descend", w, v, packed, w.size, float(lr), float(momentum), float(decay), nesterov)
+
+    def joined_descent(self, ws, vs):
+        """Return descend_all of plain.py for these ws and vs, whose addresses are found once: a function of the other arguments."""
+        if not all(x.flags.carray for x in (*ws, *vs)):
+            return partial(plain.descend_all, ws, vs)
+        for w, v in zip(ws, vs, strict=True):
+            _arrays("descend_all", w.shape, ws[0].dtype, w=w, v=v)
+        table = np.array([(_address(w), _address(v), 0, w.size) for w, v in zip(ws, vs)], np.int64)
+
+        def descend_all(gradients, lr, momentum, nesterov):
+            pairs = zip(ws, gradients, strict=True)
+            packed = [x for w, gradient in pairs for x in _arrays("descend_all", w.shape, w.dtype, gradient=gradient)]
+            table[:, 2] = [_address(x) for x in packed]
+            self._call(ws[0].dtype, "descend_all", table, len(table), float(lr), float(momentum), nesterov)
+
+        return descend_all
 
     def _new(self, shape, dtype, name, *arguments):
         """Return a new array of the shape and dtype, computed by the C function of that name, whose last argument is its result.

@@ -165,6 +165,12 @@ def descend(w, v, gradient, lr, momentum, decay, nesterov):
     w -= lr * (gradient + momentum * v if nesterov else v)
 
 
+def descend_all(ws, vs, gradients, lr, momentum, nesterov):
+    """descend, without decay, for every w of a list."""
+    for w, v, gradient in zip(ws, vs, gradients, strict=True):
+        descend(w, v, gradient, lr, momentum, 0.0, nesterov)
+
+
 def _through_relu(delta, x, mean, scale, beta):
     """delta before the ReLU that follows batch norm; delta itself if beta is None, when there is no ReLU."""
     return delta if beta is None else relu_back(delta, norm_forward(x, mean, scale, beta))

@@ -7,6 +7,7 @@ from wtref.distributed.group import SINGLE
 from wtref.distributed.network import distribute, distributed_step, shard_mirroring
 from wtref.distributed.training import DistributedTraining
 from wtref.errors import InputError, choose
+from wtref.layers import BatchNorm
 from wtref.losses import LOSSES
 from wtref.optim import SGD, Schedule, aligning_decay
 from wtref.relatives import RULES, OutputByBackprop
@@ -79,8 +80,16 @@ def _faster(config, device, group, network, rule, *parts):
         shard_mirroring(rule, group)
         options = {"train_step": distributed_step(group), "group": group, "check_copies": config.check_copies}
         return DistributedTraining(network, rule, *parts, **options)
-    captured = config.graph and device.name != "cpu" and device.ops is not None and not rule.draws_each_batch
-    return Training(network, rule, *parts, train_step=fast.CapturedStep(device.xp) if captured else train_step)
+    return Training(network, rule, *parts, train_step=_step(config, device, network, rule))
+
+
+def _step(config, device, network, rule):
+    """train_step, or what computes the same faster."""
+    if device.ops and device.name == "cpu" and network.norms and all(type(norm) is BatchNorm for norm in network.norms):
+        return fast.JoinedStep()
+    if device.ops and device.name != "cpu" and config.graph and not rule.draws_each_batch:
+        return fast.CapturedStep(device.xp)
+    return train_step
 
 
 def _sgd(config, schedule, network, device):

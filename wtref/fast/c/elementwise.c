@@ -213,3 +213,9 @@ void descend(REAL *restrict w, REAL *restrict v, const REAL *restrict gradient, 
             v[i] = momentum * v[i] + (gradient[i] + decay * w[i]), w[i] -= lr * v[i];
         }
 }
+
+/* descend without decay for `count` arrays; each row of the table has the addresses of w, v and gradient, and their length. */
+void descend_all(const long (*table)[4], long count, REAL lr, REAL momentum, long nesterov) {
+    for (const long (*row)[4] = table; row < table + count; row++)
+        descend((REAL *)(*row)[0], (REAL *)(*row)[1], (const REAL *)(*row)[2], (*row)[3], lr, momentum, 0, nesterov);
+}
