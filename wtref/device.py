@@ -1,7 +1,7 @@
 """The device that the program computes on: NumPy arrays on the CPU, or CuPy arrays on a GPU.
 
 The rest of the program is written once, with the functions of `array_module(x)`; only this file imports cupy.
-Random numbers are drawn with NumPy on the host and copied, so a seed gives the same numbers on every device.
+Random numbers are those of NumPy's generators on the host, so a seed gives the same numbers on every device.
 """
 
 import functools

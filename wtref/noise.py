@@ -1,6 +1,6 @@
 """The zero-mean noise that a layer fires in mirror mode: rows y (M, n) of values +1 and -1, with E[y^T y] = M I.
 
-Both kinds are drawn on the host by a NumPy generator and come out the same on every device.
+Both kinds are drawn from a NumPy generator and come out the same on every device.
 """
 
 import numpy as np

@@ -8,14 +8,17 @@ from device_double import xp
 from kernel_suite import KernelSuite, normal
 from on_device import OnDevice, Rounded
 from roundings import bf16, tf32
+from wtref import SGD
 from wtref.device import DTYPES, Device, to_host
 from wtref.errors import InputError
 from wtref.fast import cuda_launches, plain
 from wtref.fast.cuda import Cuda, Geometry
 from wtref.fast.cuda_launches import BFLOAT16
-from wtref.fast.noise import Factor
+from wtref.fast.noise import Factor, accelerate_noise
 from wtref.noise import independent_signs
 from wtref.randomness import NOISE, generator
+from wtref.relatives import OrthogonalMirror
+from wtref.rules import WeightMirror
 from wtref.runs.config import Config
 from wtref.runs.prepare import prepare
 
@@ -103,11 +106,16 @@ def test_blocks_fill_an_h100_s_132_processors(m, n, k, blocks):
     assert -(-m // down) * -(-n // across) * slices == blocks
 
 
-def test_a_factor_that_32_bits_do_not_index_is_refused(monkeypatch):
-    monkeypatch.setattr(cuda_launches, "MAX_SIZE", 19)
-    draw = normal(0, np.float32)
-    with pytest.raises(InputError, match="an array of 20 numbers is too large.* at most 19"):
-        OnDevice(emulated(), xp).product(draw(3, 4), draw(4, 5))
+def test_an_array_that_32_bits_do_not_index_is_refused(monkeypatch):
+    """Also one of which only a smaller array is made, and one of noise."""
+    monkeypatch.setattr(cuda_launches, "MAX_SIZE", 49)
+    ops, images, double = emulated(), xp.ones((1, 5, 10, 1), np.float32), Device("double", xp, np.float32)
+    for call in [
+        lambda: ops.product(xp.ones((3, 5), np.float32), xp.ones((5, 10), np.float32)), lambda: ops.average(images),
+        lambda: ops.max_pool(images, (2, 2), (2, 2), (0, 0)), lambda: ops.independent_signs(double, generator(0, NOISE), 5, 10),
+    ]:  # fmt: skip
+        with pytest.raises(InputError, match="an array of 50 numbers is too large.* at most 49"):
+            call()
 
 
 @pytest.mark.parametrize("order", ["backward", "shuffled"])
@@ -135,13 +143,15 @@ def test_an_order_that_no_block_can_hold(dtype, order):
 @pytest.mark.parametrize("rows, n", [(1, 1), (3, 50), (300, 77), (128, 128), (257, 64)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_noise_is_that_of_numpy_s_generator(dtype, rows, n):
-    """For any state of the generator: several keys, and far along its stream."""
-    double = Device("double", xp, dtype)
+    """For any state of the generator: several keys, far along its stream, where the last noise has left it, and half a word on."""
+    double, cpu = Device("double", xp, dtype), Device("cpu", np, dtype)
     for seed in range(4):
-        rng = generator(seed, NOISE, 3, seed)
-        rng.bit_generator.advance(seed * (1 << 70))
-        found = to_host(emulated().independent_signs(double, rng, rows, n))
-        assert np.array_equal(found, independent_signs(Device("cpu", np, dtype), rng, rows, n)) and found.dtype == dtype
+        rng, host = (generator(seed, NOISE, 3, seed) for _ in range(2))
+        for each in (rng, host):
+            each.bit_generator.advance(seed * (1 << 70))
+        for _ in range(3):
+            found, wanted = to_host(emulated().independent_signs(double, rng, rows, n)), independent_signs(cpu, host, rows, n)
+            assert np.array_equal(found, wanted) and found.dtype == dtype
 
 
 @pytest.mark.parametrize("precision", [pytest.param("bf16", marks=[pytest.mark.slow, with_bf16]), "float32"])
@@ -157,6 +167,38 @@ def test_a_mirror_s_products_come_from_the_kernels(precision):
     (found, noise), (wanted, _) = map(mirrored, (Device("double", xp, np.float32, ops=emulated(precision)), Device("cpu", np, np.float32)))
     assert isinstance(noise, Factor)
     assert np.abs(found - wanted).max() <= (1e-6 if precision == "float32" else 0.01) * np.abs(wanted).max()
+
+
+class Gaussian(WeightMirror):
+    """A mirror with noise of another kind."""
+
+    draw = staticmethod(lambda device, rng, rows, n: device.array(rng.standard_normal((rows, n))))
+
+
+class Patterns(OrthogonalMirror):
+    """The same with patterns."""
+
+    draw = staticmethod(lambda device, rng, n: device.array(np.eye(n)))
+
+
+class Halving(WeightMirror):
+    """A mirror that does more with its noise than multiply it, in another method than WeightMirror."""
+
+    def between_steps(self, s, sgd, step):
+        y = self.noise(s) / 2
+        s.B += (y.T @ y) @ s.W.T
+
+
+@pytest.mark.parametrize("kind", [Gaussian, Patterns, Halving])
+def test_a_mirror_of_a_subclass_has_its_own_noise_on_a_gpu(kind):
+    double, cpu, found = Device("double", xp, np.float64, ops=emulated()), Device("cpu", np, np.float64), []
+    for device in (double, cpu):
+        s, *_ = prepare(Config(model="mlp", rule="wm", hidden=(20,), dtype="float64"), device).network.with_feedback
+        rule = kind()
+        accelerate_noise(rule, device)
+        rule.between_steps(s, SGD({}, lr=0.1), 0)
+        found.append(to_host(s.B))
+    np.testing.assert_allclose(*found, rtol=0, atol=1e-9)
 
 
 def test_noise_of_another_generator_than_the_kernel_s():

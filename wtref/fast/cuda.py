@@ -7,7 +7,7 @@ from collections import namedtuple
 import numpy as np
 
 from wtref.fast import plain
-from wtref.fast.cuda_launches import BLOCK_SIGNS, NULL, THREADS, Launches, check, ints, real_dtype, same
+from wtref.fast.cuda_launches import BLOCK_SIGNS, NULL, THREADS, Launches, check, checked_size, ints, real_dtype, same
 from wtref.fast.operands import Shapes, check_order
 
 ROW_BYTES = 32768  # of the longest row that a block of hadamard_product holds in shared memory
@@ -155,13 +155,18 @@ class Cuda(Launches):
         return out
 
     def independent_signs(self, device, rng, rows, n):
-        """rng is read, and not advanced.  Only NumPy's PCG64 is known to the kernel."""
+        """The kernel knows only NumPy's PCG64, and no half of one of its words."""
         drawn = rng.bit_generator.state
-        if drawn["bit_generator"] != "PCG64":
+        if drawn["bit_generator"] != "PCG64" or drawn["has_uint32"]:
             return plain.independent_signs(device, rng, rows, n)
-        out, stream = self.xp.empty((rows, n), device.dtype), (drawn["state"]["state"], drawn["state"]["inc"])
+        size, out = checked_size(rows * n), self.xp.empty((rows, n), device.dtype)
+        stream = drawn["state"]["state"], drawn["state"]["inc"]
         halves = (np.uint64(half) for number in stream for half in divmod(number, 1 << 64))
-        self._kernel(out.dtype, "independent_signs")((-(-out.size // BLOCK_SIGNS),), (THREADS,), (*halves, np.int32(out.size), out))
+        self._kernel(out.dtype, "independent_signs")((-(-size // BLOCK_SIGNS),), (THREADS,), (*halves, np.int32(size), out))
+        words, half = divmod(-(-size // 32), 2)
+        rng.bit_generator.advance(words)
+        if half:  # the generator keeps the other half for its next bits
+            rng.bytes(4)
         return out
 
     def descend(self, w, v, gradient, lr, momentum, decay, nesterov):

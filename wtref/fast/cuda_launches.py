@@ -71,7 +71,7 @@ class Launches:
         classes: (the number of classes of rows, the most rows of one) if each class takes its own part of the sums over k.
         """
         dtype = real_dtype(arguments)
-        _checked_size(max(x.size for x in arguments if x is not NULL))
+        checked_size(max(x.size for x in arguments if x is not NULL))
         if 0 in (m, n, k):  # a shard of a batch may be empty
             return self.xp.zeros((m, n), type_for(dtype))
         count, rows = classes or (1, m)
@@ -110,7 +110,7 @@ class Launches:
         dtype, channels = real_dtype(arguments), x.shape[-1]
         if not x.size:
             return self.xp.zeros((channels, 1, width), dtype)
-        rows, across = _checked_size(x.size) // channels, -(-channels // BLOCK_CHANNELS)
+        rows, across = checked_size(x.size) // channels, -(-channels // BLOCK_CHANNELS)
         count = max(min(8 * self.processors // across, rows // 64), 1)
         parts = self.xp.empty((channels, count, width), dtype)
         self._kernel(dtype, name)((across, count), (THREADS,), (*arguments, *ints(rows, channels), parts))
@@ -126,13 +126,14 @@ class Launches:
 
     def _elementwise(self, name, type_for, shape, *arguments, size=None):
         """Launch an element-wise kernel over `size` values, by default those of its result, and return that, of this shape."""
+        checked_size(max(x.size for x in arguments if x is not NULL))
         out = self.xp.empty(shape, type_for(real_dtype(arguments)))
         size = out.size if size is None else size
         self._launch(name, size, *arguments, np.int32(size), out)
         return out
 
     def _launch(self, name, size, *arguments):
-        blocks = min(-(-_checked_size(size) // THREADS), 16 * self.processors)
+        blocks = min(-(-checked_size(size) // THREADS), 16 * self.processors)
         self._kernel(real_dtype(arguments), name)((max(blocks, 1),), (THREADS,), arguments)
 
     def _load(self, dtype, name, shared=0):
@@ -184,9 +185,11 @@ def same(dtype):
     return dtype
 
 
-def _checked_size(size):
+def checked_size(size):
+    """The size of an array.  Raises InputError if the kernels cannot index it."""
     if size > MAX_SIZE:
-        raise InputError(f"an array of {size:,} numbers is too large for the CUDA kernels, at most {MAX_SIZE:,}; lower --batch-size")
+        right = "lower --batch-size or --mirror-rows"
+        raise InputError(f"an array of {size:,} numbers is too large for the CUDA kernels, at most {MAX_SIZE:,}; {right}")
     return size
 
 

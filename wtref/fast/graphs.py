@@ -65,7 +65,7 @@ def _shapes(arrays):
 class CapturedStep:
     """train_step with its engaged mode captured as a CUDA graph.
 
-    Mirror mode is not captured, because its noise is drawn on the host.
+    Mirror mode is not captured, because each of its steps draws other noise, from a generator on the host.
     """
 
     def __init__(self, cupy):

@@ -4,17 +4,20 @@ from functools import partial
 
 import numpy as np
 
-from wtref.noise import OrthogonalSigns, orthogonal_signs, random_bits
+from wtref.noise import OrthogonalSigns, independent_signs, orthogonal_signs, random_bits
 from wtref.relatives import OrthogonalMirror
 from wtref.rules import WeightMirror
 
 
 def accelerate_noise(rule, device):
-    """Have a mirror's noise drawn, or its products computed, by the device's ops; other rules have none."""
+    """Have a mirror's noise drawn, or its products computed, by the device's ops; other rules have none.
+
+    The noise of a subclass may be of a kind of its own, and used in other ways than by the rule itself.
+    """
     rule = getattr(rule, "rule", rule)  # of OutputByBackprop
     if device.ops is None:
         return
-    if isinstance(rule, OrthogonalMirror):
+    if isinstance(rule, OrthogonalMirror) and rule.draw is orthogonal_signs:
 
         def draw(device, rng, n):
             signs = orthogonal_signs(device, rng, n)
@@ -27,9 +30,11 @@ def accelerate_noise(rule, device):
         if type(rule) is WeightMirror:
             rule.mirror = partial(mirror, rule, device.ops, rule.mirror)
     elif isinstance(rule, WeightMirror):
-        rule.draw = device.ops.independent_signs  # without a copy to the GPU, which would wait until the GPU has done all before
-        if type(rule).mirror is WeightMirror.mirror:  # others may do more with their noise than multiply it
-            rule.noise = lambda s: Factor(type(rule).noise(rule, s), device.ops)
+        if rule.draw is independent_signs:
+            rule.draw = device.ops.independent_signs  # without a copy to the GPU, which would wait until the GPU has done all before
+        if type(rule) is WeightMirror:  # others may do more with their noise than multiply it
+            noise = rule.noise
+            rule.noise = lambda s: Factor(noise(s), device.ops)
 
 
 def mirror(rule, ops, plain, s, eta_B):
