@@ -90,7 +90,8 @@ def test_a_signal_to_all_processes_is_one_line(comparing, number):
 
 def rows(out):
     """{rule: mean and standard deviation} of the printed table."""
-    return {cells[0].lower(): cells[1:4] for cells in map(str.split, out.splitlines()) if cells[2:3] == ["±"]}
+    table, _ = out[out.index("  rule ") :].split("\n\n", 1)
+    return {cells[0].lower(): cells[1:4] for cells in map(str.split, table.splitlines()) if cells[2:3] == ["±"]}
 
 
 def test_a_run_that_diverges_does_not_stop_the_others(capsys):
