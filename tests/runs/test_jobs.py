@@ -55,6 +55,7 @@ def saved():
 @pytest.mark.slow
 @needs_proc
 def test_a_worker_that_is_killed_ends_the_comparison_and_nothing_finished_is_lost(comparing):
+    wait_until(lambda: len(saved()) > 2)  # then one of the two workers has told of a run and begun another
     os.kill(workers(comparing)[0], signal.SIGKILL)
     code, out, err = finish(comparing)
     assert code == 1
