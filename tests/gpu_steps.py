@@ -3,4 +3,4 @@
 from wtref.bench.gpu_report import Step
 
 GOOD = Step("good", ["-c", "print('it works')"], 20)
-ABOUT = {"gpu": "a simulated one", "memory_gib": 1.0, "versions": {}}
+ABOUT = {"gpu": "a simulated one", "memory_gib": 1.0, "driver": 13020, "python": "3.12.3", "versions": {"numpy": "2.4"}}

@@ -48,6 +48,9 @@ def test_a_failing_step_does_not_stop_the_others(taken, tmp_path):
     assert found["gpu"] == "a simulated one" and "a simulated one" in text
     logs = sorted(path.name for path in (tmp_path / "out").glob("*.log"))
     assert logs == ["01-bad.log", "02-slow.log", "03-slower.log", "04-good.log"]
+    assert "the driver's CUDA 13.2\nOne a simulated one, 1 GiB; numpy 2.4.\n" in text
+    places = [line.rindex(" s  ") for line in text.splitlines() if re.search(r"\d s  (bad|slow|slower|good)$", line)]
+    assert len(places) == 4 and len(set(places)) == 1, "the seconds of all steps end in one column"
     assert text.count("== slow: FAILED, not done") == text.count("== bad: FAILED, exit code 3") == 1 and "it works" in text
 
 

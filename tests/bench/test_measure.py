@@ -136,11 +136,22 @@ def test_what_a_row_says_of_compiled_sides():
 def test_the_header_names_the_instruction_sets(monkeypatch):
     for name in report.SWITCHES:
         monkeypatch.delenv(name, raising=False)
-    row = {"kernels": "compiled kernels (AVX2), 2 threads", "torch_instruction_set": "AVX2"}
+    row = {"kernels": "compiled kernels (AVX2), 2 threads", "torch_setting": "contiguous", "torch_instruction_set": "AVX2"}
     said = f"wtref: compiled kernels (AVX2), 2 threads; PyTorch {torch.__version__}: AVX2"
     assert report.header(row).splitlines()[0] == said
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
     assert report.header(row).replace("\n    ", " ").splitlines()[0] == f"{said}; ATEN_CPU_CAPABILITY=avx2"
+
+
+def test_on_a_gpu_nothing_is_said_of_the_cpu_s_instructions(monkeypatch):
+    for name in report.SWITCHES:
+        monkeypatch.delenv(name, raising=False)
+    setting = pytest.importorskip("wtref.oracle.bench").settings(on_gpu=True)[1]
+    row = {"work": "w", "goals": [], "kernels": "CUDA kernels, tf32 products", "torch_setting": str(setting), "profile": {"add x8": 1.0}}
+    assert report.header(row).splitlines()[0] == f"wtref: CUDA kernels, tf32 products; PyTorch {torch.__version__}"
+    _, _, note, titles, part = report.line(row).splitlines()
+    assert note == "    PyTorch: channels-last" and len(titles) == len(part)
+    assert titles.split() == "kernel, launches in a step without a graph share time".split()
 
 
 @pytest.mark.parametrize("where", ["Theirs", "peak_memory", "turns"])

@@ -71,7 +71,8 @@ def test_json_and_the_table_agree(capsys, tmp_path, quick):
     found = json.loads(path.read_text())
     (row,) = found["rows"]
     assert err == "" and sets.startswith(f"wtref: {row['kernels']}; PyTorch {torch.__version__}: {row['torch_instruction_set']}")
-    assert head.startswith("  wtref ms ") and name == row["work"] == "mlp 28x28x1 kp batch 8" and setting.strip() == row["torch_setting"]
+    assert head.startswith("  wtref ms ") and name == row["work"] == "mlp 28x28x1 kp batch 8"
+    assert setting.strip() == f"PyTorch: {row['torch_setting']}"
     numbers = line.replace(",", "").split()
     ours, theirs = ("ms", "images_per_second", "gflops", "memory_mib"), ("torch_ms", "torch_gflops", "torch_memory_mib")
     keys, digits = (*ours, *theirs, "ratio"), (2, 0, 1, 0, 2, 1, 0, 2)
@@ -90,8 +91,8 @@ def test_without_pytorch_wtref_is_timed_alone(capsys, monkeypatch, quick):
     monkeypatch.delattr(wtref.oracle, "bench")
     monkeypatch.setattr(measure, "peak_memory", lambda *_: {})
     assert main("bench steps --models mlp --hidden 5 --batches 2 --repeats 1 --profile".split()) == 0
-    _, _, _, _, note, *parts = capsys.readouterr().out.splitlines()
-    assert note == "    no PyTorch"
+    _, _, _, _, note, titles, *parts = capsys.readouterr().out.splitlines()
+    assert note == "    no PyTorch" and titles.split() == ["function", "share", "time"] and len(titles) == len(parts[0])
     assert sum(float(part.split(" %")[0].split()[-1]) for part in parts) == pytest.approx(100, abs=1)
 
 

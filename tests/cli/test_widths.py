@@ -57,7 +57,7 @@ def test_the_data_sets(widest):
 
 def test_a_benchmarks_rows():
     row = {"work": f"{MODEL} 224x224x3 {RULE} batch 1024", "kernels": "compiled kernels (AVX-512), 128 threads", "goals": [],
-           "torch_instruction_set": "AVX512", "profile": {"products": 1.0}, **{key: 12345.6 for _, key, _ in report.COLUMNS}}  # fmt: skip
+           "torch_setting": "channels-last", "torch_instruction_set": "AVX512", "profile": {"products": 1.0}, **{key: 12345.6 for _, key, _ in report.COLUMNS}}  # fmt: skip
     assert max(map(len, f"{report.header(row)}\n{report.line(row)}".splitlines())) <= 80
 
 

@@ -193,8 +193,13 @@ def table(found):
     lines = [_line(step["name"], row) for step in found["steps"] for row in step["rows"]]
     if not lines:
         return ""
+    return "\n".join([TABLE, "|---" * 8 + "|", *lines, "", machine(found)])
+
+
+def machine(found):
+    """The GPU and the versions, in one line."""
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    return "\n".join([TABLE, "|---" * 8 + "|", *lines, "", f"One {found['gpu']}, {found['memory_gib']:.0f} GiB; {versions}."])
+    return f"One {found['gpu']}, {found['memory_gib']:.0f} GiB; {versions}."
 
 
 def _line(name, row):
@@ -218,7 +223,9 @@ def _try_to_write(folder, found):
 def _write(folder, found):
     """Write the report as JSON and as text."""
     write_json(folder / "report.json", found)
-    about = [f"{name}: {value}" for name, value in found.items() if name != "steps"]
-    summary = [f"{step['outcome']:<24} {step['seconds']:4.0f} s  {step['name']}" for step in found["steps"]]
+    version = divmod(found["driver"] // 10, 100)
+    about = [f"gpu-report of {found['date']}, Python {found['python']}, the driver's CUDA {'.'.join(map(str, version))}", machine(found)]
+    width = max(len(step["outcome"]) for step in found["steps"])
+    summary = [f"{step['outcome']:<{width}} {step['seconds']:4.0f} s  {step['name']}" for step in found["steps"]]
     parts = [f"== {s['name']}: {s['outcome']}, {s['seconds']:.0f} s\n$ {printable(s['command'])}\n{s['output']}" for s in found["steps"]]
     write_text(folder / "report.txt", "\n\n".join(["\n".join(about), "\n".join(summary), table(found), *parts]))

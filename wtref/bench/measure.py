@@ -73,7 +73,8 @@ def _row_beside(work, pytorch, ours, own_row, times, tasks):
     memory = peak_memory(work, theirs, setting)
     ms = times({**tasks, "torch": work.task(theirs)})
     row = own_row(ms)
-    row |= _beside(row, ms["torch"], setting, memory) | {"torch_instruction_set": pytorch.instruction_set()}
+    row |= _beside(row, ms["torch"], setting, memory)
+    row |= {} if work.on_gpu else {"torch_instruction_set": pytorch.instruction_set()}
     return row | _lowest_ratio(row), setting
 
 

@@ -17,6 +17,8 @@ from wtref.text import wrapped
 # libraries it calls, and JAX's.
 SWITCHES = ("CC", "OPENBLAS_CORETYPE", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "XLA_FLAGS")
 
+KERNELS = "kernel, launches in a step without a graph"
+
 COLUMNS = (
     ("  wtref ms", "ms", 2), ("   images/s", "images_per_second", 0), ("  GFLOP/s", "gflops", 1),
     ("     MiB", "memory_mib", 0), ("  PyTorch ms", "torch_ms", 2), ("  GFLOP/s", "torch_gflops", 1),
@@ -27,7 +29,8 @@ COLUMNS = (
 def header(row):
     """The lines above all rows, of which `row` is the first: what computes, and the titles of the columns."""
     sides = [f"wtref: {row['kernels']}"]
-    sides += [f"PyTorch {_torch_version()}: {row['torch_instruction_set']}"] if "torch_instruction_set" in row else []
+    if "torch_setting" in row:
+        sides.append(f"PyTorch {_torch_version()}" + (f": {row['torch_instruction_set']}" if "torch_instruction_set" in row else ""))
     switches = [f"{name}={value}" for name, value in _switches().items()]
     titles = "".join(title for title, _, _ in COLUMNS)
     return f"{wrapped('; '.join([*sides, *switches]))}\n{titles}"
@@ -43,11 +46,17 @@ def line(row):
     cells = [_number(row[key], digits) if key in row else "-" for _, key, digits in COLUMNS]
     cells = "".join(cell.rjust(len(title)) for cell, (title, _, _) in zip(cells, COLUMNS))
     notes = [_torch_note(row), *_compiled_notes(row), *map(verdict, row["goals"])]
-    parts = row.get("profile", {}).items()
-    width = max([20, *(len(name) for name, _ in parts)])
     lines = [wrapped(row["work"]), cells, *(wrapped(f"    {note}", " " * 8) for note in notes)]
-    lines += [f"    {name:<{width}}{100 * ms / sum(row['profile'].values()):6.1f} %{ms:12.2f} ms" for name, ms in parts]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_profile_lines(row.get("profile", {}), KERNELS if "CUDA" in row.get("kernels", "") else "function")])
+
+
+def _profile_lines(parts, title):
+    """The lines of a profile {part: ms}, under its titles; [] without a profile."""
+    if not parts:
+        return []
+    width, total = max(len(name) for name in [title, *parts]), sum(parts.values())
+    shares = [f"    {name:<{width}}{100 * ms / total:6.1f} %{ms:10.2f} ms" for name, ms in parts.items()]
+    return [f"    {title:<{width}}{'share':>8}{'time':>13}", *shares]
 
 
 def _number(value, digits):
@@ -57,7 +66,9 @@ def _number(value, digits):
 
 def _torch_note(row):
     """PyTorch's setting, or why PyTorch could not be timed."""
-    return f"no PyTorch ({row['torch_obstacle']})" if "torch_obstacle" in row else row.get("torch_setting", "no PyTorch")
+    if "torch_obstacle" in row:
+        return f"no PyTorch ({row['torch_obstacle']})"
+    return f"PyTorch: {row['torch_setting']}" if "torch_setting" in row else "no PyTorch"
 
 
 def _compiled_notes(row):

@@ -21,20 +21,21 @@ IN_PLACE = {torch.relu: torch.relu_, torch.sigmoid: torch.sigmoid_, torch.tanh: 
 
 
 class Setting(NamedTuple):
-    """What PyTorch lets its user choose: the layout of images and, on a CPU, oneDNN; and whether torch.compile is used."""
+    """What PyTorch lets its user choose: the layout of images, oneDNN (None on a GPU), and whether torch.compile is used."""
 
     channels_last: bool
-    onednn: bool
+    onednn: bool | None
     compiled: bool = False
 
     def __str__(self):
         layout = "channels-last" if self.channels_last else "contiguous"
-        return f"{layout}, oneDNN {'on' if self.onednn else 'off'}{', compiled' * self.compiled}"
+        onednn = "" if self.onednn is None else f", oneDNN {'on' if self.onednn else 'off'}"
+        return f"{layout}{onednn}{', compiled' * self.compiled}"
 
 
 def settings(on_gpu):
     """Every Setting to be tried; on a GPU both layouts, as cuDNN searches for the fastest algorithm itself."""
-    return [Setting(*both) for both in itertools.product((False, True), (False,) if on_gpu else (True, False))]
+    return [Setting(*both) for both in itertools.product((False, True), (None,) if on_gpu else (True, False))]
 
 
 def instruction_set():
@@ -185,7 +186,7 @@ def connect(net):
 @contextmanager
 def _onednn(enabled):
     """Turn oneDNN on or off; torch.backends.mkldnn.flags would change TF32 too, and warn."""
-    torch.backends.mkldnn.enabled = enabled
+    torch.backends.mkldnn.enabled = bool(enabled)
     try:
         yield
     finally:
