@@ -21,6 +21,7 @@ def fake_cupy(devices, error=None):
 
     def module(code, options):
         compiled.append(options)
+        return SimpleNamespace(get_function=lambda name: None)
 
     used, compiled, accelerators = [], [], ["cub"]
     runtime = SimpleNamespace(getDeviceCount=count, CUDARuntimeError=CUDARuntimeError)

@@ -108,8 +108,8 @@ def test_cpu_is_the_cpu_even_beside_a_gpu(install):
         (None, "cuda:3", ["CuPy is not installed"]),
         (fake_cupy(0), "cuda", ["--device cuda", "finds no GPU", "no device", "--device cpu"]),
         (fake_cupy(0, NO_DRIVER), "cuda", ["finds no GPU", "driver version is insufficient", "--device cpu"]),
-        (fake_cupy(1), "cuda:7", ["cuda:7", "1 CUDA device", "cuda:0"]),
-        (fake_cupy(2), "cuda:2", ["cuda:2", "2 CUDA devices", "cuda:0 to cuda:1"]),
+        (fake_cupy(1), "cuda:7", ["cuda:7", "the last CUDA device here is cuda:0", "cuda:0"]),
+        (fake_cupy(2), "cuda:2", ["cuda:2", "the last CUDA device here is cuda:1"]),
     ],
 )
 def test_a_gpu_that_is_not_there(install, cupy, name, wanted):

@@ -94,7 +94,7 @@ def _open_cuda(index, real, place):
     count = cupy.cuda.runtime.getDeviceCount()
     index = place % count if index is None else index
     if index >= count:
-        raise InputError(f"--device cuda:{index}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
+        raise InputError(f"--device cuda:{index}: the last CUDA device here is cuda:{count - 1}")
     cupy.cuda.Device(index).use()
     _stream(index).__enter__()  # never left; use() would be undone by the first `with stream` in CuPy, as in get() of a transpose
     cupy._core.set_reduction_accelerators([])  # those of CUB would each compile for seconds inside a training step

@@ -184,6 +184,8 @@ def test_what_does_not_compile_leaves_everything_to_plain_cupy(gpu, capsys, tmp_
     assert device.ops is None and device.kernels == f"plain kernels ({why})"
     assert capsys.readouterr().err == f"wtref: cuda:0: plain CuPy computes everything: {why}\n"
     assert list(tmp_path.rglob("verified-*")) == [], "another compiler may be there tomorrow"
+    with pytest.raises(InputError, match=f"^--kernels compiled: {why}; "):
+        opened(gpu, kernels="compiled")
 
 
 def test_a_cupy_that_can_compile_nothing_is_one_line(gpu):

@@ -75,6 +75,10 @@ def _cuda_ops(device, kernels, precision):
         raise InputError("--precision bf16 needs ml_dtypes, CuPy 14 and NumPy 2.1.2, or newer; --precision tf32 does not")
     processors = cupy.cuda.Device().attributes["MultiProcessorCount"]
     ops = Cuda(cupy, cupy.RawModule, precision, processors)
+    if kernels == "compiled":
+        why = verification.compiler_s_fault(ops, device)
+        if why:
+            raise InputError(f"--kernels compiled: {why}; --kernels auto and plain do without them")
     faults = verification.verify(ops, device, precision) if kernels == "auto" else {}
     if not faults:
         return ops, f"CUDA kernels, {precision} products"

@@ -38,11 +38,9 @@ def verify(ops, device, precision):
     new = [name for name in CALLS if name not in found]
     if new:
         progress.show("compiling and verifying the CUDA kernels, once for this GPU")
-        try:
-            ops.compile(device.dtype)
-        except Exception as error:  # of the compiler, the driver or CuPy, which have no class in common
-            _check_compiler(device)
-            return dict.fromkeys(CALLS, f"the kernels do not compile: {_line(error)}")
+        why = compiler_s_fault(ops, device)
+        if why:
+            return dict.fromkeys(CALLS, why)
     for name in CALLS:
         if name in new:
             found[name] = _fault(name, ops, device)
@@ -52,6 +50,15 @@ def verify(ops, device, precision):
     if new:
         _write(path, found)
     return {name: why for name, why in found.items() if why}
+
+
+def compiler_s_fault(ops, device):
+    """Why the kernels do not compile; None if they do.  Raises InputError where CuPy compiles nothing."""
+    try:
+        ops.compile(device.dtype)
+    except Exception as error:  # of the compiler, the driver or CuPy, which have no class in common
+        _check_compiler(device)
+        return f"the kernels do not compile: {_line(error)}"
 
 
 def describe(faults):
