@@ -7,9 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from wtref.activations import ReLU
 from wtref.device import Device
-from wtref.fast import CapturedStep, plain
+from wtref.fast import CapturedStep, can_capture, plain
 from wtref.fast.graphs import WARM_UP, Captured
+from wtref.layers import Residual, Sequential
+from wtref.relatives import OutputByBackprop
+from wtref.rules import KolenPollack, Rule, WeightMirror
 from wtref.runs.config import Config
 from wtref.runs.prepare import prepare
 from wtref.training import train_step
@@ -151,6 +155,30 @@ def test_a_captured_step_that_cannot_be_recorded_is_train_step(capsys, rule):
     for name, array in found[0].items():
         assert np.array_equal(array, found[1][name]), name
     assert capsys.readouterr().err.count("cannot be captured as a CUDA graph (no capture on a CPU)") == 1
+
+
+class ByRate(Rule):
+    """A rule of a plug-in that computes with a number that Python changes."""
+
+    def learn(self, s, sgd):
+        super().learn(s, sgd)
+        if s.B is not None:
+            s.B -= sgd.lr * s.W_gradient.T
+
+
+class Dropout:
+    """A layer of a plug-in that would drop the same cells in every replay."""
+
+
+@pytest.mark.parametrize(
+    "layer, rule, captured",
+    [
+        (ReLU(), KolenPollack(), True), (ReLU(), OutputByBackprop(WeightMirror()), True), (ReLU(), ByRate(), False),
+        (ReLU(), OutputByBackprop(ByRate()), False), (Dropout(), KolenPollack(), False),
+    ],
+)  # fmt: skip
+def test_only_steps_of_the_package_s_own_code_are_captured(layer, rule, captured):
+    assert can_capture(Sequential(ReLU(), Residual(Sequential(layer), Sequential(), ReLU())), rule) == captured
 
 
 def test_only_steps_of_cuda_kernels_are_captured():

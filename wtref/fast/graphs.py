@@ -62,6 +62,24 @@ def _shapes(arrays):
     return tuple(x.shape for x in arrays)
 
 
+def can_capture(network, rule):
+    """Whether a graph repeats the network's and the rule's step: it repeats the numbers that Python computed while recording.
+
+    A plug-in may compute with sgd.lr, count steps or draw random numbers, so only steps of this package's code are captured.
+    """
+    rule = getattr(rule, "rule", rule)  # of OutputByBackprop
+    methods = (getattr(type(rule), name) for name in ("before_backward", "learn", "learn_bias"))
+    own = all(part.__module__.startswith("wtref.") for part in (*methods, *map(type, _layers(network))))
+    return own and not rule.draws_each_batch
+
+
+def _layers(layer):
+    """Yield a layer and all inside it."""
+    yield layer
+    for inner in getattr(layer, "layers", ()):
+        yield from _layers(inner)
+
+
 class CapturedStep:
     """train_step with its engaged mode captured as a CUDA graph.
 

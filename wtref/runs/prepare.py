@@ -87,7 +87,7 @@ def _step(config, device, network, rule):
     """train_step, or what computes the same faster."""
     if device.ops and device.name == "cpu" and network.norms and all(type(norm) is BatchNorm for norm in network.norms):
         return fast.JoinedStep()
-    if device.ops and device.name != "cpu" and config.graph and not rule.draws_each_batch:
+    if device.ops and device.name != "cpu" and config.graph and fast.can_capture(network, rule):
         return fast.CapturedStep(device.xp)
     return train_step
 
