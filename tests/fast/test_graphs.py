@@ -166,6 +166,13 @@ class ByRate(Rule):
             s.B -= sgd.lr * s.W_gradient.T
 
 
+class Replacing(Rule):
+    """A rule of a plug-in that replaces B, from which a graph would go on reading."""
+
+    def between_steps(self, s, sgd, step):
+        s.B = 0.9 * s.B
+
+
 class Dropout:
     """A layer of a plug-in that would drop the same cells in every replay."""
 
@@ -173,7 +180,7 @@ class Dropout:
 @pytest.mark.parametrize(
     "layer, rule, captured",
     [
-        (ReLU(), KolenPollack(), True), (ReLU(), OutputByBackprop(WeightMirror()), True), (ReLU(), ByRate(), False),
+        (ReLU(), KolenPollack(), True), (ReLU(), OutputByBackprop(WeightMirror()), True), (ReLU(), ByRate(), False), (ReLU(), Replacing(), False),
         (ReLU(), OutputByBackprop(ByRate()), False), (Dropout(), KolenPollack(), False),
     ],
 )  # fmt: skip

@@ -63,13 +63,12 @@ def _shapes(arrays):
 
 
 def can_capture(network, rule):
-    """Whether a graph repeats the network's and the rule's step: it repeats the numbers that Python computed while recording.
+    """Whether a graph computes the network's and the rule's step: it repeats the arrays and numbers that it was recorded with.
 
-    A plug-in may compute with sgd.lr, count steps or draw random numbers, so only steps of this package's code are captured.
+    A plug-in may compute with sgd.lr, draw random numbers or replace s.B, so only steps of this package's code are captured.
     """
     rule = getattr(rule, "rule", rule)  # of OutputByBackprop
-    methods = (getattr(type(rule), name) for name in ("before_backward", "learn", "learn_bias"))
-    own = all(part.__module__.startswith("wtref.") for part in (*methods, *map(type, _layers(network))))
+    own = all(type(part).__module__.startswith("wtref.") for part in (rule, *_layers(network)))
     return own and not rule.draws_each_batch
 
 
