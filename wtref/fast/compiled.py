@@ -3,7 +3,6 @@
 import ctypes
 import math
 import weakref
-from functools import partial
 
 import numpy as np
 
@@ -146,7 +145,7 @@ class Compiled:
     def joined_descent(self, ws, vs):
         """Return descend_all of plain.py for these ws and vs, whose addresses are found once: a function of the other arguments."""
         if not all(x.flags.carray for x in (*ws, *vs)):
-            return partial(plain.descend_all, ws, vs)
+            return plain.joined_descent(ws, vs)
         for w, v in zip(ws, vs, strict=True):
             _arrays("descend_all", w.shape, ws[0].dtype, w=w, v=v)
         table = np.array([(_address(w), _address(v), 0, w.size) for w, v in zip(ws, vs)], np.int64)

@@ -4,6 +4,7 @@ Kernel, stride and padding are pairs (vertical, horizontal).  Patches are ordere
 """
 
 import math
+from functools import partial
 
 from wtref import layers
 from wtref.device import array_module
@@ -169,6 +170,11 @@ def descend_all(ws, vs, gradients, lr, momentum, nesterov):
     """descend, without decay, for every w of a list."""
     for w, v, gradient in zip(ws, vs, gradients, strict=True):
         descend(w, v, gradient, lr, momentum, 0.0, nesterov)
+
+
+def joined_descent(ws, vs):
+    """descend_all of these ws and vs: a function of its other arguments."""
+    return partial(descend_all, ws, vs)
 
 
 def _through_relu(delta, x, mean, scale, beta):
