@@ -185,7 +185,7 @@ def _machine(device):
     }
 
 
-TABLE = "| step | wtref ms | PyTorch ms | ratio | torch.compile ms | ratio | memory, wtref / PyTorch | CIFAR epoch, s |"
+TABLE = "| step | wtref ms | PyTorch ms | PyTorch / wtref | torch.compile ms | its / wtref | memory, wtref / PyTorch | CIFAR epoch, s |"
 
 
 def table(found):

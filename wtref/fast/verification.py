@@ -149,7 +149,8 @@ def _path(cupy, options):
 def _read(path):
     """What was found earlier: {function: None or why it cannot be used}."""
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path else {}
+        found = json.loads(path.read_text(encoding="utf-8")) if path else {}
+        return found if isinstance(found, dict) else {}
     except (OSError, ValueError):
         return {}
 
