@@ -8,15 +8,19 @@ import sys
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
-from helpers import CPU  # noqa: E402
+import device_double  # noqa: E402
+from helpers import CPU
+
 from wtref import fast, layers, optim, oracle, relatives, rules
+from wtref.device import Device
 from wtref.errors import InputError
 from wtref.fast.ops import equip
 from wtref.models import Options
 from wtref.oracle import check
 from wtref.oracle.check import CHECKED, Row
+from wtref.oracle.rules import RULES
 from wtref.training import Training, train_step
 
 STEPS = 3
@@ -351,3 +355,13 @@ def test_a_step_that_skips_the_feedback_of_a_layer_is_seen(monkeypatch, rule, in
 def test_a_step_that_skips_batch_norms_is_seen(monkeypatch, rule, index):
     planted(monkeypatch, norms=index)
     assert not checked("resnet8", rule, steps=1, width=4).passed
+
+
+@pytest.mark.parametrize("name, method", [("wm", "after_step"), ("brsf", "before_step")])
+def test_the_second_version_s_random_numbers_never_lie_in_cupy_s_arrays(name, method):
+    """PyTorch does not wait until CuPy has computed them; it takes no array of the device double."""
+    layer = torch.nn.Linear(8, 5, dtype=torch.float64)
+    layer.number, layer.B, layer.theirs = 1, torch.zeros(8, 5, dtype=torch.float64), lambda x: x
+    rule = RULES[name](Device("double", device_double.xp, np.float64), 0.1, np.random.default_rng(0))
+    getattr(rule, method)(layer)
+    assert 0 < layer.B.abs().max() < 10

@@ -32,9 +32,8 @@ def accelerate_noise(rule, device):
     elif isinstance(rule, WeightMirror):
         if rule.draw is independent_signs:
             rule.draw = device.ops.independent_signs  # without a copy to the GPU, which would wait until the GPU has done all before
-        if type(rule) is WeightMirror:  # others may do more with their noise than multiply it
-            noise = rule.noise
-            rule.noise = lambda s: Factor(noise(s), device.ops)
+        if type(rule) is WeightMirror:
+            rule.mirror = partial(mirror_on_gpu, rule, device.ops)
 
 
 def mirror(rule, ops, plain, s, eta_B):
@@ -49,6 +48,14 @@ def mirror(rule, ops, plain, s, eta_B):
     bits = random_bits(rule.next_generator(s), M * n)
     outer = ops.product(s.W, ops.sign_correlations(bits, M, n, s.W.dtype)).T
     s.B += eta_B * outer - eta_B * M * s.B  # (7)
+
+
+def mirror_on_gpu(rule, ops, s, eta_B):
+    """WeightMirror.mirror with its products and its last line computed by the ops."""
+    y_l, M = ops.stored(rule.noise(s)), rule.batch(s)
+    y_next = ops.product(y_l, s.W.T)
+    outer = ops.product(y_next.T, y_l).T
+    ops.descend(s.B, outer, outer, -eta_B, 0.0, -M, False)  # (7) as a descent along -(outer - M B), whose velocity replaces outer
 
 
 class Noise(np.ndarray):
@@ -78,21 +85,6 @@ class Noise(np.ndarray):
     def _suits(self, x):
         """Whether x may be a factor of a product of the ops, which convert nothing."""
         return type(x) is np.ndarray and x.ndim == 2 and x.dtype == self.dtype
-
-
-class Factor:
-    """Noise on a GPU, stored as the factors of products are; its products by @ are computed by `ops`."""
-
-    __array_ufunc__ = None  # CuPy then leaves x @ factor to __rmatmul__
-
-    def __init__(self, y, ops):
-        self.y, self.ops = ops.stored(y), ops
-
-    def __matmul__(self, v):
-        return self.ops.product(self.y, v)
-
-    def __rmatmul__(self, v):
-        return self.ops.product(v, self.y)
 
 
 def _plain(x):

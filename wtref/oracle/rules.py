@@ -6,8 +6,10 @@ errors that B descends in mirror mode are written down, and their gradients are 
 
 import math
 
+import numpy as np
 import torch
 
+from wtref.device import Device
 from wtref.noise import independent_signs
 from wtref.randomness import NOISE, generator
 
@@ -21,7 +23,8 @@ class FeedbackAlignment:
 
     def __init__(self, device, lr, draws):
         """lr: that of W; draws: a NumPy generator in the state of that of wtref's rule."""
-        self.device, self.lr, self.draws = device, lr, draws
+        self.lr, self.draws = lr, draws
+        self.host = Device("cpu", np, device.dtype)  # on which it draws: PyTorch would not wait for arrays that CuPy is computing
         self.mirrored = {}  # steps of mirror mode, by layer
 
     def learns(self, layer, is_output):
@@ -77,7 +80,7 @@ class BatchRandomSignSymmetry(FeedbackAlignment):
     def before_step(self, layer):
         n_in, n_out = layer.B.shape
         std = math.sqrt((2 if layer.weight.ndim == 4 else 1) / n_in)
-        magnitudes = self.device.array(std * abs(self.draws.standard_normal((n_out, n_in))))
+        magnitudes = self.host.array(std * abs(self.draws.standard_normal((n_out, n_in))))
         layer.B = layer.theirs(torch.as_tensor(magnitudes)).T.to(layer.B) * _transpose(layer).sign()
 
 
@@ -140,7 +143,7 @@ class WeightMirror(FeedbackAlignment):
         """y (M, n_in) of the layer's next step of mirror mode, and W y (M, n_out)."""
         step = self.mirrored[layer] = self.mirrored.get(layer, 0) + 1
         rng = generator(MIRROR["seed"], NOISE, layer.number, step - 1)
-        signs = independent_signs(self.device, rng, MIRROR["rows"], len(layer.B))
+        signs = independent_signs(self.host, rng, MIRROR["rows"], len(layer.B))
         y = layer.theirs(torch.as_tensor(signs, device=layer.B.device))
         return y, y @ _transpose(layer)
 
