@@ -11,7 +11,8 @@ from wtref.device import array_module
 def independent_signs(device, rng, rows, n):
     """y (rows, n), every value +1 or -1 with equal chance and independent of all others: one random bit each.
 
-    The mean of y^T (y W^T) / rows is W^T; of S rows, it lies at the matrix angle tan^2(theta) = (n - 1) / S.
+    The expectation of y^T (y W^T) / rows is W^T.  The average over S rows lies at an angle theta from it, with
+    tan^2(theta) = (n - 1) / S.
     """
     return signs(device.raw(random_bits(rng, rows * n)), rows, n, device.dtype)
 
@@ -22,7 +23,7 @@ def random_bits(rng, count):
 
 
 def signs(bits, rows, n, dtype):
-    """y (rows, n): -1 where one of the first rows * n bits is 1, +1 where it is 0."""
+    """y (rows, n) from the first rows * n bits: -1 where a bit is 1, +1 where it is 0."""
     return 1 - 2 * array_module(bits).unpackbits(bits)[: rows * n].reshape(rows, n).astype(dtype)
 
 
@@ -33,7 +34,7 @@ def orthogonal_signs(device, rng, n):
 
 
 class OrthogonalSigns:
-    """y (P, n) of +1 and -1 whose n columns are mutually orthogonal: y^T y = P I exactly, P the power of two from n up.
+    """y (P, n) of +1 and -1 whose n columns are mutually orthogonal: y^T y = P I exactly, P = power_of_two(n).
 
     y[i, j] = left[i] H[i, j] right[j], H the Hadamard matrix of order P, left and right random signs.  y is never laid
     out in memory: H is a product of sparse factors, and y @ v takes log2(P) additions for each element of the result.
@@ -56,7 +57,7 @@ class OrthogonalSigns:
 
 
 def hadamard_product(v, before, after, order):
-    """(v before) H after: v (m, n) under the signs before (n), times H, under the signs after (k): (m, k).
+    """(v * before) @ H * after, (m, k): v (m, n); the signs of its columns, before (n,), and of the result's, after (k,).
 
     H is the Hadamard matrix of that order, repeated down and across until it is (n, k).  It acts axis by axis, being
     the Kronecker product of smaller ones.

@@ -9,10 +9,9 @@ image, a convolution or an optimizer's insides.  The training step (training.py)
     learn              each step, after the backward pass: Delta W, Delta b and perhaps Delta B
     between_steps      each step, last, with no input and no label
 
-A rule that needs more than these products, y_l or delta_{l+1} themselves, asks for them in `connect` (synapses.py).
-
 Numbers in brackets are the paper's equations.  The backward pass itself, (3), is the same for every rule
-and stands in layers.py: it multiplies by s.B and leaves delta_{l+1} y_l^T in s.W_gradient.
+and stands in layers.py: it multiplies by s.B and leaves delta_{l+1} y_l^T in s.W_gradient.  A rule that needs y_l or
+delta_{l+1} themselves, and not only this product, asks for them in `connect` (synapses.py).
 `sgd.descend(x, gradient, decay)` is Delta x = -eta_W gradient, and - lambda x where decay is True (optim.py).
 """
 
@@ -115,7 +114,7 @@ class WeightMirror(Rule):
     bounded: with the matched lambda_B = eta_B M, for M rows of noise a step, E[B] settles at W^T.
 
     B then averages over the last S = 2 / eta_B - M rows.  Its matrix angle consists of the noise that this average
-    leaves, tan^2(theta) = n / S, and of its lag behind W, S / (2 M) steps.  As the one angle falls as S^(-1/2) and the
+    leaves, tan^2(theta) = (n_in - 1) / S, and of its lag behind W, S / (2 M) steps.  As the one angle falls as S^(-1/2) and the
     other grows as eta_W S, S ~ eta_W^(-2/3) keeps them in balance.
 
     Parameters

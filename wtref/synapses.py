@@ -21,9 +21,9 @@ class Synapses:
     W_gradient : (n_out, n_in)     sum over the batch of delta_{l+1} y_l^T, set by the backward pass
     b_gradient : (n_out,)          sum over the batch of delta_{l+1}, likewise
     delta : (..., n_out) or None   delta_{l+1} itself, likewise, where keep_delta is set
-    y : (rows, n_in) or None       y_l, a row for each example, or for each of its patches in a convolution, and
-    y_next : (rows, n_out) or None W y_l + b, what arrives at the cells of l+1; both set by the forward pass where
-                                   keep_activity is set
+    y : (rows, n_in) or None       y_l, a row for each example, or for each of its patches in a convolution; set by
+                                   the forward pass of training where keep_activity is set
+    y_next : (rows, n_out) or None W y_l + b, what arrives at the cells of l+1, likewise
     keep_delta, keep_activity : bool   a rule that needs these sets them in `connect`
     is_output : bool               whether l+1 is the network's output layer
     device : device.Device         the device that holds these arrays
@@ -54,7 +54,7 @@ class Synapses:
     def draw_feedback(self, rng, width=None):
         """An independent draw from W's distribution, (n_in, n_out) or (n_in, width).
 
-        It lies in memory as its transpose does, so that B.T and W are walked in the same order.
+        It is the transpose of an array laid out as W is, so that B.T and W are walked in the same order.
         """
         draw = rng.standard_normal((width or self.n_out, self.n_in)) * self.std
         return self.device.array(draw).T

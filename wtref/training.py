@@ -142,7 +142,7 @@ class Training:
 
     def start_epoch(self):
         """Reset the counters of an epoch."""
-        self.position, self.seconds, self.waited = 0, 0.0, 0.0  # waited: for other processes
+        self.position, self.seconds, self.waited = 0, 0.0, 0.0  # waited: seconds, for other processes
         self.loss_sum, self.wrong, self.seen = 0.0, 0, 0  # over all images of the steps looked at
         self.pending = []  # (loss, wrong, seen) of later steps, still on the device
 

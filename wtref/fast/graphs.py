@@ -63,9 +63,10 @@ def _shapes(arrays):
 
 
 def can_capture(network, rule):
-    """Whether a graph computes the network's and the rule's step: it repeats the arrays and numbers that it was recorded with.
+    """Whether a graph may stand for the step: at each replay it uses the numbers and the arrays that it was recorded with.
 
-    A plug-in may compute with sgd.lr, draw random numbers or replace s.B, so only steps of this package's code are captured.
+    A rule that draws random numbers for each batch is not captured.  Code of a plug-in may do so too, compute with sgd.lr or
+    replace s.B, so only steps of this package's own code are captured.
     """
     rule = getattr(rule, "rule", rule)  # of OutputByBackprop
     own = all(type(part).__module__.startswith("wtref.") for part in (rule, *_layers(network)))
@@ -82,7 +83,7 @@ def _layers(layer):
 class CapturedStep:
     """train_step with its engaged mode captured as a CUDA graph.
 
-    Mirror mode is not captured, because each of its steps draws other noise, from a generator on the host.
+    Mirror mode is not captured, because each of its steps draws other noise, with the state of a generator on the host.
     """
 
     def __init__(self, cupy):
@@ -103,7 +104,7 @@ def _engaged_step(network, rule, sgd, loss, images, labels):
 
 
 class _Engaged:
-    """A rule whose mirror mode does nothing."""
+    """A rule without what it does between steps."""
 
     def __init__(self, rule):
         self.before_backward, self.learn = rule.before_backward, rule.learn

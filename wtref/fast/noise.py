@@ -1,4 +1,4 @@
-"""The noise of mirrors with its matrix products computed by a device's ops, and on a GPU drawn by them."""
+"""The mirrors' noise by a device's ops: they compute its matrix products, and on a GPU they also draw it."""
 
 from functools import partial
 
@@ -10,9 +10,9 @@ from wtref.rules import WeightMirror
 
 
 def accelerate_noise(rule, device):
-    """Have a mirror's noise drawn, or its products computed, by the device's ops; other rules have none.
+    """Have a mirror's noise drawn, or its products computed, by the device's ops; a rule without noise is left as it is.
 
-    The noise of a subclass may be of a kind of its own, and used in other ways than by the rule itself.
+    A subclass of WeightMirror may draw another kind of noise, which is kept, or use it in another way, so its `mirror` is kept too.
     """
     rule = getattr(rule, "rule", rule)  # of OutputByBackprop
     if device.ops is None:
@@ -31,7 +31,7 @@ def accelerate_noise(rule, device):
             rule.mirror = partial(mirror, rule, device.ops, rule.mirror)
     elif isinstance(rule, WeightMirror):
         if rule.draw is independent_signs:
-            rule.draw = device.ops.independent_signs  # without a copy to the GPU, which would wait until the GPU has done all before
+            rule.draw = device.ops.independent_signs  # a copy to the GPU would wait for all work queued there
         if type(rule) is WeightMirror:
             rule.mirror = partial(mirror_on_gpu, rule, device.ops)
 
@@ -55,7 +55,7 @@ def mirror_on_gpu(rule, ops, s, eta_B):
     y_l, M = ops.stored(rule.noise(s)), rule.batch(s)
     y_next = ops.product(y_l, s.W.T)
     outer = ops.product(y_next.T, y_l).T
-    ops.descend(s.B, outer, outer, -eta_B, 0.0, -M, False)  # (7) as a descent along -(outer - M B), whose velocity replaces outer
+    ops.descend(s.B, outer, outer, -eta_B, 0.0, -M, False)  # (7): lr -eta_B, decay -M; the velocity overwrites outer
 
 
 class Noise(np.ndarray):

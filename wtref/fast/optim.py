@@ -10,6 +10,8 @@ from wtref.training import train_step
 
 
 class SGD(optim.SGD):
+    """optim.SGD, each of whose descents is one call of the ops."""
+
     def __init__(self, device, *arguments, **options):
         """device: a Device with ops; the other arguments are those of optim.SGD."""
         self.ops, self._lr_on_device = device.ops, device.array(0.0)
