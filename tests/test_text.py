@@ -57,6 +57,14 @@ def test_columns_move_together_where_lines_would_be_too_long():
     assert columns([["a" * 37, "b" * 38, "c"]]) == f"{'a' * 37}  {'b' * 38}  c"
 
 
+def test_columns_shorten_names_and_never_numbers():
+    rows = [["a name of many letters", *["12.50 ± 11.25"] * 5], ["b", *["1"] * 5]]
+    first, _ = columns(rows, str.rjust).splitlines()
+    assert len(first) == 80 and first.split(" ", 1)[0].startswith("a") and "…" in first and first.count("12.50 ± 11.25") == 5
+    first, _ = columns([["name", *["12.50 ± 11.25"] * 6], ["b", *["1"] * 6]]).splitlines()
+    assert first.count("12.50 ± 11.25") == 6, "too long a line rather than a wrong number"
+
+
 def test_wrapped_text_is_broken_at_spaces_alone():
     text = wrapped(f"{'word ' * 30}a/path/{'x' * 90}")
     *lines, last = text.splitlines()

@@ -23,15 +23,21 @@ def columns(rows, justify=str.ljust, width=WIDTH):
     """Rows of texts as lines of at most `width` characters; justify: str.ljust or str.rjust.
 
     Each column is as wide as its widest text.  Between columns there are two spaces, or one where the lines would be too long;
-    where that is not enough, the longest texts are shortened.
+    where that is not enough, the longest names are shortened.  Texts without a letter are numbers, which are left whole.
     """
     widths = [max(map(len, column)) for column in zip(*rows)]
+    numbers = [max((len(text) for text in column if not _has_letters(text)), default=0) for column in zip(*rows)]
     gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= width else " "
-    most = max(widths)
-    while sum(min(each, most) for each in widths) + len(gap) * (len(widths) - 1) > width:
+    most, fitted = max(widths), widths
+    while sum(fitted) + len(gap) * (len(widths) - 1) > width and most > 1:
         most -= 1
-    rows = [[shortened(text, most) for text in row] for row in rows]
-    return "\n".join(gap.join(map(justify, row, [min(each, most) for each in widths])).rstrip() for row in rows)
+        fitted = [max(number, min(each, most)) for number, each in zip(numbers, widths)]
+    rows = [[shortened(text, most) if _has_letters(text) else text for text in row] for row in rows]
+    return "\n".join(gap.join(map(justify, row, fitted)).rstrip() for row in rows)
+
+
+def _has_letters(text):
+    return any(map(str.isalpha, text))
 
 
 def shortened(text, most):

@@ -38,8 +38,8 @@ def test_a_series_trains_its_parts_and_shows_them_in_one_table(capsys):
     }
     table = Path("runs/reproduce-tiny-series/table.txt").read_text()
     slow, quick = rows(table)[1:3]
-    assert slow[:3] == ["tiny-slow", accuracy["tiny-slow-bp-0"], accuracy["tiny-slow-kp-0"]] and slow[4:] == ["–"]
-    assert quick[:3] == ["tiny-quick", "–", "–"] and quick[4] == accuracy["tiny-quick-fa-0"]
+    assert slow[:3] == ["slow", accuracy["tiny-slow-bp-0"], accuracy["tiny-slow-kp-0"]] and slow[4:] == ["–"]
+    assert quick[:3] == ["quick", "–", "–"] and quick[4] == accuracy["tiny-quick-fa-0"]
     assert table in capsys.readouterr().out
     before = {path: path.read_bytes() for path in Path("runs").glob("tiny-*/metrics.jsonl")}
     assert main(COMMAND) == 0 and "finished already" in capsys.readouterr().out
@@ -72,13 +72,22 @@ def line_of(rule, angle, layers=("a", "b"), **other):
 def test_the_table_is_of_each_run_s_last_epoch_with_its_spread():
     lines = [line_of("kp", 80.0), line_of("kp", 20.0, epoch=2, test_error=2.0), line_of("kp", 40.0, epoch=2, test_error=4.0, seed=1)]
     unknown = [line_of("fa", math.nan)]
-    text = series.text(Series("rates", {}), {"one": lines, "two": unknown})
+    text = series.text(Series("rates", {}), {"rate-one": lines, "rate-two": unknown})
     assert [row for row in rows(text) if row[:1] == ["one"]] == [
-        ["one", "97.00", "±", "1.41", "–"],
+        ["one", "97.00±1.41", "–"],
         ["one", "30.0", "–"],
         ["one", "30.0", "–"],
     ]
     assert [row for row in rows(text) if row[:1] == ["two"]] == [["two", "–", "95.00"], ["two", "–", "–"], ["two", "–", "–"]]
+
+
+def test_a_wide_table_keeps_every_digit_and_names_that_differ():
+    """Seven columns, and deviations of two digits before the point, in 80 characters."""
+    rules = "bp", "fa", "ss", "wm", "kp", "frozen"
+    lines = [line_of(rule, 10.0, seed=seed, test_error=5 + 40.0 * seed) for rule in rules for seed in (0, 1)]
+    parts = {f"depth-resnet{layers}": lines for layers in (8, 20, 56)}
+    first, *others = rows(series.text(Series("depth", {}), parts))[1:4]
+    assert first == ["resnet8", *["75.00±28.28"] * 6] and [row[0] for row in others] == ["resnet20", "resnet56"]
 
 
 def test_every_network_of_the_depth_series_can_be_and_has_its_depth():

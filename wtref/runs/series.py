@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from os.path import commonprefix
 from statistics import mean, stdev
 
 from wtref.angles import mean_angle
@@ -53,10 +54,12 @@ def text(series, lines):
 
 def _table(lines, heading, cell):
     rules = list(dict.fromkeys(line["rule"] for part in lines.values() for line in part))
+    shared = commonprefix(list(lines)).rpartition("-")
+    skipped = len(shared[0] + shared[1])
     rows = [(heading, *map(label, rules))]
     for part, found in lines.items():
         lasts = [last_lines([line for line in found if line["rule"] == rule]) for rule in rules]
-        rows.append((part, *(cell(last) if last else "–" for last in lasts)))
+        rows.append((part[skipped:], *(cell(last) if last else "–" for last in lasts)))
     return columns(rows, str.rjust)
 
 
@@ -66,7 +69,7 @@ def last_lines(lines):
 
 
 def _spread(numbers):
-    return f"{mean(numbers):.2f}" + (f" ± {stdev(numbers):.2f}" if numbers[1:] else "")
+    return f"{mean(numbers):.2f}" + (f"±{stdev(numbers):.2f}" if numbers[1:] else "")
 
 
 def _angle(last, entry):
