@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from functools import partial
 
+from wtref.layers import walk
 from wtref.training import train_step
 
 WARM_UP = 3  # ordinary calls with inputs of the same shapes before recording: they compile kernels and allocate velocities and constants
@@ -69,15 +70,8 @@ def can_capture(network, rule):
     replace s.B, so only steps of this package's own code are captured.
     """
     rule = getattr(rule, "rule", rule)  # of OutputByBackprop
-    own = all(type(part).__module__.startswith("wtref.") for part in (rule, *_layers(network)))
+    own = all(type(part).__module__.startswith("wtref.") for part in (rule, *walk(network)))
     return own and not rule.draws_each_batch
-
-
-def _layers(layer):
-    """Yield a layer and all inside it."""
-    yield layer
-    for inner in getattr(layer, "layers", ()):
-        yield from _layers(inner)
 
 
 class CapturedStep:
