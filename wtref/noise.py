@@ -37,7 +37,8 @@ class OrthogonalSigns:
     """y (P, n) of +1 and -1 whose n columns are mutually orthogonal: y^T y = P I exactly, P = power_of_two(n).
 
     y[i, j] = left[i] H[i, j] right[j], H the Hadamard matrix of order P, left and right random signs.  y is never laid
-    out in memory: H is a product of sparse factors, and y @ v takes log2(P) additions for each element of the result.
+    out in memory: H is a product of smaller Hadamard matrices, of order 64 at most here.  With those of order 2, y @ v takes
+    log2(P) additions for each element of the result.
     """
 
     def __init__(self, left, right, product=None):

@@ -131,9 +131,9 @@ class Training:
         if not self.pending:
             return
         losses, wrong, seen = zip(*self.pending)
-        latest = [number for column in (losses, wrong) if column for number in to_host(array_module(column[0]).stack(column))]
-        latest = np.reshape(self.total(*latest, *seen), (3, -1)).T
-        for i, (loss, wrong, seen) in enumerate(latest, start=self.position - len(self.pending)):
+        losses, wrong = (to_host(array_module(x[0]).stack(x)) for x in (losses, wrong))
+        totals = np.reshape(self.total(*losses, *wrong, *seen), (3, -1)).T
+        for i, (loss, wrong, seen) in enumerate(totals, start=self.position - len(self.pending)):
             if not np.isfinite(loss):
                 raise Diverged(f"the loss became {loss} {self._where(i)}")
             self.loss_sum += loss * seen
