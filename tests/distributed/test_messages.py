@@ -101,6 +101,36 @@ def test_a_process_that_saves_for_the_others_has_answered(here):
     assert [line.partition(";")[0] for line in messages(done.stderr)] == ["wtref: stopped in epoch 1, after step 4 of 15"]
 
 
+# Rank 0 saves for longer than --wait-limit, after it has done argv[1].
+SAVING = """
+import os, signal, sys, time
+from wtref.cli import main as cli
+from wtref.runs.run import Run
+def slow_save(*args, save=Run.save):
+    exec(first)
+    time.sleep(3)
+    save(*args)
+Run.save = slow_save
+first = sys.argv[1]
+raise SystemExit(cli.main([*sys.argv[2:], "--log-name", "mine", "--wait-limit", "0.02"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_may_save_for_longer_than_the_limit(here):
+    done = run(mpiexec(3, write_program(SAVING), "pass", *SMALL, "--epochs", "1"), seconds=60)
+    assert (done.returncode, messages(done.stderr)) == (0, [])
+    assert checkpoints.read(Path("runs/mine/last.npz"))[1]["epoch"] == 1
+
+
+@pytest.mark.slow
+def test_a_process_that_is_stopped_while_it_saves_is_named(here):
+    done = run(mpiexec(3, write_program(SAVING), "os.kill(os.getpid(), signal.SIGSTOP)", *SMALL, "--epochs", "1"), seconds=60)
+    (line,) = messages(done.stderr)
+    assert re.fullmatch(rf"wtref: rank 0 \(process \d+ on .+\) has not answered for 0.02 min \(--wait-limit\); {WHOLE}", line)
+    assert done.returncode == 1 and "Traceback" not in done.stderr and nothing_left(here)
+
+
 @pytest.mark.slow
 def test_a_run_may_be_suspended_for_longer_than_the_limit(here):
     started = start(mpiexec(2, RUN_PY, *SMALL, "--epochs", "900", "--wait-limit", "0.02"))

@@ -3,10 +3,13 @@
 No call blocks inside MPI, where signals are not handled and no timeout exists: every wait is a loop that asks MPI whether
 the request is complete.  A process that waits sends the others a heartbeat with the number of its wait at regular intervals.
 When its time is over, the processes that have not come to that wait are those that do not respond: they are
-stopped or dead, or their node is down.
+stopped or dead, or their node is down.  While rank 0 works for the others, as when it saves, a thread of it sends heartbeats,
+and the time of the others begins anew with each.
 """
 
+import contextlib
 import os
+import threading
 import time
 
 import numpy as np
@@ -49,33 +52,36 @@ class Messenger:
         """The result of function(), which rank 0 alone calls; it may take longer than the timeout."""
         self._receive_heartbeats(time.monotonic())  # unreceived messages would slow MPI down
         if self.comm.rank == 0:
-            self._send_heartbeats(self.wait_count + 1)
-            result = function()
-            message = np.frombuffer(MPI.pickle.dumps(result), np.uint8)
+            with self._sending_heartbeats():
+                result = function()
+                message = np.frombuffer(MPI.pickle.dumps(result), np.uint8)
             self.wait(self.comm.Ibcast(np.array([message.size])))
             self.wait(self.comm.Ibcast(message))
             return result
         size = np.empty(1, np.int64)
-        self.wait(self.comm.Ibcast(size))
+        self.wait(self.comm.Ibcast(size), for_rank_0=True)
         message = np.empty(size[0], np.uint8)
         self.wait(self.comm.Ibcast(message))
         return MPI.pickle.loads(message)
 
-    def wait(self, request):
-        """Wait until a request of MPI is complete.  Raises Unanswered after the timeout, or when MPI has lost a process."""
+    def wait(self, request, for_rank_0=False):
+        """Wait until a request of MPI is complete.  Raises Unanswered after the timeout, or when MPI has lost a process.
+
+        for_rank_0: whether the timeout begins anew with each heartbeat of rank 0, which is at work.
+        """
         self.wait_count += 1
         try:
             for _ in range(POLLS):
                 if request.Test():
                     return
                 os.sched_yield()  # another process may need this core
-            self._wait_long(request)
+            self._wait_long(request, for_rank_0)
         except MPI.Exception as error:
             reason = " ".join(error.Get_error_string().split())
             raise Unanswered(f"rank {self.comm.rank}: MPI cannot reach another process ({reason}); {WHOLE}") from None
 
-    def _wait_long(self, request):
-        interval = min(HEARTBEAT_INTERVAL, self.timeout / 10)
+    def _wait_long(self, request, for_rank_0):
+        interval = self._interval()
         now = last_heartbeat = time.monotonic()
         waited = 0.0
         while not request.Test():
@@ -86,6 +92,8 @@ class Messenger:
                 self._send_heartbeats(self.wait_count)
                 last_heartbeat = now
                 self._receive_heartbeats(now)
+                if for_rank_0 and self.heartbeats[0][1] == now:
+                    waited = 0.0
             if waited > 2 * interval:  # by then a heartbeat of every waiting process has arrived
                 self._check_timeout(waited, now, interval)
 
@@ -105,6 +113,27 @@ class Messenger:
         error = Unanswered(f"{names} {'has' if len(missing) == 1 else 'have'} not answered {how_long}; {WHOLE}")
         error.reporting_rank = next(rank for rank in range(self.comm.size) if rank not in missing)
         return error
+
+    @contextlib.contextmanager
+    def _sending_heartbeats(self):
+        """A context, to be left without a call of MPI, in which a thread sends the heartbeats of this process's next wait."""
+        ended = threading.Event()
+        thread = threading.Thread(target=self._send_until, args=(ended,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _send_until(self, ended):
+        with contextlib.suppress(MPI.Exception):  # the next wait reports a lost process
+            self._send_heartbeats(self.wait_count + 1)
+            while not ended.wait(self._interval()):
+                self._send_heartbeats(self.wait_count + 1)
+
+    def _interval(self):
+        return min(HEARTBEAT_INTERVAL, self.timeout / 10)
 
     def _send_heartbeats(self, wait):
         """Tell all other processes that this one has come to its wait with this number."""
