@@ -7,7 +7,10 @@ import pytest
 
 from launching import MLP
 from wtref.cli.main import main
+from wtref.datasets.digits import load_digits
+from wtref.errors import InputError
 from wtref.installation import EMBEDDED
+from wtref.runs import checkpoints
 
 
 DATA = {"shape": (8, 8, 1), "class_names": tuple("0123456789"), "mean": [5.0], "std": [6.0], "levels": 16, "sha256": ""}
@@ -21,10 +24,9 @@ def mine(capsys):
     return Path("runs/mine")
 
 
-def flipped(data):
-    """One byte in the middle is another."""
-    middle = len(data) // 2
-    return data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :]
+def flipped(data, place):
+    """The byte at `place` is another."""
+    return data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :]
 
 
 def save(path, **arrays):
@@ -45,7 +47,7 @@ def spoil(path, how):
     elif how == "cut":
         path.write_bytes(data[: len(data) // 2])
     elif how == "flipped byte":
-        path.write_bytes(flipped(data))
+        path.write_bytes(flipped(data, len(data) // 2))
     elif how == "other array":
         with open(path, "wb") as file:
             np.save(file, np.ones(3))
@@ -104,6 +106,50 @@ def digits(here):
 def test_damaged_digits(refused, digits, command, how):
     spoil(digits, how)
     assert "digits.npz" in refused(command, *MLP, "--data-dir", "data")
+
+
+def places(data):
+    """Bytes throughout a zip file, those of its first header and of its directory at the end among them."""
+    return [*range(100), *range(100, len(data) - 250, max(len(data) // 150, 1)), *range(len(data) - 250, len(data))]
+
+
+@pytest.mark.slow
+def test_digits_with_any_byte_flipped_are_refused_or_the_same(digits):
+    data, whole = digits.read_bytes(), load_digits(EMBEDDED)
+    read = 0
+    for place in places(data):
+        digits.write_bytes(flipped(data, place))
+        try:
+            found = load_digits(digits.parents[1])
+        except InputError as refusal:
+            assert str(refusal).startswith(f"digits: {digits} is damaged (")
+            continue
+        read += 1  # the byte is one that no reader needs, such as a time
+        for part in ("train_images", "train_labels", "test_images", "test_labels"):
+            assert np.array_equal(getattr(found, part), getattr(whole, part))
+    assert 0 < read < len(places(data)) / 3
+
+
+@pytest.mark.slow
+def test_a_checkpoint_with_any_byte_flipped_is_damaged_or_the_same(mine):
+    path = mine / "last.npz"
+    data, (arrays, plain) = path.read_bytes(), checkpoints.read(path)
+    for place in places(data):
+        path.write_bytes(flipped(data, place))
+        try:
+            found, values = checkpoints.read(path)
+        except checkpoints.Damaged as damage:
+            assert str(damage).startswith(f"{path} is damaged (")
+            continue
+        assert values == plain and found.keys() == arrays.keys()
+        assert all(np.array_equal(found[name], arrays[name]) for name in arrays)
+
+
+def test_a_damaged_header_is_one_line(refused, digits, said):
+    data = digits.read_bytes()
+    digits.write_bytes(flipped(data, data.index(b"PK\1\2") + 10))  # the method of compression
+    assert "digits.npz is damaged" in refused(*MLP, "--data-dir", "data")
+    assert "digits         damaged" in said("data", "--data-dir", "data")
 
 
 def test_digits_with_too_few_labels(refused, digits):

@@ -13,7 +13,7 @@ import pytest
 from wtref import datasets
 from wtref.cli.main import main
 from wtref.datasets.synthetic import load_synthetic
-from wtref.errors import InputError
+from wtref.errors import InputError, Unsaved
 from wtref.runs import checkpoints, recovery, resuming
 from wtref.runs.config import Config
 from wtref.runs.folders import RUNS, free_name
@@ -315,6 +315,58 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(monkeypatch, ca
     assert plain("mine")["epoch"] == 2
     assert train("--resume", "mine") == 0
     assert_same_outcome("whole", "mine")
+
+
+@pytest.mark.parametrize("kind", ["absent", "folder", "link"])
+def test_a_run_that_cannot_be_begun_leaves_what_was_there(here, monkeypatch, capsys, kind):
+    """config.json does not fit on the disk any more: what was written before it is removed, a folder of the user's is not."""
+    elsewhere, mine = here / "elsewhere", here / "runs" / "mine"
+    if kind != "absent":
+        (mine if kind == "folder" else elsewhere).mkdir(parents=True)
+    if kind == "link":
+        mine.parent.mkdir()
+        mine.symlink_to(elsewhere)
+    before = sorted(here.rglob("*"))
+
+    def full_disk(path, value):
+        (path.parent / "last.npz").write_bytes(b"")  # as a run that is imported has one
+        raise Unsaved(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr("wtref.runs.run.write_json", full_disk)
+    assert train(*MLP, "--log-name", "mine") == 1
+    said = "wtref: cannot write runs/mine/config.json: No space left on device; no run was started\n"
+    assert capsys.readouterr().err == said
+    assert sorted(here.rglob("*")) == (before if kind != "absent" else [here / "runs"]) and mine.is_symlink() == (kind == "link")
+
+
+def test_a_run_that_cannot_be_begun_on_a_disk_that_turned_read_only(here, monkeypatch, capsys):
+    def read_only(*args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("wtref.files.open", read_only, raising=False)
+    monkeypatch.setattr("pathlib.Path.unlink", read_only)
+    monkeypatch.setattr("pathlib.Path.rmdir", read_only)
+    assert train(*MLP, "--log-name", "mine") == 1
+    assert capsys.readouterr().err == "wtref: cannot write runs/mine/config.json: Read-only file system; no run was started\n"
+
+
+@pytest.mark.parametrize("call", [2, 4])
+def test_a_disk_that_turns_read_only_ends_a_training_in_one_line(monkeypatch, capsys, call):
+    """As keep_as makes the previous checkpoint, and as it makes the best one."""
+
+    def read_only(*args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    def turns():
+        monkeypatch.setattr("wtref.files.open", read_only, raising=False)
+        monkeypatch.setattr("wtref.runs.checkpoints.open", read_only, raising=False)
+        for name in ("link", "replace", "unlink"):
+            monkeypatch.setattr(os, name, read_only)
+
+    at_call(monkeypatch, checkpoints, "keep_as", call, turns)
+    assert train(*MLP, "--log-name", "mine") == 1
+    assert re.fullmatch(r"wtref: cannot write runs/mine/(previous|best).npz: Read-only file system; "
+                        r"runs/mine holds epoch [12] and 0 steps more\n", capsys.readouterr().err)  # fmt: skip
 
 
 # --- names ------------------------------------------------------------------------------------------------

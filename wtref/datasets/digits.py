@@ -1,7 +1,5 @@
 """The embedded 8x8 handwritten digits (UCI optical digits, CC BY 4.0; see data/README.md)."""
 
-import zipfile
-
 import numpy as np
 
 from wtref.datasets.base import Dataset
@@ -23,8 +21,9 @@ def load_digits(data_dir):
         return Dataset("digits", 10, images[train], labels[train], images[test], labels[test], levels=16)
     except FileNotFoundError:
         raise InputError(f"digits: {path} is missing; give no --data-dir, as the digits are part of wtref") from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"digits: {path} is damaged ({error}); install wtref again, or restore the file from the repository") from None
+    except Exception as error:  # np.load raises errors of many types, according to the damage
+        reason = " ".join(str(error).split()) or repr(error)
+        raise InputError(f"digits: {path} is damaged ({reason}); install wtref again, or restore the file from the repository") from None
 
 
 def split_fifth(labels):

@@ -64,15 +64,16 @@ def keep_as(path, copy):
     (exFAT, SMB, some of FUSE), or allows no more of them, the bytes are copied.  Raises Unsaved.
     """
     temporary = copy.with_name(f".{copy.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
     try:
+        temporary.unlink(missing_ok=True)
         os.link(path, temporary)
         os.replace(temporary, copy)
     except OSError:  # for other causes, such as a full disk, copying fails too
-        with open(path, "rb") as original, saving(copy) as file:
+        with saving(copy) as file, open(path, "rb") as original:
             shutil.copyfileobj(original, file)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _digest(entries):

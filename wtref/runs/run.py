@@ -10,8 +10,8 @@ recovery.py reads the checkpoints back.
 """
 
 import contextlib
+import os
 import re
-import shutil
 from dataclasses import asdict
 
 from wtref import locks, plugins
@@ -27,11 +27,11 @@ OWN_FILES = ("config", "metrics", "last", "previous", "best")  # without their e
 class Run:
     """The folder of one run.  `create` makes a new one, `find` returns one that exists.
 
-    Attributes: name; folder, a Path.
+    Attributes: name; folder, a Path; made, whether `claim` has made the folder.
     """
 
-    def __init__(self, name):
-        self.name, self.folder = name, RUNS / name
+    def __init__(self, name, made=False):
+        self.name, self.folder, self.made = name, RUNS / name, made
 
     # --- a new run ---
 
@@ -50,10 +50,11 @@ class Run:
         Raises InputError if the name is no plain file name.
         """
         if name is None:
-            return cls(free_folder(f"{config.model}-{config.rule}-{config.dataset}").name)
+            return cls(free_folder(f"{config.model}-{config.rule}-{config.dataset}").name, made=True)
         check_name(name)
-        make_folder(RUNS / name)
-        return cls(name)
+        run = cls(name, made=not os.path.lexists(RUNS / name))
+        make_folder(run.folder)
+        return run
 
     def begin(self, config, data, device, training=None):
         """Write the first files of a run; this process must hold the folder.
@@ -73,7 +74,7 @@ class Run:
         InputError
             If the folder is not empty.
         Unsaved
-            If the files cannot be written; the folder is removed then.
+            If the files cannot be written; what was written is removed then, and the folder if `claim` has made it.
         """
         self._check_empty()
         self.remove_leftovers()
@@ -84,8 +85,17 @@ class Run:
                 self._save(training)
             write_json(self.folder / "config.json", about)  # from now on the folder is a run
         except Unsaved as error:
-            shutil.rmtree(self.folder)
+            self._undo()
             raise Unsaved(f"{error}; no run was started") from None
+
+    def _undo(self):
+        """Remove what `begin` has written, as far as the disk allows, and the folder if `claim` has made it."""
+        with contextlib.suppress(OSError):
+            for path in self.folder.iterdir():
+                if self.made or path.name != "lock":
+                    path.unlink()
+            if self.made:
+                self.folder.rmdir()
 
     def _check_empty(self):
         """Raise InputError unless the folder holds at most the leftovers of a process that was killed in `begin`."""
