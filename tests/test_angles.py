@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from helpers import CPU
+from measuring import CLASSES, deltas_of, ready_to_measure
 from wtref import models
 from wtref.angles import angle, compare_with_backprop, delta_angles, feedback_ratios, matrix_angles, mean_angle
 from wtref.device import Device
@@ -14,11 +15,8 @@ from wtref.fast import accelerate
 from wtref.fast.ops import equip
 from wtref.losses import softmax_cross_entropy
 from wtref.optim import SGD
-from wtref.relatives import RULES, OutputByBackprop
-from wtref.rules import Rule
+from wtref.relatives import RULES
 from wtref.training import train_step
-
-CLASSES = 5
 
 
 def degrees(x):
@@ -116,29 +114,8 @@ def test_the_mean_of_the_angles_that_could_be_measured():
 # --- networks ----------------------------------------------------------------------------------------------
 
 
-def ready_to_measure(rule_name, model="resnet8", **options):
-    """A network that has seen nothing so far: (network, rule, images, labels)."""
-    rng, rule = np.random.default_rng(0), RULES[rule_name]()
-    network = models.build(model, (8, 8, 2), CLASSES, models.Options(width=3, **options))
-    network.initialise(CPU, rng)
-    for s in network.with_feedback:
-        rule.connect(s, CLASSES)
-        rule.before_training(s)
-    return network, rule, rng.standard_normal((6, 8, 8, 2)), np.arange(6) % CLASSES
-
-
-def deltas_of(network, rule, images, labels):
-    """{layer: delta at its output} of a training step's own passes."""
-    _, error = softmax_cross_entropy(network.forward(images), labels)
-    for s in network.with_feedback:
-        rule.before_backward(s, error)
-    for s in network.synapses:
-        s.keep_delta = True
-    network.backward(error)
-    found = {s.name: s.delta for s in network.synapses}
-    for s in network.synapses:
-        s.keep_delta, s.delta = False, None
-    return found
+def compare(network, rule, images, labels):
+    return compare_with_backprop(network, rule, SGD(network.arrays(), 0.1), softmax_cross_entropy, images, labels)
 
 
 def measure(network, rule, images, labels):
@@ -169,83 +146,9 @@ def test_backprop_has_no_angle_where_its_errors_are_tiny(depth, fades_out):
     assert sum(found == 0 for found in angles.values()) == depth - len(silent) and bool(silent) == fades_out
 
 
-@pytest.mark.parametrize("fast", [False, True])
-@pytest.mark.parametrize("rule", RULES)
-def test_measuring_leaves_no_trace(rule, fast):
-    """Training goes on with the same numbers, from the plain network or the accelerated one."""
-
-    def trained(measured):
-        network, rule_, images, labels = ready_to_measure(rule)
-        used = accelerate(network, equip(CPU)) if fast else network
-        sgd = SGD(network.arrays(), 0.1, 0.9, weight_decay=0.01)
-        for step in range(3):
-            train_step(used, rule_, sgd, softmax_cross_entropy, images[::-1], labels, step)
-            if measured and step < 2:  # the last step sets the B's that are set anew for each batch
-                before = {name: x.copy() for name, x in network.arrays().items() if not name.endswith(".B")}
-                angles = measure(used, rule_, images, labels)
-                assert all(np.array_equal(network.arrays()[name], x) for name, x in before.items())
-                assert all(s.delta is None and not s.keep_delta for s in network.synapses)
-                assert rule in ("bp", "frozen") or 0 < min(angles[s.name] for s in network.synapses[:-2])
-        return network.arrays()
-
-    found, wanted = trained(measured=True), trained(measured=False)
-    assert found.keys() == wanted.keys() and all(np.array_equal(found[name], wanted[name]) for name in wanted)
-
-
-class Restless(Rule):
-    """Changes in each method all that it can reach, some of it in place and some not."""
-
-    def connect(self, s, classes):
-        super().connect(s, classes)
-        s.extra |= {"kept": 0 * s.B, "replaced": 0 * s.B}
-
-    def before_backward(self, s, error):
-        s.B = s.B + 0.1 * self.rng.standard_normal(s.B.shape)
-
-    def learn(self, s, sgd):
-        super().learn(s, sgd)
-        self.state["steps"] = self.state.get("steps", 0) + 1
-        s.W *= 0.9
-        if s.B is not None:
-            s.B *= 0.9
-            s.extra["kept"] += s.B
-            s.extra["replaced"] = s.extra["replaced"] + s.B
-
-
-@pytest.mark.parametrize("wrap", [lambda rule: rule, OutputByBackprop])
-def test_measuring_undoes_whatever_a_rule_of_one_s_own_does(monkeypatch, wrap):
-    """And compares its errors with backprop's through the W that it found."""
-    monkeypatch.setitem(RULES, "restless", lambda: wrap(Restless()))
-    network, rule, images, labels = ready_to_measure("restless", "mlp", hidden=(7, 6))
-    train_step(network, rule, SGD(network.arrays(), 0.1), softmax_cross_entropy, images, labels, 0)
-    own, before = network.arrays(), {name: x.copy() for name, x in network.arrays().items()}
-    drawn, state = rule.rng.bit_generator.state, dict(rule.state)
-    found = measure(network, rule, images, labels)
-    assert all(network.arrays()[name] is x and np.array_equal(x, before[name]) for name, x in own.items())
-    assert rule.rng.bit_generator.state == drawn and rule.state == state and state["steps"] > 1
-
-    us = deltas_of(network, rule, images, labels)
-    for s in network.with_feedback:
-        s.B = s.W.T
-    network.forward(images)
-    bp = deltas_of(network, RULES["bp"](), images, labels)
-    assert found == pytest.approx({name: angle(us[name], bp[name]) for name in found}, rel=1e-9)
-
-
-@pytest.mark.parametrize("name", RULES)
-def test_every_B_and_output_error_stays_the_very_array_it_was(name):
-    """A step recorded as a CUDA graph goes on writing into the arrays of its recording."""
-    network, rule, images, labels = ready_to_measure(name)
-    train_step(network, rule, SGD(network.arrays(), 0.1), softmax_cross_entropy, images, labels, 0)
-    own = [(s.B, s.B.copy(), s.output_error) for s in network.with_feedback]
-    measure(network, rule, images[::-1], labels)
-    for s, (B, before, output_error) in zip(network.with_feedback, own, strict=True):
-        assert s.B is B and np.array_equal(B, before) and s.output_error is output_error
-
-
 def test_a_batch_without_images_has_no_angles_and_no_ratios():
     network, rule, images, labels = ready_to_measure("fa")
-    found = compare_with_backprop(network, rule, softmax_cross_entropy, images[:0], labels[:0])
+    found = compare(network, rule, images[:0], labels[:0])
     hidden = {s.name for s in network.synapses[:-1]}
     for kind, layers in (("delta_angles", hidden), ("delta_ratios", hidden), ("local_delta_angles", matrix_angles(network).keys())):
         assert found[kind].keys() == layers and all(map(math.isnan, found[kind].values()))
@@ -307,7 +210,7 @@ def test_feedback_ratios_of_numbers_whose_squares_no_float_holds(size):
 
 def test_backprop_differs_from_backprop_in_nothing():
     network, *batch = ready_to_measure("bp")
-    found = compare_with_backprop(network, batch[0], softmax_cross_entropy, *batch[1:])
+    found = compare(network, *batch)
     assert set(found["delta_angles"].values()) == {0} and found["update_angle"] == 0
     assert set(found["delta_ratios"].values()) == {1} and found["delta_ratios"].keys() == found["delta_angles"].keys()
 
@@ -316,7 +219,7 @@ def test_backprop_differs_from_backprop_in_nothing():
 def test_local_delta_angles_by_hand(rule_name):
     """Of B delta and W^T delta, patch by patch, for the delta that arrives through the B's."""
     network, rule, images, labels = ready_to_measure(rule_name)
-    found = compare_with_backprop(network, rule, softmax_cross_entropy, images, labels)["local_delta_angles"]
+    found = compare(network, rule, images, labels)["local_delta_angles"]
     assert found.keys() == matrix_angles(network).keys()
     deltas = deltas_of(network, rule, images, labels)
     for s in network.with_feedback:
@@ -332,7 +235,7 @@ def test_the_local_delta_angle_knows_one_layer_alone():
     network, rule, *batch = ready_to_measure("bp", "mlp", hidden=(7, 6, 5))
     hidden4 = network.synapses[-2]
     hidden4.B = -hidden4.W.T
-    found = compare_with_backprop(network, rule, softmax_cross_entropy, *batch)
+    found = compare(network, rule, *batch)
     assert found["delta_angles"] == degrees({"hidden1": 180, "hidden2": 180, "hidden3": 0})
     assert found["local_delta_angles"] == degrees({"hidden2": 0, "hidden3": 180, "output": 0})
 
@@ -340,7 +243,7 @@ def test_the_local_delta_angle_knows_one_layer_alone():
 def test_the_update_of_a_frozen_network_counts_its_hidden_layers_as_zeros():
     """cos = |G_output| / |G| of backprop's gradients G, whatever the momentum or decay of training."""
     network, rule, images, labels = ready_to_measure("frozen", "mlp", hidden=(7, 6))
-    found = compare_with_backprop(network, rule, softmax_cross_entropy, images, labels)
+    found = compare(network, rule, images, labels)
     _, error = softmax_cross_entropy(network.forward(images), labels)
     network.backward(error)
     squares = [(s.W_gradient**2).sum() for s in network.synapses]
@@ -355,12 +258,12 @@ def test_a_delta_that_is_all_zero_has_neither_angle_nor_ratio():
     network, rule, *batch = ready_to_measure("fa", "mlp", hidden=(7, 6))
     hidden1, hidden2, _ = network.synapses
     hidden2.B[...] = 0
-    found = compare_with_backprop(network, rule, softmax_cross_entropy, *batch)
+    found = compare(network, rule, *batch)
     assert math.isnan(found["delta_angles"]["hidden1"]) and found["delta_ratios"]["hidden1"] == 0
     assert math.isnan(found["local_delta_angles"]["hidden2"]), "B delta is zero"
     hidden2.B[...], hidden2.W[...] = 1, 0
     hidden2.b[...] = 1
-    found = compare_with_backprop(network, rule, softmax_cross_entropy, *batch)
+    found = compare(network, rule, *batch)
     assert math.isnan(found["delta_angles"]["hidden1"]) and math.isnan(found["delta_ratios"]["hidden1"])
     assert found["delta_ratios"]["hidden2"] > 0 and 0 < found["update_angle"] < 180
 
@@ -402,7 +305,7 @@ def test_delta_angles_against_autograd(rule_name):
     for s in network.with_feedback:
         rule.connect(s, CLASSES)
     images, labels = rng.standard_normal((6, 12, 12, 2)), np.arange(6) % CLASSES
-    compared, true = compare_with_backprop(network, rule, softmax_cross_entropy, images, labels), torch_deltas(network, images)
+    compared, true = compare(network, rule, images, labels), torch_deltas(network, images)
     found = compared["delta_angles"]
 
     deltas = deltas_of(network, rule, images, labels)
@@ -441,7 +344,7 @@ def torch_gradients(network, images, labels, feedback):
 def test_update_angles_against_autograd(rule_name, fast):
     network, rule, images, labels = ready_to_measure(rule_name, "mlp", hidden=(9, 8), activation="tanh")
     used = accelerate(network, equip(CPU)) if fast else network
-    found = compare_with_backprop(used, rule, softmax_cross_entropy, images, labels)["update_angle"]
+    found = compare(used, rule, images, labels)["update_angle"]
     for s in network.with_feedback:
         rule.before_backward(s, None)
     u, v = (torch_gradients(network, images, labels, feedback) for feedback in (True, False))

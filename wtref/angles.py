@@ -18,6 +18,8 @@ import numpy as np
 
 from wtref.device import array_module, to_host
 from wtref.layers import rows
+from wtref.optim import SGD
+from wtref.rules import Rule
 
 
 def angle(u, v, norm=None):
@@ -52,7 +54,7 @@ def _standing_for_W(network):
     return [s for s in network.with_feedback if s.is_output or not s.direct]
 
 
-def compare_with_backprop(network, rule, loss, images, labels):
+def compare_with_backprop(network, rule, sgd, loss, images, labels):
     """A rule's errors and updates on one batch beside those that backprop would give there, nothing being learned.
 
     Parameters: as of training.train_step.
@@ -67,14 +69,14 @@ def compare_with_backprop(network, rule, loss, images, labels):
     if not len(labels):
         unknown = {"delta_angles": names, "delta_ratios": names, "local_delta_angles": sending}
         return {kind: dict.fromkeys(layers, math.nan) for kind, layers in unknown.items()} | {"update_angle": math.nan}
-    with _unchanged(network, rule):
+    with unchanged(network, rule):
         _, error = loss(network.forward(images), labels)
         for s in network.with_feedback:
             rule.before_backward(s, error)
         deltas = _deltas(network, error)
         local = {s.name: _local_angle(s, deltas[s.name]) for s in _standing_for_W(network)}
-        updates = _updates(network, rule)
-    with _unchanged(network, rule):
+        updates = _updates(network, rule, sgd)
+    with unchanged(network, rule):
         for s in network.with_feedback:
             s.B, s.output_error = s.W.T, None
         network.forward(images)
@@ -90,38 +92,58 @@ def compare_with_backprop(network, rule, loss, images, labels):
 
 def delta_angles(network, rule, loss, images, labels):
     """{layer: degrees between delta_l through the B's and through the W^T's}, as compare_with_backprop finds them."""
-    return compare_with_backprop(network, rule, loss, images, labels)["delta_angles"]
+    any_sgd = SGD({}, lr=0.1)  # no delta depends on it
+    return compare_with_backprop(network, rule, any_sgd, loss, images, labels)["delta_angles"]
 
 
 @contextlib.contextmanager
-def _unchanged(network, rule):
-    """A context that puts back, at its end, all that training changes, and the rule's generator and state."""
-    arrays = [(x, x.copy()) for x in network.arrays().values()]
-    feedback = [(s, s.B, s.output_error, dict(s.extra)) for s in network.with_feedback]
-    drawn, state = rule.rng.bit_generator.state, dict(rule.state)
+def unchanged(network, rule):
+    """A context that puts back, at its end, whatever the rule, the synapses and the batch norms of the network hold."""
+    held = {}
+    for x in (rule, *map(vars, network.synapses), *(norm.arrays() for norm in network.norms)):
+        _collect(x, (np.ndarray, network.device.xp.ndarray), held)
+    before = [(x, x.bit_generator.state if isinstance(x, np.random.Generator) else x.copy()) for x in held.values()]
     try:
         yield
     finally:
-        rule.rng.bit_generator.state = drawn
-        rule.state.clear()
-        rule.state.update(state)
-        for s, B, output_error, extra in feedback:
-            s.B, s.output_error, s.extra = B, output_error, extra
-        for x, before in arrays:
-            x[...] = before
+        for x, contents in before:
+            _put_back(x, contents)
+
+
+def _collect(x, arrays, held):
+    """Add x, and all inside it that can be changed in place, to `held`, {id: object}; arrays: the types of arrays."""
+    x = vars(x) if isinstance(x, Rule) else x
+    if id(x) in held:
+        return
+    if isinstance(x, (dict, list, set, np.random.Generator, *arrays)):
+        held[id(x)] = x
+    if isinstance(x, (dict, list, tuple)):
+        for inner in x.values() if isinstance(x, dict) else x:
+            _collect(inner, arrays, held)
+
+
+def _put_back(x, contents):
+    if isinstance(x, np.random.Generator):
+        x.bit_generator.state = contents
+    elif isinstance(x, (dict, set)):
+        x.clear()
+        x.update(contents)
+    elif isinstance(x, list):
+        x[:] = contents
+    elif getattr(x.flags, "writeable", True):
+        x[...] = contents
 
 
 def _deltas(network, error):
-    """{layer: delta at its output}, from a backward pass."""
-    kept = [(s, s.keep_delta) for s in network.synapses]
+    """{layer: delta at its output}, from a backward pass; the synapses keep those that the rule has asked for."""
+    asked = [s.keep_delta for s in network.synapses]
     for s in network.synapses:
         s.keep_delta = True
-    try:
-        network.backward(error)
-        return {s.name: s.delta for s in network.synapses}
-    finally:
-        for s, keep_delta in kept:
-            s.keep_delta, s.delta = keep_delta, None
+    network.backward(error)
+    deltas = {s.name: s.delta for s in network.synapses}
+    for s, keep_delta in zip(network.synapses, asked):
+        s.keep_delta, s.delta = keep_delta, s.delta if keep_delta else None
+    return deltas
 
 
 def _local_angle(s, delta):
@@ -137,20 +159,19 @@ def _local_angle(s, delta):
     return angle(s.B.T, s.W, norm=lambda X: math.sqrt(max(to_host((X * (C @ X)).sum(dtype=np.float64)), 0)))
 
 
-def _updates(network, rule):
+def _updates(network, rule, sgd):
     """The gradients along which the rule descends each W, zeros where it descends none, as one vector."""
-    recorder = Recorder()
+    recorder = Recorder(sgd)
     for s in network.synapses:
         rule.learn(s, recorder)
     return _flat([recorder.gradient_of(s.W) for s in network.synapses])
 
 
 class Recorder:
-    """An optimizer that descends nothing and keeps each gradient."""
+    """An optimizer with the numbers of another, `sgd`, that descends nothing and keeps each gradient."""
 
-    lr = 0.0
-
-    def __init__(self):
+    def __init__(self, sgd):
+        self.lr, self.momentum, self.nesterov, self.weight_decay = sgd.lr, sgd.momentum, sgd.nesterov, sgd.weight_decay
         self.descents = []
 
     def descend(self, w, gradient, decay):

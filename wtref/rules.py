@@ -3,11 +3,14 @@
 A rule sees one layer's synapses s (W, B, b and what the two cells did) and nothing else: never an
 image, a convolution or an optimizer's insides.  The training step (training.py) calls, layer by layer,
 
-    connect            once: gives the layer its feedback weights B (never to the first layer)
+    connect            once: gives the layer its feedback weights B
     before_training    once, before the first example
     before_backward    each step, between the forward and the backward pass
     learn              each step, after the backward pass: Delta W, Delta b and perhaps Delta B
     between_steps      each step, last, with no input and no label
+
+The first layer has no feedback path: it is given to `learn` alone, with None as its s.B, s.delta, s.y and s.y_next.  A rule
+keeps arrays of its own in s.extra, by name, and counts in self.state: checkpoints have these, and no other attributes.
 
 Numbers in brackets are the paper's equations.  The backward pass itself, (3), is the same for every rule
 and stands in layers.py: it multiplies by s.B and leaves delta_{l+1} y_l^T in s.W_gradient.  A rule that needs y_l or
@@ -29,7 +32,7 @@ class Rule:
     transports_weights : bool    whether the rule reads W for the backward pass; `run.py audit` checks it
     draws_each_batch : bool      whether before_backward draws random numbers
     rng : numpy.random.Generator, from which feedback weights are drawn
-    state : dict                 plain values that a checkpoint must keep
+    state : dict                 integers from 0 up, by name, that a checkpoint must keep
     """
 
     transports_weights = draws_each_batch = False

@@ -173,7 +173,7 @@ class Training:
             "test_error": test_error,
             "matrix_angles": matrix_angles(self.network),
             "feedback_ratios": feedback_ratios(self.network),
-            **compare_with_backprop(self.network, self.rule, self.loss, *self.feed.fixed_batch()),
+            **compare_with_backprop(self.network, self.rule, self.sgd, self.loss, *self.feed.fixed_batch()),
             "seconds": self.seconds,
             "images_per_second": self.seen / self.seconds,
         }

@@ -8,8 +8,8 @@ import contextlib
 
 import numpy as np
 
-from wtref.angles import Recorder
-from wtref.device import to_host
+from wtref.angles import Recorder, unchanged
+from wtref.device import array_module, to_host
 from wtref.errors import InputError
 from wtref.files import nan_for_null
 from wtref.runs.run_files import check_record
@@ -69,7 +69,7 @@ def check_training(arrays, plain, training):
     wanted = training.network.arrays()
     check_arrays(_learned(arrays), wanted)
     begun = plain["epoch"] or plain["position"]
-    check_arrays(_velocities(arrays), _with_velocity(training.network, training.rule) if begun else {})
+    check_arrays(_velocities(arrays), _with_velocity(training) if begun else {})
 
 
 def check_plain(plain):
@@ -123,15 +123,20 @@ def _velocities(arrays):
     return {name.removeprefix("velocity."): v for name, v in arrays.items() if name.startswith("velocity.")}
 
 
-def _with_velocity(network, rule):
-    """{name: array} of those that a training step descends, found by one whose gradients are zero."""
-    recorder = Recorder()
-    for s in network.synapses:
-        s.W_gradient, s.b_gradient, s.B_gradient = (None if x is None else 0 * x for x in (s.W, s.b, s.B))
-        rule.learn(s, recorder)
-        s.W_gradient = s.b_gradient = s.B_gradient = None  # several processes would sum up what only one of them has
-    for norm in network.norms:
-        norm.beta_gradient = norm.gamma_gradient = 0 * norm.beta
-        norm.learn(recorder)
-    descended = {id(w) for w, _ in recorder.descents}
-    return {name: array for name, array in network.arrays().items() if id(array) in descended}
+def _with_velocity(training):
+    """{name: array} of those that a training step descends, found by one whose activities, errors and gradients are all 1."""
+    network, rule, recorder = training.network, training.rule, Recorder(training.sgd)
+    ones = array_module(network.synapses[0].W).ones_like
+    with unchanged(network, rule):  # several processes would sum up gradients that only one of them has
+        for s in network.with_feedback:
+            rule.before_backward(s, s.device.array(np.ones((1, training.feed.classes))))
+        for s in network.synapses:
+            s.W_gradient, s.b_gradient, s.B_gradient = (None if x is None else ones(x) for x in (s.W, s.b, s.B))
+            s.y, s.y_next = (ones(s.W[:1]), ones(s.W[:, :1].T)) if s.keep_activity else (None, None)
+            s.delta = ones(s.W[:, :1].T) if s.keep_delta else None
+            rule.learn(s, recorder)
+        for norm in network.norms:
+            norm.beta_gradient = norm.gamma_gradient = ones(norm.beta)
+            norm.learn(recorder)
+        descended = {id(w) for w, _ in recorder.descents}
+        return {name: array for name, array in network.arrays().items() if id(array) in descended}
