@@ -17,6 +17,17 @@ class Compiled:
         self.seconds = 0.25
 
 
+class Hanging(Compiled):
+    """A quick first step; no later one comes to an end."""
+
+    def __init__(self, work):
+        self.seconds = 0
+
+    def step(self):
+        time.sleep(self.seconds)
+        self.seconds = 600
+
+
 def failing(work):
     raise ValueError("no compiler here\nand much more")
 

@@ -54,6 +54,16 @@ def test_a_side_that_is_not_ready_in_time_ends_with_its_compiler(compiler):
 
 
 @pytest.mark.slow
+def test_a_later_step_may_not_last_for_ever():
+    for seconds in (4, 16, 64):  # long enough for the first step, however busy the machine is
+        with pytest.raises(Obstacle) as obstacle:
+            times_beside(WORK, 1, stand_in_sides.Hanging, seconds)
+        if str(obstacle.value) == f"not timed after {seconds} s":
+            return
+    pytest.fail(str(obstacle.value))
+
+
+@pytest.mark.slow
 def test_a_side_ends_with_the_process_that_asked_for_it(compiler):
     """As when gpu-report kills a benchmark that takes too long."""
     script = "import sys, stand_in_sides; from wtref.bench import apart, work; " \

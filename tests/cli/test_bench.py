@@ -35,6 +35,8 @@ def quick(monkeypatch):
         ("loader --profile", "unrecognized arguments: --profile"),
         ("scaling --device cuda", "unrecognized arguments: --device cuda"),
         ("scaling --profile", "unrecognized arguments: --profile"),
+        ("scaling --threads 1", "bench scaling halves --threads, so each must be even, found 1"),
+        ("scaling --threads 2 --batches 64 1", "bench scaling halves --batches, so each must be even, found 1"),
         ("kernels --models mlp", "unrecognized arguments: --models mlp"),
         ("kernels --device cuda", "unrecognized arguments: --device cuda"),
         ("kernels --json nowhere/x.json", "nowhere/x.json"),

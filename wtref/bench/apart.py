@@ -24,7 +24,7 @@ def times_beside(work, repeats, side, seconds=None):
     """(wtref's, the side's) milliseconds of a Work, over `repeats` rounds in which the two take turns.
 
     side: a function of the Work that makes the side, and can be pickled; seconds: the limit of its first step, compilation
-    included, by default that of the device.  Raises Obstacle.
+    included, and of each round after it, by default that of the device.  Raises Obstacle.
     """
     seconds = seconds or (GPU_LIMIT if work.on_gpu else CPU_LIMIT)
     context = multiprocessing.get_context("spawn")
@@ -34,10 +34,8 @@ def times_beside(work, repeats, side, seconds=None):
         process.start()
     sender.close()
     try:
-        if not receiver.poll(seconds):
-            raise Obstacle(f"not compiled after {seconds} s")
-        _receive(receiver)
-        return [1000 * each for each in _receive(receiver)]
+        _receive(receiver, seconds, "compiled")
+        return [1000 * each for each in _receive(receiver, seconds * repeats, "timed")]
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # its compilers too
@@ -45,7 +43,10 @@ def times_beside(work, repeats, side, seconds=None):
         process.join()
 
 
-def _receive(receiver):
+def _receive(receiver, seconds, done):
+    """What the process sends once it has done its next part.  Raises Obstacle if it fails, ends or takes longer."""
+    if not receiver.poll(seconds):
+        raise Obstacle(f"not {done} after {seconds} s")
     try:
         answer = receiver.recv()
     except EOFError:

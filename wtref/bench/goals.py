@@ -78,18 +78,19 @@ def growth(**options):
 def judge_growth(rows):
     """Judge the rows of `growth`: the time per image must be flat over the batches, and linear in FLOP over the networks.
 
-    The smallest batch has a goal of its own: what a step takes whatever the batch must be little.
+    The smallest batch has a goal of its own instead: what a step takes whatever the batch must be little.
     """
     named = {row["work"]: row for row in rows}
     batches, networks = ([named[str(work)] for work in works] for works in growth())
     by_batch = {row["batch"]: row["ms"] / row["batch"] for row in batches}
-    per_image = list(by_batch.values())
+    per_image = [by_batch[batch] for batch in BATCHES[1:]]
     speed = [row["gflops"] for row in networks]
     uneven = max(abs(t / median(per_image) - 1) for t in per_image)
     small = by_batch[8] / by_batch[128] - 1
+    flat = f"resnet8: ms an image from batch {BATCHES[1]} on"
     slower = max(before / after - 1 for before, after in pairwise(speed))
     return [
-        {"goal": f"resnet8: ms an image within {TOLERANCE} of the median", "found": uneven, "met": uneven <= TOLERANCE},
+        {"goal": f"{flat} within {TOLERANCE} of the median", "found": uneven, "met": uneven <= TOLERANCE},
         {"goal": f"resnet8: ms an image at batch 8 at most {SMALL} above batch 128's", "found": small, "met": small <= SMALL},
         {"goal": f"networks: ms a FLOP grow by at most {TOLERANCE}", "found": slower, "met": slower <= TOLERANCE},
     ]

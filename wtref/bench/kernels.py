@@ -29,6 +29,7 @@ ACTIVITIES = (
 )
 LINEAR = (("mlp hidden1", 128, 784, 500), ("mlp output", 128, 500, 10))  # where, batch, n_in, n_out
 WEIGHTS = (("resnet8 gamma", (16,)), ("mlp hidden1", (500, 784)), ("resnet18 stage4", (512, 4608)))
+NORMS = 6 * (16,) + 6 * (32,) + 6 * (64,)  # the sizes of resnet8's gammas and betas
 POOL = ("resnet50 stem", (8, 112, 112, 64), (3, 3), (2, 2), (1, 1))
 TITLE = f"  {'kernel':<18}{'shapes':<27}{'ms':>9}{'NumPy ms':>9}{'ratio':>7} {'rate':>7}"
 
@@ -56,6 +57,7 @@ def cases():
     for each in ACTIVITIES:
         yield from _passes(draw, *each)
     yield from _pooling(draw, *POOL)
+    yield Case("joined_descent", "resnet8 norms", (*([draw(n) for n in NORMS] for _ in range(3)), 1e-3, 0.9, False))
     for where, shape in WEIGHTS:
         yield Case("descend", where, (draw(*shape), draw(*shape), draw(*shape), 1e-3, 0.9, 1e-4, False))
     yield _correlations(rng, "resnet8 stage3", 3456, 576)
@@ -115,10 +117,10 @@ def measure(ops, case, repeats):
     Its rates are in GFLOP/s for products.  For passes over arrays they are in GB/s of what has to be read and written,
     also for NumPy, whose intermediate arrays are not counted.
     """
-    ours, plainly = (partial(getattr(functions, case.op), *case.arguments) for functions in (ops, plain))
+    ours, plainly = (_call(functions, case) for functions in (ops, plain))
     amount = case.flop or _bytes(case.arguments, ours())
     seconds, plain_seconds = median_seconds([ours, plainly], repeats)
-    shapes = dict.fromkeys("x".join(map(str, x.shape)) for x in case.arguments if isinstance(x, np.ndarray))
+    shapes = dict.fromkeys("x".join(map(str, x.shape)) for x in _arrays(case.arguments))
     return {
         "kernel": case.op,
         "where": case.where,
@@ -132,10 +134,23 @@ def measure(ops, case, repeats):
     }
 
 
+def _call(functions, case):
+    """The call of a Case, without arguments; a joined descent has found the addresses of its first two before."""
+    if case.op == "joined_descent":
+        ws, vs, *others = case.arguments
+        return partial(functions.joined_descent(ws, vs), *others)
+    return partial(getattr(functions, case.op), *case.arguments)
+
+
 def _bytes(arguments, found):
-    """The bytes of all arrays read and written; descend, which returns None, writes its first two arguments."""
+    """The bytes of all arrays read and written; descents, which return None, write their first two arguments."""
     written = arguments[:2] if found is None else found if isinstance(found, tuple) else (found,)
-    return sum(x.nbytes for x in (*arguments, *written) if isinstance(x, np.ndarray))
+    return sum(x.nbytes for x in _arrays((*arguments, *written)))
+
+
+def _arrays(values):
+    """The arrays among the values and in the lists among them."""
+    return [x for each in values for x in (each if isinstance(each, list) else [each]) if isinstance(x, np.ndarray)]
 
 
 def heading(row):

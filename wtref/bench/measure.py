@@ -39,8 +39,8 @@ def measure(work, repeats, profiled=False, eager=False):
         yield row
     for name, side in compiled_sides(work, None if eager else setting).items():
         try:
-            ours, theirs = times_beside(work, repeats, side)
-            row |= {f"{name}_ms": theirs, f"{name}_ratio": theirs / ours}
+            own_ms, their_ms = times_beside(work, repeats, side)
+            row |= {f"{name}_ms": their_ms, f"{name}_ratio": their_ms / own_ms}
         except Obstacle as obstacle:
             row[f"{name}_obstacle"] = str(obstacle)
     row |= _lowest_ratio(row)

@@ -36,13 +36,20 @@ NETWORKS = {
 }
 
 
+def check(work):
+    """Raise InputError unless the threads and the images of a Work can be halved."""
+    for what, number in (("--threads", work.threads), ("--batches", work.config.batch_size)):
+        if number % 2:
+            raise InputError(f"bench scaling halves {what}, so each must be even, found {number}")
+
+
 def arrangements(work):
     """{name: (processes, Work)}.
 
     "one": a process with all threads; "two": two processes with half the threads each; "half": one of these two alone, with
     its shard of the batch.
     """
-    half = replace(work.config, threads=max(work.threads // 2, 1))
+    half = replace(work.config, threads=work.threads // 2)
     shard = replace(half, batch_size=work.config.batch_size // 2)
     return {
         "one": (1, replace(work, config=replace(work.config, threads=work.threads))),

@@ -105,6 +105,8 @@ def bench_scaling(args, given):
     """Time a training step on one process and on two, and predict it for more."""
     _prepare(args, given)
     works = work.grid(args.models, args.rules, args.batches, args.shape, **given)
+    for each in works:
+        scaling.check(each)
     _write(args, rows=[scaling.run(each, args.repeats) for each in progress.each(works)])
 
 

@@ -30,8 +30,8 @@ class Compiled:
     def __init__(self, threads):
         """Load the C functions, compiling them if necessary.
 
-        threads: the number requested of OpenMP.  The attribute `threads` is the number granted, 1 unless `has_openmp`, and
-        `instruction_set` the name of the processor's vector instructions that the functions were compiled for.  Raises
+        threads: the number requested of OpenMP.  The attribute `threads` is the number granted, 1 unless `has_openmp`, or where
+        the process `is_forked` from one that has loaded them, and `instruction_set` the name of the processor's vector instructions that the functions were compiled for.  Raises
         NoCompiler.
         """
         with same_cores():
@@ -40,7 +40,7 @@ class Compiled:
                 self.threads = functions.threads = functions.use_threads(threads)
                 functions.keep_memory()
         self.instruction_set = ctypes.c_char_p.in_dll(functions, "instruction_set").value.decode()
-        self.has_openmp = bool(ctypes.c_int.in_dll(functions, "has_openmp"))
+        self.has_openmp, self.is_forked = bool(ctypes.c_int.in_dll(functions, "has_openmp")), bool(functions.is_forked())
         self.buffers = BufferPool()
 
     def product(self, a, b):
@@ -148,7 +148,7 @@ class Compiled:
             return plain.joined_descent(ws, vs)
         for w, v in zip(ws, vs, strict=True):
             _arrays("descend_all", w.shape, ws[0].dtype, w=w, v=v)
-        table = np.array([(_address(w), _address(v), 0, w.size) for w, v in zip(ws, vs)], np.int64)
+        table = np.array([(_address(w), _address(v), 0, w.size) for w, v in zip(ws, vs)], ctypes.c_long)
 
         def descend_all(gradients, lr, momentum, nesterov):
             pairs = zip(ws, gradients, strict=True)

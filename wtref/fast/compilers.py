@@ -24,8 +24,8 @@ class NoCompiler(Exception):
 def command_and_macros(named):
     """Return the command that compiles for this machine, as a list of words, and the macros that it defines (bytes).
 
-    named: the compiler's own command, in one string.  The first flags for the processor and for OpenMP that it accepts are
-    added; the last are none.  The macros identify the compiler, its version and the processor.  Raises NoCompiler.
+    named: the compiler's own command, in one string.  Of the flags for the processor, and of those for OpenMP, the first that
+    it accepts are added; none where it accepts none.  The macros identify the compiler, its version and the processor.  Raises NoCompiler.
     """
     compiler = _words(named)
     if not shutil.which(compiler[0]):

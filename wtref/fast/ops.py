@@ -47,8 +47,15 @@ def equip(device, kernels="auto", threads=None, precision="float32"):
     threadpool_limits(threads, user_api="blas")
     ops, words, limit = *_cpu_ops(kernels, threads), ""
     if ops and ops.threads < threads:
-        threads, limit = ops.threads, f" ({'OpenMP allows no more' if ops.has_openmp else 'the C compiler has no OpenMP'})"
+        threads, limit = ops.threads, f" ({_why_fewer(ops)})"
     return replace(device, ops=ops, kernels=f"{words}, {threads} thread{'s' if threads > 1 else ''}{limit}")
+
+
+def _why_fewer(ops):
+    """Why there are fewer threads than were requested, in words."""
+    if not ops.has_openmp:
+        return "the C compiler has no OpenMP"
+    return "a forked process has one" if ops.is_forked else "OpenMP allows no more"
 
 
 def _cpu_ops(kernels, threads):

@@ -29,7 +29,8 @@ static int team_size(void) {
  * work is divided by team_size() inside the region.  A process forked from the owner has a single thread. */
 static int threads = 1;
 static pid_t owner;
-static int thread_limit(void) { return getpid() == owner ? threads : 1; }
+int is_forked(void) { return getpid() != owner; }
+static int thread_limit(void) { return is_forked() ? 1 : threads; }
 
 /* Request n threads from now on; return the number granted. */
 int use_threads(int n) {
