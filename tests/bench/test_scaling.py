@@ -3,7 +3,9 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from launching import RUN_PY, needs_mpi, run
@@ -23,14 +25,24 @@ def test_all_reduce_costs_what_halving_and_doubling_does():
 
 
 def test_prediction_falls_with_devices_and_rises_with_the_network():
-    row = {"ms": 100.0, "bytes": 1e8, "buckets": 24, "small_sums": 106}
+    row = {"ms": 100.0, "bytes": 1e8, "buckets": 24, "small_sums": 106, "small_bytes": 850_000}
     found = list(scaling.predict(row).values())
     for efficiencies in found:
         assert all(0 < least <= most <= 1 for least, most in efficiencies)
         assert efficiencies == sorted(efficiencies, reverse=True)
     for slow, fast in zip(found, found[1:]):
         assert all(a < b for a, b in zip(slow, fast))
-    assert scaling.predict({**row, "bytes": 0, "buckets": 0, "small_sums": 0})["10 Gbit/s Ethernet, 30 µs"][0] == (1, 1)
+    none = {"bytes": 0, "buckets": 0, "small_sums": 0, "small_bytes": 0}
+    assert scaling.predict(row | none)["10 Gbit/s Ethernet, 30 µs"][0] == (1, 1)
+    large = scaling.predict(row | none | {"small_bytes": 1.25e8})["10 Gbit/s Ethernet, 30 µs"]
+    assert large[0] == pytest.approx((0.25, 0.25)), "three rounds of 100 ms among eight devices, which nothing hides"
+
+
+def test_what_batch_norm_sends():
+    norms = [SimpleNamespace(channels=c, gamma=np.zeros(c, np.float32)) for c in (3, 5)]
+    assert scaling.small_sums(norms, sync_bn=True) == {"small_sums": 4, "small_bytes": 8 * (24 + 8)}
+    assert scaling.small_sums(norms, sync_bn=False) == {"small_sums": 1, "small_bytes": 8 * 8}
+    assert scaling.small_sums([], sync_bn=True) == {"small_sums": 0, "small_bytes": 0}
 
 
 @needs_mpi

@@ -1,5 +1,6 @@
 """Shards, joint moments and the search for a group, in a process by itself."""
 
+import math
 import os
 import subprocess
 import sys
@@ -12,13 +13,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from helpers import CPU, equipped, modest
+from wtref.bench.scaling import small_sums
 from wtref.datasets.augment import Augmentation
 from wtref.datasets.base import Dataset
 from wtref.datasets.folder import FolderFeed
 from wtref.datasets.memory import MemoryFeed
 from wtref.distributed.group import LAUNCHERS, SINGLE, ProcessGroup, open_group
+from wtref.distributed.network import FastSyncBatchNorm
 from wtref.errors import InputError
+from wtref.fast import layers as fast
 from wtref.fast import plain
+from wtref.layers import BatchNorm
 
 ROOT = Path(__file__).parents[2]
 
@@ -91,32 +96,57 @@ def test_an_empty_shard_passes_every_op_and_adds_nothing(ops):
     assert ops.max_pool_back(largest, winner, (2, 2), (2, 2), (0, 0), (5, 5)).shape == y.shape
 
 
-def joined(parts, channels):
-    """The joint moments of arrays (rows, channels), some of them empty."""
-    own = [plain.moments(part) if len(part) else np.zeros((2, channels)) for part in parts]
-    counts = [np.full(channels, float(len(part))) for part in parts]
-    return plain.joint_moments(np.array(counts), *np.array(own).transpose(1, 0, 2))
+def joined(parts, base):
+    """The moments of arrays (rows, channels), some of them empty, from sums over them."""
+    base = np.array(base, float)
+    return plain.moments_about(base, *sum(plain.sums_about(base, len(part), *plain.moments(part)) for part in parts if len(part)))
 
 
 @modest
 @given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=9).filter(any), seed=st.integers(0, 2**32 - 1))
 def test_moments_of_shards_are_those_of_the_whole(sizes, seed):
-    """A standard deviation of 1 about means up to 1e7, which differ between shards."""
+    """A standard deviation of 1 about means of 1000 before the first step, of 1e7 later, and about means that differ between shards."""
     rng = np.random.default_rng(seed)
-    parts = [rng.standard_normal((n, 3)) + [0, 1e7, -1e5 * rng.random()] for n in sizes]
-    mean, variance = joined(parts, 3)
+    parts = [rng.standard_normal((n, 3)) + [1000, 1e7, -1000 * rng.random()] for n in sizes]
+    mean, variance = joined(parts, base=[0, 1e7 - 1000, 0])
     whole = np.concatenate(parts)
     assert mean == pytest.approx(whole.mean(axis=0), rel=1e-12, abs=1e-12)
-    assert variance == pytest.approx(whole.var(axis=0), rel=1e-7, abs=1e-12)
+    assert variance == pytest.approx(whole.var(axis=0), rel=1e-7, abs=1e-9)
 
 
 @modest
 @given(sizes=st.lists(st.integers(1, 300), min_size=1, max_size=9), seed=st.integers(0, 2**32 - 1))
 def test_shards_of_a_constant_channel_have_no_variance(sizes, seed):
-    constant = np.array([1_251_480.0, *10 ** np.random.default_rng(seed).uniform(-300, 300, 2), -1 / 3])
-    means = np.broadcast_to(constant, (len(sizes), 4))
-    mean, variance = plain.joint_moments(np.array(sizes, float)[:, None] * np.ones(4), means, np.zeros_like(means))
-    assert np.array_equal(mean, constant) and np.array_equal(variance, np.zeros(4))
+    constant, zero = np.array([1_251_480.0, *10 ** np.random.default_rng(seed).uniform(-150, 150, 2), -1 / 3]), np.zeros(4)
+    for base in (constant, zero, 0.3 * constant):
+        mean, variance = plain.moments_about(base, *sum(plain.sums_about(base, size, constant, zero) for size in sizes))
+        assert mean == pytest.approx(constant, rel=1e-14, abs=0) and not variance.any()
+
+
+class OneOfMany(ProcessGroup):
+    """A process of a large group whose other processes have no images; it notes the shapes of what is sent."""
+
+    size = 1024
+
+    def __init__(self):
+        self.sent = []
+
+    def all_reduce(self, x):
+        self.sent.append((x.shape, x.dtype))
+        return x
+
+
+def test_the_sums_of_batch_norm_do_not_grow_with_the_number_of_processes():
+    """They are those of which bench scaling predicts the time."""
+    device, group = equipped(np.float32), OneOfMany()
+    y, norm = np.random.default_rng(0).standard_normal((5, 2, 2, 3)).astype(np.float32), BatchNorm("norm", 3)
+    norm.initialise(device, None)
+    synced = FastSyncBatchNorm(fast.BatchNorm(norm, device.ops or plain), group)
+    group.begin_batch(len(y))
+    synced.backward(synced.forward(y))
+    assert group.sent == [((3, 3), np.float64), ((2, 3), np.float32)]
+    wanted = {"small_sums": len(group.sent), "small_bytes": sum(math.prod(shape) * dtype.itemsize for shape, dtype in group.sent)}
+    assert small_sums([norm], sync_bn=True) == wanted
 
 
 def test_a_process_alone_imports_nothing_of_mpi(monkeypatch):

@@ -10,6 +10,8 @@ from device_double import xp
 from helpers import CPU, geometries, ready
 from kernel_suite import assert_equal, modest, normal, seeds
 from wtref.device import Device
+from wtref.distributed.group import ProcessGroup
+from wtref.distributed.network import ReducingLayer, distribute
 from wtref.fast import accelerate, cuda_launches, plain
 from wtref.fast.cuda_launches import BFLOAT16, NULL
 from wtref.layers import walk
@@ -161,10 +163,30 @@ def test_an_empty_batch_leaves_none():
     assert out.shape == (0, 5, 6, 10) and known is None
 
 
+class OneOfTwo(ProcessGroup):
+    """A process of a group whose other processes have no images."""
+
+    size = 2
+
+
+@pytest.mark.parametrize("precision", ALL)
+def test_several_processes_use_them(launches, precision):
+    images, device = normal(0, np.float32)(2, 8, 8, 1), Device("double", xp, np.float32, ops=emulated(precision))
+    alone, shared = network("before", device), distribute(network("before", device), OneOfTwo())
+    alone.forward(xp.array(images)), shared.forward(xp.array(images))
+    assert passes(launches) == 0
+    reducing = [layer.layer for layer in walk(shared.network) if isinstance(layer, ReducingLayer)]
+    assert len(reducing) == 10 and not any(getattr(layer, "moments", None) for layer in reducing), "they are used once"
+    one, other = (built.norms[0] for built in (alone, shared))
+    for name in ("running_mean", "running_var"):
+        assert_equal(getattr(other, name).get(), getattr(one, name).get(), 1e-6)
+
+
 def network(norm, device):
     """An accelerated ResNet-8 with random weights and batch-norm parameters."""
     built = build("resnet8", (8, 8, 1), 3, Options(norm=norm, width=4))
     ready(built, np.random.default_rng(0))
+    built.device = device
     for part in built.synapses + built.norms:
         for name, array in part.arrays().items():
             setattr(part, name, device.array(array))

@@ -86,11 +86,19 @@ def predict(row):
     for network, (latency, speed) in NETWORKS.items():
         found[network] = []
         for devices in DEVICES:
-            sums = row["small_sums"] * math.log2(devices) * latency  # of batch norm, one after the other
+            sums = math.log2(devices) * (row["small_sums"] * latency + row["small_bytes"] / speed)  # of batch norm, one by one
             gradients = all_reduce(devices, row["bytes"], latency, speed, row["buckets"])
             hidden = min(gradients, 2 / 3 * step)
             found[network].append((step / (step + sums + gradients), step / (step + sums + gradients - hidden)))
     return found
+
+
+def small_sums(norms, sync_bn):
+    """The number and the bytes of the sums that the batch norms of network.py take in a step, beside those of gradients."""
+    channels, size = sum(norm.channels for norm in norms), norms[0].gamma.itemsize if norms else 0
+    if sync_bn:  # (3, C) in float64 on the way up, (2, C) on the way down
+        return {"small_sums": 2 * len(norms), "small_bytes": channels * (3 * 8 + 2 * size)}
+    return {"small_sums": min(len(norms), 1), "small_bytes": 2 * channels * size}  # the running statistics
 
 
 def all_reduce(devices, size, latency, speed, messages=1):
@@ -161,7 +169,7 @@ def main(about):
     network = ours.training.network
     size = sum(array.nbytes for s in network.synapses for array in (s.W, s.b) if array is not None)
     buckets = math.ceil(size / (work.config.bucket_mib * 2**20))
-    found = {"ms": ms, "waiting_ms": waiting, "bytes": size, "buckets": buckets, "small_sums": 2 * len(network.norms)}
+    found = {"ms": ms, "waiting_ms": waiting, "bytes": size, "buckets": buckets, **small_sums(network.norms, work.config.sync_bn)}
     if group.rank == 0:
         print(json.dumps(found))
 

@@ -128,14 +128,15 @@ class FastSyncBatchNorm(fast.BatchNorm):
         )
 
     def moments(self, y):
-        """Mean and variance (C,) of all processes' y, from one all-reduce of an array in which each process fills its own part."""
-        group, rows = self.group, math.prod(y.shape[:-1])
-        parts = array_module(y).zeros((3, group.size, y.shape[-1]), dtype=np.float64)
+        """Mean and variance (C,) of all processes' y, from one all-reduce of sums about the running mean, which all share."""
+        running, rows = self.plain.running_mean, math.prod(y.shape[:-1])
+        base = running.astype(np.float64)
         if rows:
-            mean, variance = self.ops.moments(y)
-            parts[0, group.rank], parts[1, group.rank], parts[2, group.rank] = rows, mean, variance
-        mean, variance = plain_ops.joint_moments(*group.all_reduce(parts))
-        return mean.astype(y.dtype), variance.astype(y.dtype)
+            sums = plain_ops.sums_about(base, rows, *self.ops.moments(y, self.known()))
+        else:
+            sums = array_module(base).zeros((3, len(base)), dtype=np.float64)
+        mean, variance = plain_ops.moments_about(base, *self.group.all_reduce(sums))
+        return mean.astype(running.dtype), variance.astype(running.dtype)
 
     def gradients(self, delta, beta):
         def norm_sums(*arrays):

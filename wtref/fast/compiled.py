@@ -80,7 +80,7 @@ class Compiled:
         (places,) = _arrays("max_pool_back", g.above(), WINNER, winner=winner)
         return self._new(g.below(), delta.dtype, "max_pool_back", g, error, places)
 
-    def moments(self, x):
+    def moments(self, x, known=None):
         return self._new((2, x.shape[-1]), x.dtype, "moments", _packed(x), *_rows(x))
 
     def norm_sums(self, delta, x, mean, scale, beta=None):

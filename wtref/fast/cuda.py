@@ -100,8 +100,8 @@ class Cuda(Launches):
         positions, channels = math.prod(y.shape[1:3]), y.shape[3]
         return self._elementwise("average", same, (len(y), channels), self.stored(y), *ints(positions, channels))
 
-    def moments(self, x):
-        return self._joined("moments_total", 2, self._moments(x))
+    def moments(self, x, known=None):
+        return self._joined("moments_total", 2, self._moments(x) if known is None else known)
 
     def norm_statistics(self, y, gamma, running_mean, running_var, momentum, epsilon, known=None):
         check(all(x.shape == y.shape[-1:] and x.flags.c_contiguous for x in (gamma, running_mean, running_var)), y, gamma)

@@ -70,21 +70,29 @@ def average(y):
     return y.mean(axis=(1, 2))
 
 
-def moments(x):
-    """Mean and variance (C) of x (..., C) over all but the last axis."""
+def moments(x, known=None):
+    """Mean and variance (C) of x (..., C) over all but the last axis; known: as in norm_statistics."""
     mean = rows(x).mean(axis=0)
     return mean, ((rows(x) - mean) ** 2).mean(axis=0)
 
 
-def joint_moments(counts, means, variances):
-    """Mean and variance (C) of all rows, from the row counts, means and variances of parts of them, all (parts, C).
+def sums_about(base, count, mean, variance):
+    """The count of some rows and their sums of x - base and (x - base)^2, from their mean and variance, (3, C) in float64.
 
-    The sum of squared deviations is accurate where the variance is small beside the mean, unlike a difference of squares.
-    (Chan, Golub and LeVeque, 1979.)
+    base (C), in float64: the same for all parts of the rows.  The nearer it is to their mean, the less precision is lost.
     """
-    total, base = counts.sum(axis=0), means[-1]
-    mean = base + (counts * (means - base)).sum(axis=0) / total  # exact where all means are equal
-    return mean, (counts * (variances + (means - mean) ** 2)).sum(axis=0) / total
+    xp, shift = array_module(base), mean - base
+    return count * xp.stack([xp.ones_like(base), shift, variance + shift * shift])
+
+
+def moments_about(base, count, first, second):
+    """Mean and variance (C) of all rows, from the sums of sums_about over all parts.
+
+    A variance that rounding alone may have left is 0; it is below what float32 resolves beside the mean.
+    """
+    shift, squares = first / count, second / count
+    variance = squares - shift * shift
+    return base + shift, variance * (variance > 1e-14 * squares)  # NaN stays NaN
 
 
 def norm_statistics(y, gamma, running_mean, running_var, momentum, epsilon, known=None, moments=moments, count=None):
