@@ -14,6 +14,8 @@ X = RNG.standard_normal((130, 6)) + 3 * np.eye(6)[Y]
 FLOATS = {"train": (X[:100], Y[:100]), "test": (X[100:], Y[100:]), "device": "cpu", "threads": 1, "batch_size": 10}
 LAYERS = [wtref.Linear("first", 6, 12), wtref.ReLU(), wtref.Linear("second", 12, 3)]
 
+SQUARE = wtref.Linear("square", 6, 6)
+
 
 class Slow(wtref.KolenPollack):
     """A rule of one's own with an option."""
@@ -137,11 +139,14 @@ WRONG = {
     "label too large": (changed("test", 4, 7, where=1), "data, test images: label 7 at image 4, right would be 0 to 2"),
     "label below 0": (changed("train", 4, -1, where=1), "data, training images: label -1 at image 4, right would be 0 to 2"),
     "one class": ({"train": (X, 0 * Y + 2)}, "data: all training labels are 2, right would be two classes or more"),
-    "label far too large": (changed("train", 4, 10**12, where=1), "data: a training label is 1000000000000, but there are 100 training images"),
+    "label far too large": (
+        changed("train", 4, 10**12, where=1),
+        "data: a training label is 1000000000000, but there are 100 training images",
+    ),
     "NaN": (changed("train", 8, np.nan), "data, training images: nan at image 8, right would be finite numbers of at most 3.4e+38"),
     "infinity": (changed("test", 8, -np.inf), "data, test images: -inf at image 8, right would be finite numbers of at most 3.4e+38"),
-    "no examples": ({"train": (X[:0], Y[:0])}, "data, training images: are float64 of shape (0, 1, 6, 1), right would be uint8 or floats"),
-    "no tests": ({"test": (X[:0], Y[:0])}, "data, test images: are float64 of shape (0, 1, 6, 1), right would be uint8 or floats of shape"),
+    "no examples": ({"train": (X[:0], Y[:0])}, "data, training images: there are none in an array of shape (0, 1, 6, 1)"),
+    "no tests": ({"test": (X[:0], Y[:0])}, "data, test images: there are none in an array of shape (0, 1, 6, 1)"),
     "no labels": ({"train": X}, "data: train must be a pair of inputs and labels, (X, y), found ndarray"),
     "words": ({"train": (X, np.array(["a"] * 130))}, "data, training images: labels are <U1 of shape (130,), right would be integers"),
     "integers": ({"train": (X.astype(int), Y)}, "data, training images: are int64 of shape (130, 1, 6, 1), right would be uint8 or floats"),
@@ -153,15 +158,36 @@ WRONG = {
     "no model": ({"model": None}, "model must be a name, a list of layers or a function that returns layers, found None"),
     "unknown setting": ({"batch": 3}, "unknown setting of fit 'batch'"),
     "impossible setting": ({"lr": -1.0}, "--lr must be more than 0, found -1.0"),
-    "vectors cropped": ({"crop": 2, "rotate": 5.0}, "crop, rotate would change images, but X is (N, D); leave them out, or give X as (N, H,"),
+    "vectors cropped": (
+        {"crop": 2, "rotate": 5.0},
+        "crop, rotate would change images, but X is (N, D); leave them out, or give X as (N, H,",
+    ),
     "idle setting": ({"hidden": (3,)}, "without effect on a list of layers: hidden; leave it out"),
     "too few outputs": (
         {"model": LAYERS[:1]},
         "the network's output has the shape (12,) for an image, right would be (3,), one number per class",
     ),
     "a ragged list": ({"train": ([[1.0, 2.0], [3.0]], [0, 1])}, "X is a list of rows of different lengths, right would be uint8 or floats"),
-    "a layer's class": ({"model": [*LAYERS, wtref.ReLU]}, "a list of layers holds <class 'wtref.activations.ReLU'>, right would be objects"),
-    "a layer's name": ({"model": ["mlp"]}, "a list of layers holds 'mlp', right would be objects such as wtref.ReLU()"),
+    "a layer's class": (
+        {"model": [*LAYERS, wtref.ReLU]},
+        "the network holds <class 'wtref.activations.ReLU'>, right would be layers, objects",
+    ),
+    "a layer's name": ({"model": ["mlp"]}, "the network holds 'mlp', right would be layers, objects such as wtref.ReLU()"),
+    "an inner class": (
+        {"model": [*LAYERS, wtref.Sequential(wtref.ReLU)]},
+        "the network holds <class 'wtref.activations.ReLU'>, right would be",
+    ),
+    "a function's class": (
+        {"model": lambda *given: [*LAYERS, wtref.ReLU]},
+        "the network holds <class 'wtref.activations.ReLU'>, right would",
+    ),
+    "one layer": ({"model": lambda *given: LAYERS[0]}, "the function of a model must return a list of layers or a Network, found Linear"),
+    "no layers": ({"model": lambda *given: None}, "the function of a model must return a list of layers or a Network, found NoneType"),
+    "one ReLU twice": ({"model": [*LAYERS, LAYERS[1]]}, "the network has one object, ReLU, in two places; make one for each place"),
+    "one layer twice": (
+        {"model": [SQUARE, wtref.Sequential(wtref.ReLU(), SQUARE), *LAYERS]},
+        "the network has one object, Linear square, in two places; make one for each place",
+    ),
     "no weights": ({"model": [wtref.ReLU()]}, "the network has no layer with weights; put a Linear or a Conv2d into it"),
     "same names": ({"model": [wtref.Linear("a", 6, 3), wtref.Linear("a", 3, 3)]}, "the network has two layers named 'a'; give each a name"),
 }

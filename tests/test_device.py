@@ -192,3 +192,14 @@ def test_to_host_fetches_what_lies_elsewhere_and_leaves_the_rest():
     assert to_host(here) is here
     assert to_host(SimpleNamespace(get=lambda: there)) is there
     assert to_host(2.5) == 2.5
+
+
+@pytest.mark.parametrize("dtype", ["float64", np.float64, np.dtype("float64")])
+def test_a_dtype_may_be_given_as_numpy_gives_it(dtype):
+    assert open_device("cpu", dtype).dtype is np.float64
+
+
+@pytest.mark.parametrize("arguments", [(None,), (3,), ("cpu", None), ("cpu", np.int32), ("cpu", float), ("cpu", ["float64"])])
+def test_a_device_or_dtype_of_another_type_is_one_line(arguments):
+    with pytest.raises(InputError, match="^unknown (device|dtype) .*(cuda:N|float32, float64)$"):
+        open_device(*arguments)

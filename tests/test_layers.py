@@ -18,6 +18,7 @@ from helpers import (
 )  # fmt: skip
 from layer_forms import batches, both, channels, fast, seeds
 from wtref.activations import Identity, ReLU, Sigmoid, Tanh
+from wtref.errors import InputError
 from wtref.layers import BatchNorm, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool, Residual, Sequential
 
 
@@ -281,3 +282,26 @@ def test_batch_norm_of_one_row(form):
     assert close(ours.backward(delta), layer.gamma * delta / np.sqrt(before[1] + layer.epsilon))
     assert close(layer.gamma_gradient, (delta * normal)[0]) and close(layer.beta_gradient, delta[0])
     assert np.array_equal(layer.running_mean, before[0]) and np.array_equal(layer.running_var, before[1])
+
+
+@pytest.mark.parametrize(
+    "make, wanted",
+    [
+        (lambda: MaxPool("p", 2, stride=0), "p: stride must be an integer of at least 1, found 0"),
+        (lambda: MaxPool("p", 2, padding=2), "p: padding must be at most half the kernel, 2, found 2"),
+        (lambda: MaxPool("p", (4, 2), padding=(2, 2)), "p: padding must be at most half the kernel, (4, 2), found (2, 2)"),
+        (lambda: MaxPool("p", 2, padding=-1), "p: padding must be an integer of at least 0, found -1"),
+        (lambda: Conv2d("c", 1, 2, 3, stride=(1, 0)), "c: stride must be an integer of at least 1, found 0"),
+        (lambda: Conv2d("c", 1, 2, 1.5), "c: kernel must be an integer of at least 1, found 1.5"),
+        (lambda: Conv2d("c", 1, 2, (3, 3, 3)), "c: kernel must be an integer or a pair of them, found (3, 3, 3)"),
+    ],
+)
+def test_impossible_kernels_strides_and_paddings_are_one_line(make, wanted):
+    with pytest.raises(InputError) as caught:
+        make()
+    assert str(caught.value) == wanted
+
+
+def test_numpy_s_integers_are_sizes_too():
+    assert Conv2d("c", 1, 2, np.int64(3), padding=[np.int8(1), 0]).geometry == ((3, 3), (1, 1), (1, 0))
+    assert MaxPool("p", np.int64(2)).geometry == ((2, 2), (2, 2), (0, 0))

@@ -226,3 +226,13 @@ def test_a_long_run_decays_as_usual_and_a_very_short_one_not_without_bounds():
     assert aligning_decay(Schedule("cosine", 0.1, 100_000), 0.9) == 5e-4
     assert aligning_decay(Schedule("cosine", 0.1, 20), 0.9) == 0.03
     assert aligning_decay(Schedule("constant", 0.1, 10**15), 0.9) == 5e-4, "without a look at all steps"
+
+
+@pytest.mark.parametrize(
+    "labels, found",
+    [(np.array([[0], [1]]), r"\(2, 1\)"), (np.eye(3, dtype=int)[:2], r"\(2, 3\)"), (np.array([0]), r"\(1,\)"), ([0, 1], "list")],
+)
+@pytest.mark.parametrize("loss", LOSSES.values())
+def test_labels_of_another_shape_are_one_line(loss, labels, found):
+    with pytest.raises(InputError, match=rf"^labels must be an array of shape \(2,\), one of each row of the logits, found {found}$"):
+        loss(np.zeros((2, 3)), labels)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from wtref import models
+from wtref.activations import ReLU
 from wtref.device import open_device
 from wtref.errors import InputError
 from wtref.layers import BatchNorm, Conv2d, GlobalAvgPool, Linear, MaxPool, walk
@@ -343,3 +344,18 @@ def test_first_weights_have_their_scale(name):
             assert s.b is None or not s.b.any()
         if isinstance(part, BatchNorm):
             assert np.all(part.gamma == 1) and not part.beta.any()
+
+
+@pytest.mark.parametrize("name", [3, None, ["mlp"], models.mlp])
+def test_a_network_s_name_of_another_type_is_one_line(name):
+    with pytest.raises(InputError, match="^unknown model .*choose from: mlp, lenet, resnet8"):
+        models.build(name, (8, 8, 1), 10)
+
+
+def test_a_network_refuses_what_is_no_layer_and_one_layer_in_two_places():
+    """Whose backward passes would both use what its last forward pass kept."""
+    phi = ReLU()
+    with pytest.raises(InputError, match="^the network has one object, ReLU, in two places; make one for each place$"):
+        models.Network(Linear("a", 3, 3), phi, models.Residual(Linear("b", 3, 3), models.Sequential(), phi))
+    with pytest.raises(InputError, match="^the network holds None, right would be layers, objects such as"):
+        models.Network(Linear("a", 3, 3), None)

@@ -13,6 +13,7 @@ from wtref.datasets.synthetic import load_synthetic
 from wtref.errors import Diverged, InputError
 from wtref.losses import softmax_cross_entropy
 from wtref.relatives import RULES
+from wtref.training import evaluate
 
 # --- randomness -------------------------------------------------------------------------------------------
 
@@ -251,3 +252,8 @@ def test_the_first_loss_is_that_of_the_first_weights():
     records(run)
     logits = fresh.network.forward(fresh.feed.normalise(SMALL.train_images))
     assert seen[0] == pytest.approx(float(softmax_cross_entropy(logits, SMALL.train_labels)[0]), rel=1e-12)
+
+
+def test_a_test_on_no_images_is_one_line():
+    with pytest.raises(InputError, match="^there are no test images that can be read$"):
+        evaluate(None, softmax_cross_entropy, [])

@@ -216,9 +216,6 @@ def _network(model, config, feed, flat):
     if isinstance(model, str):
         return build(model, feed.shape, feed.classes, config.model_options)
     if isinstance(model, (list, tuple)):
-        for layer in model:
-            if inspect.isclass(layer) or not hasattr(layer, "backward"):
-                raise InputError(f"a list of layers holds {layer!r}, right would be objects such as wtref.ReLU()")
         return Network(*([Flatten()] if flat else []), *copy.deepcopy(model))
     if not callable(model):
         raise InputError(f"model must be a name, a list of layers or a function that returns layers, found {model!r}")

@@ -66,7 +66,7 @@ def open_device(name="auto", dtype="float32", place=0):
     Parameters
     ----------
     name : str           "auto" (a GPU if there is one, else the CPU), "cpu", "cuda" or "cuda:N"
-    dtype : str          "float32" or "float64"
+    dtype : str or type  "float32" or "float64", or NumPy's type or dtype of that name
     place : int          the number of the GPU where the name gives none, modulo the number of GPUs
 
     Raises
@@ -74,12 +74,12 @@ def open_device(name="auto", dtype="float32", place=0):
     InputError
         If the name or dtype is none of these, or a GPU is asked for and CuPy or the GPU is missing.
     """
-    real = choose("dtype", dtype, DTYPES)
+    real = choose("dtype", getattr(dtype, "__name__", getattr(dtype, "name", dtype)), DTYPES)
     if name == "auto":
         name = "cuda" if _cuda_obstacle() is None else "cpu"
     if name == "cpu":
         return Device("cpu", np, real)
-    match = re.fullmatch(r"cuda(?::(\d{1,9}))?", name)
+    match = re.fullmatch(r"cuda(?::(\d{1,9}))?", str(name))
     if match is None:
         raise InputError(f"unknown device {name!r}; choose from: auto, cpu, cuda, cuda:N")
     return _open_cuda(match[1] and int(match[1]), real, place)

@@ -1,6 +1,7 @@
 """The errors that can end a run without being bugs in the program."""
 
 from difflib import get_close_matches
+from numbers import Integral
 
 from wtref.text import printable
 
@@ -45,8 +46,8 @@ def choose(kind, name, choices):
 
 def check_choice(kind, name, choices):
     """Raise InputError, which lists the choices and names one that the name resembles, unless it is one of them."""
-    if name not in choices:
-        close = resembling(name, choices)
+    if not isinstance(name, str) or name not in choices:
+        close = resembling(str(name), choices)
         hint = f", did you mean {close!r}?" if close else ";"
         raise InputError(f"unknown {kind} {name!r}{hint} choose from: {', '.join(choices)}")
 
@@ -54,3 +55,18 @@ def check_choice(kind, name, choices):
 def resembling(name, choices):
     """The one of the choices that a mistyped name resembles most, in upper case or lower; None if it resembles none."""
     return next(iter(get_close_matches(name.lower(), choices, n=1)), None)
+
+
+def check_integer(name, value, least):
+    """value as an int.  Raises InputError, which gives the value its name, unless it is an integer of at least `least`."""
+    if not isinstance(value, Integral) or value < least:
+        raise InputError(f"{name} must be an integer of at least {least}, found {value!r}")
+    return int(value)
+
+
+def check_pair(name, value, least):
+    """value, an integer or two of them, as a pair of ints; raises InputError as check_integer does."""
+    pair = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2:
+        raise InputError(f"{name} must be an integer or a pair of them, found {value!r}")
+    return tuple(check_integer(name, each, least) for each in pair)

@@ -1,16 +1,15 @@
 """How signals travel: activities forward, errors back.
 
-Every layer has `forward(y, train)` and `backward(delta)`, to be read against each other; activities are (N, features)
-or channels-last images (N, H, W, C).  The forward pass keeps what the backward pass needs.  The backward pass, called
-at most once after each forward pass, takes the error at the layer's output and returns the error at its input.
-No layer depends on the learning rule: it multiplies by W on the way up and by B on the way down, and stores in its
-synapses the products that the rules learn from.
+Every layer has `forward(y, train)` and `backward(delta)`, to be read against each other; activities are (N, features) or
+channels-last images (N, H, W, C).  The forward pass keeps what the backward pass needs.  The backward pass, called at most
+once after each forward pass, takes the error at the layer's output and returns the error at its input.  No layer depends
+on the learning rule: it multiplies by W on the way up and by B on the way down, and stores in s what rules learn from.
 """
 
 import math
 
 from wtref.device import array_module
-from wtref.errors import InputError
+from wtref.errors import InputError, check_pair
 from wtref.synapses import Synapses
 
 
@@ -54,7 +53,7 @@ class Conv2d:
 
     def __init__(self, name, c_in, c_out, kernel, stride=1, padding=0, bias=True):
         """kernel, stride, padding: an int or a pair (vertical, horizontal)."""
-        self.geometry = self.kernel, self.stride, self.padding = _pair(kernel), _pair(stride), _pair(padding)
+        self.geometry = self.kernel, self.stride, self.padding = _pairs(name, kernel, stride, padding)
         self.c_in, area = c_in, math.prod(self.kernel)
         std, sign_scale = math.sqrt(2 / (area * c_in)), math.sqrt(2 / (area * c_out))
         self.synapses = Synapses(name, area * c_in, c_out, bias=bias, std=std, sign_scale=sign_scale)
@@ -96,9 +95,8 @@ class BatchNorm:
 
     def initialise(self, device, rng):
         """gamma = 1, beta = 0, running mean 0 and variance 1."""
-        zeros, ones = [0.0] * self.channels, [1.0] * self.channels
-        self.gamma, self.beta = device.array(ones), device.array(zeros)
-        self.running_mean, self.running_var = device.array(zeros), device.array(ones)
+        self.gamma, self.running_var = (device.array([1.0] * self.channels) for _ in range(2))
+        self.beta, self.running_mean = (device.array([0.0] * self.channels) for _ in range(2))
 
     def forward(self, y, train=True):
         """y (..., C) -> (..., C)."""
@@ -154,8 +152,11 @@ class MaxPool:
     """The largest value of each window; its error goes back to the first position that has it."""
 
     def __init__(self, name, kernel, stride=None, padding=0):
-        self.name, self.kernel, self.stride, self.padding = name, _pair(kernel), _pair(stride or kernel), _pair(padding)
-        self.geometry = self.kernel, self.stride, self.padding
+        """kernel, stride, padding: an int or a pair (vertical, horizontal); stride: None for the kernel; padding: at most half of it."""
+        self.name, stride = name, kernel if stride is None else stride
+        self.geometry = self.kernel, self.stride, self.padding = _pairs(name, kernel, stride, padding)
+        if any(2 * p > k for p, k in zip(self.padding, self.kernel)):  # some windows would hold no value
+            raise InputError(f"{name}: padding must be at most half the kernel, {kernel}, found {padding}")
 
     def forward(self, y, train=True):
         """y (N, H, W, C) -> (N, H', W', C)."""
@@ -181,8 +182,7 @@ class GlobalAvgPool:
         return y.mean(axis=(1, 2))
 
     def backward(self, delta):
-        share = delta[:, None, None, :] / math.prod(self.shape[1:3])
-        return array_module(delta).broadcast_to(share, self.shape)
+        return array_module(delta).broadcast_to(delta[:, None, None, :] / math.prod(self.shape[1:3]), self.shape)
 
 
 class Flatten:
@@ -250,8 +250,7 @@ def patches(y, kernel, stride, padding, fill=0):
     padded = xp.full((N, height + 2 * p_h, width + 2 * p_w, channels), fill, y.dtype)
     padded[:, p_h : p_h + height, p_w : p_w + width] = y
     down, across = output_size((height, width), kernel, stride, padding)
-    found = [padded[:, i :: s_h, j :: s_w][:, :down, :across] for i in range(k_h) for j in range(k_w)]
-    return xp.concatenate(found, axis=3)
+    return xp.concatenate([padded[:, i :: s_h, j :: s_w][:, :down, :across] for i in range(k_h) for j in range(k_w)], axis=3)
 
 
 def image(patches, shape, kernel, stride, padding):
@@ -291,8 +290,9 @@ def check_fit(name, y, kernel, stride, padding, channels=None):
         raise InputError(f"{name}: a {size} kernel does not fit its {_shape(y)} input (padding {pad}); use larger images")
 
 
-def _pair(value):
-    return (value, value) if isinstance(value, int) else tuple(value)
+def _pairs(name, kernel, stride, padding):
+    """The three as pairs (vertical, horizontal).  Raises InputError for what is no integer or pair, or too small."""
+    return check_pair(f"{name}: kernel", kernel, 1), check_pair(f"{name}: stride", stride, 1), check_pair(f"{name}: padding", padding, 0)
 
 
 def _shape(y):

@@ -1,12 +1,13 @@
 """Losses: the number to lower, and delta at the output, where every rule's error begins."""
 
 from wtref.device import array_module
+from wtref.errors import InputError
 
 
 def softmax_cross_entropy(logits, labels):
     """Mean over the batch of -log softmax(logits)[label].
 
-    Parameters: logits (N, classes); labels (N,), integers.
+    Parameters: logits (N, classes); labels (N,), integers from 0 to classes - 1.
     Returns: the loss, a 0-d array in nats; delta = (softmax - one-hot) / N, (N, classes).
     """
     xp, N = array_module(logits), len(logits)
@@ -19,7 +20,7 @@ def softmax_cross_entropy(logits, labels):
 def sigmoid_cross_entropy(logits, labels):
     """Mean over the batch of the binary cross-entropies of sigmoid(logits), summed over classes.
 
-    Parameters: logits (N, classes); labels (N,), integers.
+    Parameters: logits (N, classes); labels (N,), integers from 0 to classes - 1.
     Returns: the loss, a 0-d array in nats; delta = (sigmoid - one-hot) / N, (N, classes).
     """
     xp, N = array_module(logits), len(logits)
@@ -29,7 +30,14 @@ def sigmoid_cross_entropy(logits, labels):
 
 
 def one_hot(labels, logits):
-    """1 at each label and 0 elsewhere, in the shape and dtype of logits (N, classes)."""
+    """1 at each label and 0 elsewhere, in the shape and dtype of logits (N, classes).
+
+    labels: an array (N,) of integers from 0 to classes - 1.  Their values are not checked, as a GPU would have to be waited for.
+    Raises: InputError for labels of another shape.
+    """
+    if getattr(labels, "shape", None) != logits.shape[:1]:
+        found = getattr(labels, "shape", type(labels).__name__)
+        raise InputError(f"labels must be an array of shape {logits.shape[:1]}, one of each row of the logits, found {found}")
     classes = array_module(logits).arange(logits.shape[1])
     return (labels[:, None] == classes).astype(logits.dtype)
 

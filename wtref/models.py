@@ -4,11 +4,13 @@ All are built from units: weights, their batch norm and their activation, where 
 stands before the activation or after it (the paper's runs used both).
 """
 
+import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
 from wtref.activations import ACTIVATIONS, Identity
-from wtref.errors import check_choice, choose
+from wtref.errors import InputError, check_choice, choose
 from wtref.layers import BatchNorm, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool, Residual, Sequential, walk
 
 
@@ -21,11 +23,14 @@ class Network(Sequential):
     synapses : every Synapses, in the order of the forward pass
     with_feedback : the same without the first, which has no feedback path
     norms : every BatchNorm
+
+    Raises InputError if a layer is none, or is in two places.
     """
 
     def __init__(self, *layers):
         super().__init__(*layers)
         parts = list(walk(self))
+        _check_layers(parts)
         self.synapses = [part.synapses for part in parts if hasattr(part, "synapses")]
         self.with_feedback = self.synapses[1:]
         self.norms = [part for part in parts if isinstance(part, BatchNorm)]
@@ -42,6 +47,18 @@ class Network(Sequential):
         """Every array that training changes, as {"layer.array": array}."""
         parts = self.synapses + self.norms
         return {f"{part.name}.{name}": array for part in parts for name, array in part.arrays().items()}
+
+
+def _check_layers(layers):
+    seen = set()
+    for layer in layers:
+        if inspect.isclass(layer) or not hasattr(layer, "backward"):
+            raise InputError(f"the network holds {layer!r}, right would be layers, objects such as wtref.ReLU()")
+        if id(layer) in seen:  # its backward passes would both use what its last forward pass kept
+            name = getattr(getattr(layer, "synapses", layer), "name", "")
+            what = f"{type(layer).__name__} {name}".rstrip()
+            raise InputError(f"the network has one object, {what}, in two places; make one for each place")
+        seen.add(id(layer))
 
 
 @dataclass(frozen=True)
@@ -72,13 +89,18 @@ def build(name, shape, classes, options=Options()):
     InputError
         For an unknown name or option.  Images that are too small raise it in the first forward pass.
     """
-    return assembled(choose("model", ALIASES.get(name, name), MODELS), shape, classes, options)
+    check_choice("model", name, {**MODELS, **ALIASES})
+    return assembled(MODELS[ALIASES.get(name, name)], shape, classes, options)
 
 
 def assembled(make, shape, classes, options=Options()):
-    """The network of a function of (shape, classes, options) that returns its layers, or a Network."""
+    """The network of a function of (shape, classes, options) that returns its layers, or a Network.  Raises InputError for what is neither."""
     made = make(shape, classes, options)
-    return made if isinstance(made, Network) else Network(*made)
+    if isinstance(made, Network):
+        return made
+    if not isinstance(made, Iterable):
+        raise InputError(f"the function of a model must return a list of layers or a Network, found {type(made).__name__}")
+    return Network(*made)
 
 
 def mlp(shape, classes, options):

@@ -46,7 +46,7 @@ def evaluate(network, loss, batches, total=lambda *numbers: numbers):
         count += len(logits)
     loss_sum, wrong, count = total(to_host(loss_sum), to_host(wrong), count)
     if not count:
-        raise InputError("not one of the test images can be read")
+        raise InputError("there are no test images that can be read")
     return float(loss_sum) / count, 100 * float(wrong) / count, int(count)
 
 
@@ -149,7 +149,7 @@ class Training:
     @np.errstate(over="ignore", invalid="ignore")  # they are reported below
     def _finish_epoch(self):
         if not self.seen:
-            raise InputError("not one of the training images can be read")
+            raise InputError("there are no training images that can be read")
         test_loss, test_error, tested = self.evaluate(self.feed.test_batches())
         if not np.isfinite(test_loss):
             raise Diverged(f"the test loss became {test_loss} {self._where(self.position - 1)}")

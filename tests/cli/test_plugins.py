@@ -201,7 +201,7 @@ WRONG_DATA = {
     "y[:] = 1": "dots: all training labels are 1, right would be two classes or more",
     "y[119] = 3": "dots, test images: label 3 at image 19, right would be 0 to 2",
     "y[0] = -1": "dots, training images: label -1 at image 0, right would be 0 to 2",
-    "X, y = X[:100], y[:100]": "dots, test images: are float64 of shape (0, 1, 6, 1), right would be uint8 or floats",
+    "X, y = X[:100], y[:100]": "dots, test images: there are none in an array of shape (0, 1, 6, 1)",
     "X = X.astype(int)": "dots, training images: are int64 of shape (100, 1, 6, 1), right would be uint8 or floats",
     "return X, y, 1": "dots: its function must return ((X, y), (Xt, yt)), found tuple",
     "return None": "dots: its function must return ((X, y), (Xt, yt)), found NoneType",

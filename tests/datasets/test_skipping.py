@@ -203,4 +203,4 @@ def test_nothing_left_is_one_line(capsys, split, line):
     damage(*(f"{split}/{name}/{k}.png" for name in CLASSES for k in range(5 if split == "train" else 3)))
     flags = flags_of(BASE)
     assert main(["train", *flags, "--device=cpu", "--log-name=mine"]) == 2
-    assert capsys.readouterr().err == f"wtref: not one of the {line} images can be read\n"
+    assert capsys.readouterr().err == f"wtref: there are no {line} images that can be read\n"

@@ -2,18 +2,19 @@
 
 import numpy as np
 
-from wtref.datasets.base import Dataset, in_one_shape
+from wtref.datasets.base import Dataset, check_not_empty
 from wtref.errors import InputError
 
 LARGEST = np.finfo(np.float32).max
-RIGHT = "uint8 or floats of shape (N, D) or (N, H, W, C), none of them 0"
+RIGHT = "uint8 or floats of shape (N, D) or (N, H, W, C)"
 
 
 class FloatDataset(Dataset):
     """A data set of real numbers in place of bytes.  The network takes them as they are: their mean counts as 0, their std as 1."""
 
     def _check_values(self, where, images):
-        if images.dtype.kind != "f" or not in_one_shape(images):
+        check_not_empty(where, images)
+        if images.dtype.kind != "f" or images.ndim != 4:
             raise InputError(f"{where}: are {images.dtype} of shape {images.shape}, right would be {RIGHT}")
         check_finite(where, images)
 

@@ -44,8 +44,9 @@ class Dataset:
         check_labels(where, labels, self.classes)
 
     def _check_values(self, where, images):
-        if images.dtype != np.uint8 or not in_one_shape(images):
-            right = "uint8 of shape (N, H, W, C), none of them 0"
+        check_not_empty(where, images)
+        if images.dtype != np.uint8 or images.ndim != 4:
+            right = "uint8 of shape (N, H, W, C)"
             raise InputError(f"{where}: are {images.dtype} of shape {images.shape}, right would be {right}")
         if images.max() > self.levels:
             raise InputError(f"{where}: have pixels up to {images.max()}, right would be 0 to {self.levels}")
@@ -73,9 +74,10 @@ class Dataset:
         return np.stack([np.bincount(channel.ravel(), minlength=256) for channel in channels])
 
 
-def in_one_shape(images):
-    """Whether an array has the shape (N, H, W, C) of images, and not one of these numbers is 0."""
-    return images.ndim == 4 and 0 not in images.shape
+def check_not_empty(where, images):
+    """Raise InputError if an array holds no images, or images without a pixel."""
+    if 0 in images.shape:
+        raise InputError(f"{where}: there are none in an array of shape {images.shape}")
 
 
 def check_labels(where, labels, classes):

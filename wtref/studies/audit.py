@@ -1,10 +1,11 @@
 """Is a rule free of weight transport?  `run.py audit` takes training steps in which W can only be used as a circuit could.
 
 Every rule is given guarded synapses (guards.py).  Their W may be descended, and in mirror mode (`before_training`,
-`between_steps`) activity may pass through it, y @ W.T; every other use is found and reported with the name of the rule's
-method.  Which activity passes through W in mirror mode is the rule's choice.  An identity matrix passed through W shows
-all of W; this is allowed by design, as the cells between which W lies could do the same.  So could they with the activities
-of the training images, which a rule sees where it sets `keep_activity`.
+`between_steps`) activity may pass through it, y @ W.T.  Outside of mirror mode every other use is found and reported with the
+name of the rule's method; in it, what goes through the guards is, and a rule that goes around them, as to the attributes
+behind s, is not.  It would gain nothing: which activity passes through W in mirror mode is the rule's choice, and an identity
+matrix passed through W shows all of W.  This is allowed by design, as the cells between which W lies could do the same.  So
+could they with the activities of the training images, which a rule sees where it sets `keep_activity`.
 
 Two further tests do not depend on the guards.  While any other method of the rule runs, and during the backward pass, W's
 memory holds NaN, and NaN in B or in an error is found.  And errors may come down through B alone: the backward pass is
