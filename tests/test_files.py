@@ -98,7 +98,7 @@ def test_compare_starts_no_run_on_a_disk_that_is_full_already(full):
     unsaved = "wtref: cannot write runs/compare-digits-1-frozen-0/config.json: No space left on device; no run was started"
     again = f"python run.py {' '.join(flags)} --log-name compare-digits-1"
     assert err == f"{unsaved}; 0 of 1 runs finished; missing: frozen seed 0; do what is left with: {again}\n" and "accuracy %" not in out
-    assert not os.listdir("runs")
+    assert not os.path.exists("runs")
 
 
 @needs_proc

@@ -16,8 +16,10 @@ from wtref.cli.main import main
 from wtref.device import open_device
 from wtref.distributed.group import ProcessGroup
 from wtref.fast.ops import equip
+from wtref.runs import compare
 from wtref.runs.config import Config
 from wtref.runs.experiments import EXPERIMENTS
+from wtref.runs.folders import run_names
 from wtref.runs.run import Run
 from wtref.training import Training
 
@@ -247,8 +249,78 @@ def test_a_report_does_not_overwrite_a_run(capsys):
     before = sorted(os.listdir("runs/mine")), Run("mine").metrics()
     capsys.readouterr()
     assert main([*COMPARE, "1", "--log-name", "mine"]) == 2
-    assert capsys.readouterr().err == "wtref: runs/mine holds a run, so it can hold no report; choose another --log-name\n"
+    assert capsys.readouterr().err == "wtref: runs/mine holds a run, so it can hold no report; move it away\n"
     assert (sorted(os.listdir("runs/mine")), Run("mine").metrics()) == before and os.listdir("runs") == ["mine"]
+
+
+def meanwhile(monkeypatch, flags):
+    """Another process runs a command line to its end as the next comparison is about to train."""
+    monkeypatch.setattr(compare, "_introduce", at_call(compare._introduce, 1, lambda: main(flags)))
+
+
+RP = [*"compare --model mlp --hidden 8 --device cpu --seeds 1 --jobs 1".split()]
+
+
+def test_two_comparisons_at_once_have_names_and_recipes_of_their_own(monkeypatch, capsys):
+    meanwhile(monkeypatch, [*RP, "--rules", "fa", "--epochs", "2", "--lr", "0.01"])
+    assert main([*RP, "--rules", "bp", "--epochs", "1"]) == 0
+    assert {name: (config.rule, config.epochs, config.lr) for name, config in ((name, Run(name).config()) for name in run_names())} == {
+        "compare-digits-1-bp-0": ("bp", 1, 0.1), "compare-digits-1-frozen-0": ("frozen", 1, 0.1),
+        "compare-digits-2-fa-0": ("fa", 2, 0.01), "compare-digits-2-frozen-0": ("frozen", 2, 0.01),
+    }  # fmt: skip
+    assert len(Run("compare-digits-1-frozen-0").metrics()) == 1 and "goes on" not in capsys.readouterr().out
+
+
+def test_two_comparisons_at_once_under_one_name_do_not_mix(monkeypatch, capsys):
+    meanwhile(monkeypatch, [*RP, "--rules", "bp", "--epochs", "1", "--log-name", "mine"])
+    assert main([*RP, "--rules", "fa", "--epochs", "2", "--log-name", "mine"]) == 2
+    said = "wtref: runs/mine-frozen-0 holds a run of another recipe: --epochs is 1, not 2; move it away; "
+    assert capsys.readouterr().err.startswith(said) and len(Run("mine-frozen-0").metrics()) == 1
+
+
+def test_a_comparison_that_is_refused_takes_no_name(capsys):
+    assert main([*RP, "--rules", "bp", "--data-dir", "nowhere"]) == 2
+    assert not os.listdir()
+
+
+def reported(name):
+    """{(rule, seed)} of a report's metrics, and the rules of its table in their order."""
+    lines = [json.loads(line) for line in Path(f"runs/{name}/metrics.jsonl").read_text().splitlines()]
+    table = Path(f"runs/{name}/table.txt").read_text()
+    return {(line["rule"], line["seed"]) for line in lines}, re.findall(r"^ *([A-Z]{2}|frozen) .*\d$", table, re.MULTILINE)
+
+
+def test_a_report_shows_all_runs_of_its_name_and_recipe(capsys):
+    flags = [*RP, "--epochs", "1", "--log-name", "rep", "--rules"]
+    assert main([*flags, "bp", "fa"]) == main([*flags, "ss"]) == 0
+    assert reported("rep") == ({(rule, 0) for rule in ("ss", "bp", "fa", "frozen")}, ["SS", "BP", "FA", "frozen"])
+    assert main("train --model mlp --hidden 8 --device cpu --epochs 2 --rule kp --log-name rep-kp-0".split()) == 0
+    assert main("train --model mlp --hidden 8 --device cpu --epochs 1 --seed 1 --weight-decay 0.03 --log-name rep-bp-2".split()) == 0
+    Path("runs/rep-wm-0").mkdir()
+    Path("runs/rep-wm-0/config.json").write_text("{")
+    assert main([*flags, "ss"]) == 0
+    assert reported("rep")[1] == ["SS", "BP", "FA", "frozen"], "not those of another recipe, of another name, or damaged"
+
+
+def test_fewer_rules_and_seeds_do_not_take_away_from_an_experiment_s_report(capsys):
+    assert main([*TINY_ALONE, "--epochs", "1"]) == 0
+    whole = reported("reproduce-tiny-1epochs")
+    assert main([*TINY_ALONE, "--epochs", "1", "--rules", "bp", "--seeds", "1"]) == 0
+    assert reported("reproduce-tiny-1epochs")[0] == whole[0] and len(whole[0]) == 6
+    assert "2 of 2 runs finished already" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_comparison_is_not_named_after_an_experiment_s_report(capsys):
+    assert main([*RP, "--log-name", "reproduce-digits"]) == 2
+    said = "wtref: --log-name reproduce-digits: names that begin with reproduce- are those of the reports of reproduce; choose another\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_run_in_the_place_of_the_main_job_s_report(capsys):
+    assert main("train --model mlp --hidden 8 --epochs 1 --device cpu --log-name reproduce-digits".split()) == 0
+    capsys.readouterr()
+    assert main(["reproduce", "digits"]) == 2
+    assert capsys.readouterr().err == "wtref: runs/reproduce-digits holds a run, so it can hold no report; move it away\n"
 
 
 def test_the_flags_of_a_comparison_are_those_of_its_runs():

@@ -52,6 +52,9 @@ def test_only_some_rules_of_a_series(capsys):
     assert sorted(path.parent.name for path in Path("runs").glob("*/config.json")) == [
         "tiny-quick-1epochs-frozen-0", "tiny-slow-1epochs-frozen-0", "tiny-slow-1epochs-kp-0",
     ]  # fmt: skip
+    assert main([*COMMAND, "--rules", "fa", "--epochs", "1"]) == 0
+    table = Path("runs/reproduce-tiny-series-1epochs/table.txt").read_text()
+    assert rows(table)[0] == ["accuracy", "%", "KP", "frozen", "FA"], "those that were trained before too"
     assert main([*COMMAND, "--rules", "zzz"]) == 2
     assert "unknown rule for tiny-series 'zzz'; choose from: bp, kp, frozen, fa" in capsys.readouterr().err
 

@@ -1,6 +1,7 @@
 """The commands that train: compare, reproduce and train."""
 
 import argparse
+import contextlib
 import shlex
 from dataclasses import replace
 
@@ -11,11 +12,11 @@ from wtref.errors import InputError, check_choice, choose
 from wtref.installation import program
 from wtref.relatives import RULES
 from wtref.runs import course, rule_options, session
-from wtref.runs.compare import KINDS, compare, finished_lines, free_prefix
+from wtref.runs.compare import KINDS, compare, finished_lines, reported
 from wtref.runs.config import Config
 from wtref.runs.effects import check_effects
 from wtref.runs.experiments import COMPARED, DIGITS, EXPERIMENTS, Experiment, with_control
-from wtref.runs.folders import RUNS, run_names
+from wtref.runs.folders import RUNS, reserved, run_names
 from wtref.runs.run import Run, check_name
 from wtref.runs.series import write as write_series
 from wtref.runs.tensorboard import check_installed
@@ -56,11 +57,19 @@ def compare_rules(args, given):
     rules = rule_options.of_each(names, options)
     check_effects(config, args.rules, vars(args))
     if args.log_name is not None:
-        check_name(args.log_name)
-    name = args.log_name or args.group.on_rank_0(lambda: free_prefix(f"compare-{config.dataset}"))
+        _check_report_name(args.log_name)
     experiment = Experiment(f"{config.model} on {config.dataset}", recipe, rules, args.seeds)
-    command = _command(args.words if args.log_name else [*args.words, "--log-name", name])
-    return compare(experiment, name, RUNS / name, command, args.jobs, args.group)
+    with contextlib.ExitStack() as held:
+        name = args.log_name or args.group.on_rank_0(lambda: held.enter_context(reserved(f"compare-{config.dataset}")).name)
+        command = _command(args.words if args.log_name else [*args.words, "--log-name", name])
+        return compare(experiment, name, RUNS / name, command, args.jobs, args.group)
+
+
+def _check_report_name(name):
+    """Raise InputError unless this is a plain file name, and none of the reports of `reproduce`."""
+    check_name(name)
+    if name.startswith("reproduce-"):
+        raise InputError(f"--log-name {name}: names that begin with reproduce- are those of the reports of reproduce; choose another")
 
 
 def _recipe(given):
@@ -89,22 +98,22 @@ def reproduce(args, given):
         return _reproduce_series(args, given, SERIES[args.name])
     experiment = choose("experiment", args.name, {**EXPERIMENTS, **SERIES})
     rules = {rule: choose(f"rule for {args.name}", rule, experiment.rules) for rule in with_control(args.rules or experiment.rules)}
-    ((name, experiment),) = _with_log(args, {args.name: replace(experiment, rules=rules)}).items()
+    ((name, experiment),) = _with_log(args, {args.name: replace(experiment, rules=rules, others=experiment.rules)}).items()
     code, _ = _reproduce(args, given, name, experiment)
     return code
 
 
 def _reproduce(args, given, name, experiment):
-    """Train what is left of an Experiment with the flags given; returns (exit code, metrics lines of its finished runs)."""
+    """Train what is left of an Experiment with the flags given; returns (exit code, metrics lines of all runs of its report)."""
     recipe = {**experiment.recipe, **given}
     if "plugin" in recipe:
         plugins.load(recipe["plugin"])
     experiment = replace(experiment, recipe=recipe, seeds=args.seeds or experiment.seeds)
-    name, configs = _named(name, given), experiment.configs(_named(name, given))
-    for config in configs.values():
+    name = _named(name, given)
+    for config in experiment.configs(name).values():
         check_effects(config, (config.rule,), given)
-    code = compare(experiment, name, RUNS / f"reproduce-{name}", _command(args.words), args.jobs, args.group)
-    return code, args.group.on_rank_0(lambda: finished_lines(configs))
+    code = compare(experiment, name, RUNS / f"reproduce-{name}", _command(args.words), args.jobs, args.group) if experiment.rules else 0
+    return code, args.group.on_rank_0(lambda: finished_lines(reported(experiment, name)))
 
 
 def _reproduce_series(args, given, series):
@@ -114,12 +123,12 @@ def _reproduce_series(args, given, series):
     worst, lines = 0, {}
     for part, experiment in _with_log(args, series.parts).items():
         rules = {rule: own for rule, own in experiment.rules.items() if rule in names}
-        if not rules:
-            continue
-        code, lines[part] = _reproduce(args, given, part, replace(experiment, rules=rules))
+        code, found = _reproduce(args, given, part, replace(experiment, rules=rules, others=experiment.rules))
         if code > 1:  # bad input, or interrupted
             return code
         worst = max(worst, code)
+        if rules or found:
+            lines[part] = found
     name = _named(args.name, given)
     text, paths = args.group.on_rank_0(lambda: write_series(series, args.name, lines, RUNS / f"reproduce-{name}"))
     print(f"\n{text}", *(f"{KINDS[path.suffix]}: {path}" for path in paths), sep="\n")

@@ -20,7 +20,8 @@ from wtref.errors import Diverged, InputError, Unsaved, memory_reason
 from wtref.files import make_folder
 from wtref.interrupts import exit_code
 from wtref.runs import report, session
-from wtref.runs.folders import RUNS
+from wtref.runs.config import Config
+from wtref.runs.folders import RUNS, run_names
 from wtref.runs.jobs import completed
 from wtref.runs.prepare import prepare
 from wtref.runs.run import Run
@@ -47,33 +48,25 @@ def compare(experiment, name, folder, command, jobs=None, group=SINGLE):
         print(wrapped(f"{finished}; remove their folders, runs/{name}-RULE-SEED, to train them anew"), flush=True)
     if left:
         code, reason = _train_all(configs, left, jobs, group)
-    lines = group.on_rank_0(lambda: finished_lines(configs))
-    about = experiment, list(configs.values()), lines
+    shown = group.on_rank_0(lambda: reported(experiment, name))
+    lines = group.on_rank_0(lambda: finished_lines(shown))
+    about = experiment, list(shown.values()), lines
     if reason:
-        missing = report.missing_in_words(*about[1:]) or "all runs finished, without a report"
+        missing = report.missing_in_words(list(configs.values()), lines) or "all runs finished, without a report"
         _complain(f"{reason}; {missing}; do what is left with: {printable(command)}")
     if lines:
         _report(folder, about, command, group, unfinished=bool(reason))
     return code
 
 
-def free_prefix(stem):
-    """STEM-1, STEM-2, ...: the first with which no name in runs/ begins."""
-    number = 1
-    while any(RUNS.glob(f"{stem}-{number}*")):
-        number += 1
-    return f"{stem}-{number}"
-
-
 def _unfinished(configs, folder):
     """The names of the runs that are still to be begun or continued.  Raises InputError where one is of another recipe."""
     if folder.joinpath("config.json").exists():
-        raise InputError(f"{folder} holds a run, so it can hold no report; choose another --log-name")
+        raise InputError(f"{folder} holds a run, so it can hold no report; move it away")
     begun = list(filter(_begun, configs))
     for name in begun:
         Run(name).check_plugin()
-        if different := session.contradictions(Run(name), vars(configs[name])):
-            raise InputError(f"{Run(name).folder} holds a run of another recipe: {different}; move it away")
+        session.check_recipe(Run(name), configs[name])
     finished = {name for name in begun if Run(name).finished()}
     return [name for name in configs if name not in finished]
 
@@ -195,13 +188,39 @@ def _train_quietly(item):
         return _train(*item)
 
 
+def reported(experiment, name):
+    """{name of a run: its Config} of all runs that an Experiment's report shows, seed by seed, the control last.
+
+    They are its own, finished or not, and the finished ones of the same recipe that other commands have trained under this
+    name: of other rules, or with more seeds.
+    """
+    configs = experiment.configs(name)
+    further = {run.name: run.config() for run in map(Run, run_names()) if run.name not in configs and _belongs(run, experiment, name)}
+    return dict(sorted({**configs, **further}.items(), key=lambda item: (item[1].seed, item[1].rule == "frozen")))
+
+
+def _belongs(run, experiment, name):
+    """Whether the run is finished, and one of the experiment's under some rule and seed."""
+    if not run.name.startswith(f"{name}-"):
+        return False
+    try:
+        config = run.config()
+    except InputError:  # damaged, or of another version of wtref
+        return False
+    wanted = vars(Config(**experiment.recipe)) | {**experiment.others, **experiment.rules}.get(config.rule, {})
+    shared = {field: value for field, value in wanted.items() if field not in ("rule", "rule_option", "seed")}
+    own_name = run.name == f"{name}-{config.rule}-{config.seed}"
+    return own_name and not session.contradictions(run, shared) and run.finished()
+
+
 def finished_lines(configs):
     """The metrics lines of all finished runs, in the order of configs."""
     return [line for name in configs if _begun(name) and Run(name).finished() for line in Run(name).lines()]
 
 
 def _result(name):
-    *_, last = lines = Run(name).lines()
+    lines = Run(name).lines()
+    last = lines[-1]
     seconds = sum(line["seconds"] for line in lines)
     return f"{last['rule']:<6} seed {last['seed']}: test accuracy {100 - last['test_error']:.2f} %, {seconds:.1f} s"
 

@@ -25,6 +25,7 @@ class Experiment:
     about : str         what it is, in words
     recipe : dict       fields of Config
     rules : dict        {rule: the fields in which it departs from the recipe}
+    others : dict       the same of rules that are not trained now; the report shows their finished runs too
     seeds : int         how many, from 0 up
     published : dict    {rule: test accuracy in percent that others found}, as texts
     source : str        whose accuracies they are
@@ -40,6 +41,7 @@ class Experiment:
     source: str = ""
     looks: tuple = ()
     beside: list = field(default_factory=list)
+    others: dict = field(default_factory=dict)
 
     def configs(self, name):
         """{NAME-RULE-SEED, the name of a run: its Config}, seed by seed."""

@@ -48,6 +48,7 @@ def opened(config, run=None, name=None, group=SINGLE):
     with contextlib.ExitStack() as held:
         if resumed and group.rank == 0:
             held.enter_context(run.held())  # before the data are read, which may take long
+            check_recipe(run, config)  # another process may have begun the run since it was looked for
         training = prepare(config, group=group)
         about = training.feed.about()
         if resumed and run.images().sha256 != about["sha256"]:
@@ -112,6 +113,12 @@ def resumed_config(run, given):
     if different := contradictions(run, given):
         raise InputError(f"flags contradict run {run.name!r}: {different}; leave them out, or choose another name")
     return replace(run.config(), **{name: value for name, value in given.items() if name in CHANGEABLE})
+
+
+def check_recipe(run, config):
+    """Raise InputError unless the run is one of this Config, in all but its changeable fields."""
+    if different := contradictions(run, vars(config)):
+        raise InputError(f"{run.folder} holds a run of another recipe: {different}; move it away")
 
 
 def contradictions(run, given):
