@@ -9,7 +9,7 @@ import pytest
 
 from wtref.activations import ReLU
 from wtref.device import Device
-from wtref.fast import CapturedStep, can_capture, plain
+from wtref.fast import CapturedStep, can_capture, graphs, plain
 from wtref.fast.graphs import WARM_UP, Captured
 from wtref.layers import Residual, Sequential
 from wtref.relatives import OutputByBackprop
@@ -155,6 +155,28 @@ def test_a_captured_step_that_cannot_be_recorded_is_train_step(capsys, rule):
     for name, array in found[0].items():
         assert np.array_equal(array, found[1][name]), name
     assert capsys.readouterr().err.count("cannot be captured as a CUDA graph (no capture on a CPU)") == 1
+
+
+def test_the_synapses_hold_the_B_of_the_latest_step(monkeypatch):
+    """Sign-symmetry makes a new B in every step, but a replay writes the one that was recorded."""
+    device, s, recorded = Cupy(), SimpleNamespace(B=None), np.zeros(1)
+
+    def signs(network, rule, sgd, loss, images, labels, step):
+        s.B = recorded if device.stream.capturing else images.sum(keepdims=True)
+        return np.zeros(1), np.zeros(1)
+
+    def effect(images, labels):
+        recorded[...] = images.sum()
+        return np.zeros(1), np.zeros(1)
+
+    monkeypatch.setattr(graphs, "train_step", signs)
+    step, device.stream.effect = CapturedStep(device), effect
+    network, rule = SimpleNamespace(with_feedback=[s]), Rule()
+    for count, size in enumerate((2, 2, 2, 2, 3, 2, 2)):
+        step(network, rule, None, None, np.ones(size), np.ones(size), count)
+        device.stream.step = step.engaged
+        assert float(s.B[0]) == size
+    assert s.B is recorded
 
 
 class ByRate(Rule):

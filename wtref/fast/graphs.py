@@ -23,9 +23,9 @@ class Captured:
     run without the graph, as do all calls if recording fails.
     """
 
-    def __init__(self, cupy, function):
-        """cupy: the module cupy; function: the function to record."""
-        self.cupy, self.function = cupy, function
+    def __init__(self, cupy, function, replaced=()):
+        """cupy: the module cupy; function: the function to record; replaced: the synapses whose B it may replace by another array."""
+        self.cupy, self.function, self.replaced = cupy, function, replaced
         self.calls, self.graph, self.failed = Counter(), None, False  # calls: by the shapes of their inputs
 
     def __call__(self, *inputs):
@@ -40,6 +40,8 @@ class Captured:
         for kept, given in zip(self.inputs, inputs):
             kept[...] = given
         self.graph.launch()
+        for s, B in zip(self.replaced, self.Bs):  # which the graph writes; a call without it may have left another
+            s.B = B
         return tuple(x.copy() for x in self.outputs)
 
     def _record(self, inputs):
@@ -52,6 +54,7 @@ class Captured:
                 stream.begin_capture()
                 self.outputs = self.function(*self.inputs)
                 self.graph = stream.end_capture()
+                self.Bs = [s.B for s in self.replaced]
             except (RuntimeError, MemoryError) as error:  # CUDA's errors are RuntimeErrors
                 self.failed = True
                 with contextlib.suppress(RuntimeError):  # ending an invalid capture raises another
@@ -86,7 +89,8 @@ class CapturedStep:
 
     def __call__(self, network, rule, sgd, loss, images, labels, step):
         if self.engaged is None:
-            self.engaged = Captured(self.cupy, partial(_engaged_step, network, _Engaged(rule), sgd, loss))
+            engaged = partial(_engaged_step, network, _Engaged(rule), sgd, loss)
+            self.engaged = Captured(self.cupy, engaged, network.with_feedback)
         value, logits = self.engaged(images, labels)
         for s in network.with_feedback:
             rule.between_steps(s, sgd, step)  # (7)
