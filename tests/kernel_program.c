@@ -2,6 +2,8 @@
  * function (32 bytes), the number of its arguments, and for each of these its kind and its value.  The kind is the size of
  * an array in bytes, or one of those below.  The program answers each call with all arrays, changed or not.
  */
+#include <stdio.h>
+
 #include "all.c"
 
 enum { INTEGER = -1, REAL_NUMBER = -2, MOST = 16 };

@@ -111,6 +111,17 @@ def test_winograd_of_many_channels_and_tiles(c_in, c_out, dtype, suite):
     suite.both("convolve_back", delta, W.T, *same, (62, 64))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size, c_in, c_out, batch, geometry", [
+    ((32, 32), 64, 72, 1, [(3, 3), (2, 2), (1, 1)]),
+    ((33, 31), 64, 40, 2, [(3, 3), (2, 2), (0, 0)]),  # rows of the input in place
+    ((30, 40), 35, 17, 2, [(2, 3), (1, 1), (0, 1)]),
+])  # fmt: skip
+def test_convolutions_of_several_strips(size, c_in, c_out, batch, geometry, dtype, suite):
+    """The rows of an image are too many for a core's cache."""
+    suite.convolutions(normal(6, dtype), size, geometry, c_in, c_out, batch)
+
+
 @pytest.mark.parametrize("dtype, n", [(np.float32, 27), (np.float64, 13)])
 def test_large_results_are_whole(dtype, n, suite):
     """Results of more than 4 MiB are written by non-temporal stores, except for parts of vectors and of tiles."""

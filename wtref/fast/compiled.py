@@ -39,6 +39,7 @@ class Compiled:
             for functions in self.libraries.values():
                 self.threads = functions.threads = functions.use_threads(threads)
                 functions.keep_memory()
+                functions.failures = ctypes.c_int.in_dll(functions, "failures")
         self.instruction_set = ctypes.c_char_p.in_dll(functions, "instruction_set").value.decode()
         self.has_openmp, self.is_forked = bool(ctypes.c_int.in_dll(functions, "has_openmp")), bool(functions.is_forked())
         self.buffers = BufferPool()
@@ -167,15 +168,15 @@ class Compiled:
         c_arguments, empty = _c_arguments((*arguments, out))
         if empty:
             return np.zeros(shape, dtype)
-        self._function(dtype, name, c_arguments)(*c_arguments)
+        self._run(dtype, name, c_arguments)
         return out
 
     def _call(self, dtype, name, *arguments):
         c_arguments, _ = _c_arguments(arguments)
-        self._function(dtype, name, c_arguments)(*c_arguments)
+        self._run(dtype, name, c_arguments)
 
-    def _function(self, dtype, name, c_arguments):
-        """The C function for numbers of the dtype; its argument types are set at its first call."""
+    def _run(self, dtype, name, c_arguments):
+        """Call the C function for numbers of the dtype, whose argument types are set at its first call.  Raises MemoryError."""
         if dtype not in self.libraries:
             raise ValueError(f"{name}: arrays must be of float32 or float64, found {dtype}")
         functions = self.libraries[dtype]
@@ -185,7 +186,10 @@ class Compiled:
         function = getattr(functions, name)
         if function.argtypes is None:
             function.argtypes, function.restype = [_c_type(argument, dtype) for argument in c_arguments], None
-        return function
+        before = functions.failures.value
+        function(*c_arguments)
+        if functions.failures.value != before:
+            raise MemoryError(f"{name}: no memory for its work buffers")
 
 
 class BufferPool:

@@ -34,6 +34,7 @@ static void padded_rows(struct geometry g, const REAL *image, long first, long l
 static REAL *packed_kernel(struct geometry g, struct kernel k) {
     long taps = g.k_h * g.k_w;
     REAL *packed = allocate(taps * g.c_in * panels(g.c_out) * WIDE);
+    if (!packed) return NULL;
 #pragma omp parallel for schedule(static) num_threads(thread_limit())
     for (long o = 0; o < g.c_out; o += WIDE) {
         long width = panel_width(g.c_out, o);
@@ -63,6 +64,7 @@ static const REAL *strip_rows(struct geometry g, const REAL *y, long n, long fir
 
 static void direct(struct geometry g, const REAL *y, struct kernel k, REAL *out) {
     REAL *packed = packed_kernel(g, k);
+    if (!packed) return;
     long line = padded_w(g) * g.c_in, run = g.k_w * g.c_in, taps = g.k_h * g.k_w;
     long strip = strip_of(g, 1 << 17, line * g.s_h * sizeof(REAL)), strips = (g.out_h + strip - 1) / strip;
     int streaming = use_streaming(out, g.n * g.out_h * g.out_w * g.c_out, g.c_out);
@@ -71,6 +73,7 @@ static void direct(struct geometry g, const REAL *y, struct kernel k, REAL *out)
         REAL *buffer = allocate(strip_size(g, strip));
 #pragma omp for schedule(static)
         for (long item = 0; item < g.n * strips; item++) {
+            if (!buffer) continue;
             long n = item / strips, first = item % strips * strip, last = MIN(first + strip, g.out_h);
             const REAL *rows = strip_rows(g, y, n, first, last, buffer);
             for (long o = 0; o < g.c_out; o += WIDE)
@@ -110,11 +113,13 @@ static void scatter(struct geometry g, const REAL *delta, struct kernel k, REAL 
     struct geometry each_tap = g;
     each_tap.c_in = g.c_out, each_tap.c_out = g.c_in;
     REAL *packed = packed_kernel(each_tap, k);
+    if (!packed) return;
 #pragma omp parallel num_threads(thread_limit())
     {
         REAL *buffer = allocate(padded ? image : 0);
 #pragma omp for schedule(static)
         for (long n = 0; n < g.n; n++) {
+            if (!buffer) continue;
             REAL *sums = padded ? buffer : dx + n * image;
             memset(sums, 0, image * sizeof(REAL));
             for (long tap = 0; tap < taps; tap++)
@@ -170,11 +175,12 @@ static void direct_gradient(struct geometry g, const REAL *y, const REAL *delta,
     long strips = (g.out_h + strip - 1) / strip;
     int most = MIN(thread_limit(), g.n * strips);
     REAL *parts = allocate(most * size);
+    if (!parts) return;
 #pragma omp parallel num_threads(most)
     {
         REAL *buffer = allocate(strip_size(g, strip)), *part = parts + thread_index() * size;
         struct range mine = my_range(g.n * strips);
-        for (long item = mine.first; item < mine.last; item++) {
+        for (long item = mine.first; buffer && item < mine.last; item++) {
             long n = item / strips, first = item % strips * strip, last = MIN(first + strip, g.out_h);
             const REAL *rows = strip_rows(g, y, n, first, last, buffer);
             add_gradient(g, rows, delta + (n * g.out_h + first) * g.out_w * g.c_out, last - first, item > mine.first, part);

@@ -68,12 +68,17 @@ static const REAL *repeated(struct wide g, const REAL *vector, int slot) {
 /* Run the code for every vector of all rows; it adds to the sums `one` and `two` of its channels.  totals (2, c). */
 #define TWO_SUMS(...)                                                                                       \
     int most = thread_limit();  /* parts of threads that do not run stay 0 */                               \
-    double *parts = calloc(most * 2 * c, sizeof(double)), *totals = malloc(2 * c * sizeof(double));         \
+    double *parts = checked(calloc(most * 2 * c, sizeof(double)));                                          \
+    double *totals = checked(malloc(2 * c * sizeof(double)));                                               \
+    if (!parts || !totals) {                                                                                \
+        free(parts), free(totals);                                                                          \
+        return;                                                                                             \
+    }                                                                                                       \
     _Pragma("omp parallel num_threads(most)") {                                                             \
         REAL *sums = allocate(2 * g.length);                                                                \
         double *part = parts + thread_index() * 2 * c;                                                      \
         struct range strips = my_range((g.rows + STRIP - 1) / STRIP);                                       \
-        for (long strip = strips.first; strip < strips.last; strip++) {                                     \
+        for (long strip = strips.first; sums && strip < strips.last; strip++) {                             \
             memset(sums, 0, 2 * g.length * sizeof(REAL));                                                   \
             for (long r = strip * STRIP; r < MIN((strip + 1) * STRIP, g.rows); r++) EACH_VECTOR({           \
                 vec one = load_some(sums + j, count), two = load_some(sums + g.length + j, count);          \
@@ -92,6 +97,7 @@ static const REAL *repeated(struct wide g, const REAL *vector, int slot) {
  * precision. */
 void moments(const REAL *x, long rows, long c, REAL *found) {
     struct wide g = wide_rows(rows, c);
+    if (!scratch(VECTORS, 5 * g.length)) return;
     const REAL *near = repeated(g, x, 0);
     REAL *mean = found, *variance = found + c;
     TWO_SUMS({
@@ -110,6 +116,7 @@ void moments(const REAL *x, long rows, long c, REAL *found) {
 void norm_sums(const REAL *delta, const REAL *x, const REAL *mean, const REAL *scale, const REAL *beta, long rows, long c,
                REAL *found) {
     struct wide g = wide_rows(rows, c);
+    if (!scratch(VECTORS, 5 * g.length)) return;
     const REAL *m = repeated(g, mean, 0), *s = repeated(g, scale, 1), *b = repeated(g, beta, 2);
     TWO_SUMS({
         vec centred = load_some(x + i, count) - load_some(m + j, count), d = load_some(delta + i, count);
@@ -124,7 +131,9 @@ void norm_sums(const REAL *delta, const REAL *x, const REAL *mean, const REAL *s
  * as in plain.py. */
 void norm_statistics(const REAL *x, const REAL *gamma, REAL *running_mean, REAL *running_var, REAL momentum, REAL epsilon,
                      long rows, long c, REAL *found) {
+    int before = failures;
     moments(x, rows, c, found);
+    if (failures != before) return;
     REAL *mean = found, *inverse_std = found + c, *scale = found + 2 * c;
     for (long j = 0; j < c; j++) {
         REAL variance = inverse_std[j], unbiased = variance * rows / MAX(rows - 1, 1);
@@ -149,6 +158,7 @@ void norm_gradients(const REAL *delta, const REAL *x, const REAL *mean, const RE
 void norm_forward(const REAL *x, const REAL *mean, const REAL *scale, const REAL *beta, const REAL *plus, long rectify,
                   long rows, long c, REAL *out) {
     struct wide g = wide_rows(rows, c);
+    if (!scratch(VECTORS, 5 * g.length)) return;
     const REAL *m = repeated(g, mean, 0), *s = repeated(g, scale, 1), *b = repeated(g, beta, 2);
     int streaming = use_streaming(out, g.size, V);
     EACH_ROW EACH_VECTOR({
@@ -162,6 +172,7 @@ void norm_forward(const REAL *x, const REAL *mean, const REAL *scale, const REAL
 void norm_back(const REAL *delta, const REAL *x, const REAL *mean, const REAL *scale, const REAL *slope, const REAL *shift,
                const REAL *beta, long rows, long c, REAL *out) {
     struct wide g = wide_rows(rows, c);
+    if (!scratch(VECTORS, 5 * g.length)) return;
     const REAL *m = repeated(g, mean, 0), *s = repeated(g, scale, 1), *b = repeated(g, beta, 2);
     const REAL *along = repeated(g, slope, 3), *offset = repeated(g, shift, 4);
     int streaming = use_streaming(out, g.size, V);

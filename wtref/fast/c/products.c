@@ -3,7 +3,6 @@
  * REAL is float or double; a vec is a vector register of them.  Lengths and strides count elements.
  */
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #ifdef __GLIBC__
@@ -70,16 +69,17 @@ void keep_memory(void) {
 #endif
 }
 
-static void out_of_memory(void) {
-    fputs("wtref: out of memory; a smaller batch needs less\n", stderr);
-    abort();
+/* How often memory was lacking.  A function that increases it has no result, and has changed no array but its last. */
+int failures = 0;
+
+static void *checked(void *memory) {
+    if (!memory) __atomic_fetch_add(&failures, 1, __ATOMIC_RELAXED);
+    return memory;
 }
 
-/* Allocate a work buffer with some slack, because a tile may read (but not write) past the last row. */
+/* Allocate a work buffer with some slack, because a tile may read (but not write) past the last row.  NULL without memory. */
 static REAL *allocate(long elements) {
-    REAL *buffer = aligned_alloc(64, ((elements + 2 * WIDE) * sizeof(REAL) + 63) / 64 * 64);
-    if (!buffer) out_of_memory();
-    return buffer;
+    return checked(aligned_alloc(64, ((elements + 2 * WIDE) * sizeof(REAL) + 63) / 64 * 64));
 }
 
 /* c[i][j] (+)= sum over r < runs and k < depth of a[r a_run + i a_row + k a_depth] * b[r b_run + k b_depth + j] */
@@ -210,7 +210,7 @@ void product(const REAL *a, long a_row, long a_depth, const REAL *b, long b_dept
         struct range rows = {0, m}, columns = {0, panels(n)};
         if (m < MIN(n, MANY_ROWS * team_size())) columns = my_range(columns.last); else rows = my_range(m);
         REAL *packed = allocate((columns.last - columns.first) * WIDE * depth);
-        for (long start = 0; start < k; start += depth) {
+        for (long start = 0; packed && start < k; start += depth) {
             long deep = MIN(depth, k - start);
             REAL *panel = packed;
             for (long j = columns.first * WIDE; j < MIN(columns.last * WIDE, n); j += WIDE, panel += WIDE * deep)
@@ -249,6 +249,7 @@ void hadamard_product(const REAL *restrict v, const REAL *restrict before, const
         REAL *buffer = allocate(2 * order);
 #pragma omp for schedule(static)
         for (long i = 0; i < m; i++) {
+            if (!buffer) continue;
             REAL *x = buffer, *y = buffer + order;
             memset(x, 0, order * sizeof(REAL));
             for (long first = 0; first < n; first += order)

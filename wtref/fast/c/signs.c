@@ -36,18 +36,18 @@ static void eight_columns(const uint8_t *bits, long i, long j, long rows, long n
 /* found (n, n) = y^T y for y (rows, n): the number of rows in which two columns agree, less that in which they differ. */
 void sign_correlations(const uint8_t *bits, long rows, long n, REAL *found) {
     long count = (rows + 63) / 64;
-    uint64_t *words = calloc(count * n, sizeof(uint64_t));  /* words[w n + j]: 64 rows of column j; 0 after the last row */
-    if (!words) out_of_memory();
+    uint64_t *words = checked(calloc(count * n, sizeof(uint64_t)));  /* words[w n + j]: 64 rows of column j; 0 after the last row */
+    if (!words) return;
 #pragma omp parallel num_threads(thread_limit())
     {
 #pragma omp for schedule(static)
         for (long i = 0; i < rows; i += 8)
             for (long j = 0; j < n; j += 8)
                 eight_columns(bits, i, j, rows, n, (uint8_t *)(words + i / 64 * n + j) + i % 64 / 8);
-        long *different = malloc(n * sizeof(long));
-        if (!different) out_of_memory();
+        long *different = checked(malloc(n * sizeof(long)));
 #pragma omp for schedule(static, 1)
         for (long i = 0; i < n; i++) {
+            if (!different) continue;
             memset(different, 0, n * sizeof(long));
             for (long w = 0; w < count; w++) {
                 const uint64_t *row = words + w * n, own = row[i];

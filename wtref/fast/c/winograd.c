@@ -86,14 +86,16 @@ INLINE struct square square_of(long t, struct tiling g, const REAL *x, long c, i
     return (struct square){edge, 0};
 }
 
-/* A buffer that is kept for later calls, so that large buffers neither cost page faults nor fragment the memory. */
+/* A buffer that is kept for later calls, so that large buffers neither cost page faults nor fragment the memory.  NULL without
+ * memory. */
 enum buffer { KERNELS, TILES, VECTORS, OUTSIDE, BUFFERS };
 static REAL *scratch(enum buffer which, long size) {
     static _Thread_local REAL *buffer[BUFFERS];
     static _Thread_local long held[BUFFERS];
     if (size > held[which]) {
         free(buffer[which]);
-        buffer[which] = allocate(held[which] = size);
+        buffer[which] = allocate(size);
+        held[which] = buffer[which] ? size : 0;
     }
     return buffer[which];
 }
@@ -102,6 +104,7 @@ static REAL *scratch(enum buffer which, long size) {
 #define TILES_TO_FREQUENCY(name, transform, size, margin)                                                  \
     static void name(const REAL *x, struct tiling g, long c, long first, long last, REAL *v, long step) {  \
         REAL *inner[size * size], *edge[size * size], *frequencies[36], *zeros = scratch(OUTSIDE, c);      \
+        if (!zeros) return;                                                                                \
         memset(zeros, 0, c * sizeof(REAL));                                                                \
         strided_table((REAL *)x, g.w * c, c, size, inner);                                                 \
         strided_table(v, 6 * step, step, 6, frequencies);                                                  \
@@ -116,6 +119,7 @@ TILES_TO_FREQUENCY(error_tiles, error_to_frequency, 4, 0)
 /* Transform m (36, ., c) to tiles first..last of out (n, h, w, c). */
 static void tiles_to_image(REAL *m, long step, struct tiling g, long c, long first, long last, REAL *out) {
     REAL *inner[16], *edge[16], *frequencies[36], *unused = scratch(OUTSIDE, c);
+    if (!unused) return;
     int streaming = use_streaming(out, g.n * g.h * g.w * c, c);
     strided_table(out, g.w * c, c, 4, inner);
     strided_table(m, 6 * step, step, 6, frequencies);
@@ -179,8 +183,9 @@ static void winograd(struct tiling g, const REAL *y, long c_in, long c_out, stru
     int shared = shared_tiles(size), groups = shared ? 1 : MIN(thread_limit(), count);
     long block = block_of(count, c_in + c_out, shared);
     long v_step = block * c_in + V, m_step = block * c_out + V;  /* + V: not all in one cache set */
-    REAL *U = scratch(KERNELS, size);
-    REAL *vs = scratch(TILES, groups * 36 * (v_step + m_step)), *ms = vs + groups * 36 * v_step;
+    REAL *U = scratch(KERNELS, size), *vs = scratch(TILES, groups * 36 * (v_step + m_step));
+    if (!U || !vs) return;
+    REAL *ms = vs + groups * 36 * v_step;
     kernel_to_panels(k, c_in, c_out, U);
 #pragma omp parallel num_threads(shared ? thread_limit() : groups)
     {
@@ -219,8 +224,9 @@ static void winograd_gradient(struct tiling g, const REAL *y, const REAL *delta,
     long count = tile_count(g), size = 36 * c_in * c_out, items = 36 * ((c_out + ROWS - 1) / ROWS);
     int shared = shared_tiles(4 * size), groups = shared ? 1 : MIN(thread_limit(), count);
     long block = block_of(count, c_in + c_out, shared), v_step = block * c_in + V, m_step = block * c_out + V;
-    REAL *dUs = scratch(KERNELS, groups * size);
-    REAL *vs = scratch(TILES, groups * 36 * (v_step + m_step)), *ms = vs + groups * 36 * v_step;
+    REAL *dUs = scratch(KERNELS, groups * size), *vs = scratch(TILES, groups * 36 * (v_step + m_step));
+    if (!dUs || !vs) return;
+    REAL *ms = vs + groups * 36 * v_step;
 #pragma omp parallel num_threads(shared ? thread_limit() : groups)
     {
         struct range tiles = shared ? (struct range){0, count} : my_range(count);
