@@ -1,6 +1,8 @@
 """eval, predict, runs and figures: what they print of runs that exist."""
 
+import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from PIL import Image
 
 from wtref import datasets
 from wtref.cli.main import main
-from wtref.runs import checkpoints, resuming
+from wtref.runs import checkpoints, drawing, figures, resuming
 from wtref.runs.config import Config
 from wtref.runs.folders import RUNS
 from wtref.runs.prepare import prepare
@@ -125,6 +127,12 @@ def test_eval_on_other_images_that_do_not_fit(mine, refused):
     assert "does not fit" in refused("eval", "mine", "--dataset", "synthetic", "--device", "cpu")
 
 
+def test_eval_refuses_a_folder_for_data_that_need_none(said, refused):
+    said("train", "--model", "mlp", "--dataset", "synthetic", "--epochs", "1", "--hidden", "3", "--log-name", "syn")
+    assert "without effect in this run: --data-dir (it is for data sets in files)" in refused("eval", "syn", "--data-dir", "nowhere")
+    assert "test images of synthetic" in said("eval", "syn")
+
+
 def test_eval_on_an_unknown_data_set(mine, refused):
     assert "choose from" in refused("eval", "mine", "--dataset", "digit", "--device", "cpu")
 
@@ -151,14 +159,76 @@ def test_an_unfinished_run_in_the_table(mine, said):
     assert said("runs").rstrip().endswith("unfinished")
 
 
-def test_figures_of_several_runs(mine, said):
+def labels(monkeypatch):
+    """A list that will hold the labels of the curves of errors."""
+    found, save = [], figures.save
+
+    def watched(pictures, folder):
+        found.extend(sorted(text.get_text() for text in pictures["test-error.png"].axes[0].texts))
+        return save(pictures, folder)
+
+    monkeypatch.setattr(figures, "save", watched)
+    return found
+
+
+def test_figures_of_several_runs(mine, said, monkeypatch):
     pytest.importorskip("matplotlib")
     said(*MLP, "--rule", "fa", "--log-name", "other")
+    drawn = labels(monkeypatch)
     out = said("figures", "other", "mine")
+    assert [text.split()[0] for text in drawn] == ["FA", "KP"]
     assert out.splitlines() == [f"picture: runs/other/{name}.png" for name in ("test-error", "depth", "angles", "sizes")]
     for name in ("test-error", "depth", "angles", "sizes"):
         with Image.open(f"runs/other/{name}.png") as image:
             assert image.size[0] > 300 and len(np.unique(np.asarray(image.convert("L")))) > 10
+
+
+@pytest.mark.parametrize(
+    "flags, wanted",
+    [
+        ("--rule kp --seed 1", ["KP"]),
+        ("--rule fa --seed 1 --save-every 7", ["FA", "KP"]),
+        ("--rule fa --lr 0.01", ["mine", "other"]),
+        ("--rule kp --lr 0.01", ["mine", "other"]),
+        ("--rule fa --epochs 2", ["mine", "other"]),
+    ],
+)
+def test_runs_that_differ_in_more_than_rule_and_seed_are_labelled_by_their_names(mine, said, monkeypatch, flags, wanted):
+    pytest.importorskip("matplotlib")
+    said(*MLP, *flags.split(), "--log-name", "other")
+    drawn = labels(monkeypatch)
+    said("figures", "other", "mine")
+    assert [text.split()[0] for text in drawn] == wanted
+
+
+def test_without_matplotlib_figures_draws_nothing_and_makes_no_folder(mine, capsys, monkeypatch):
+    Path("x.jsonl").write_text('{"rule": "kp", "seed": 0, "epoch": 1, "test_error": 5.0, "matrix_angles": {}, "delta_angles": {}}\n')
+    before = sorted(RUNS.rglob("*"))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for argv in (["figures", "x.jsonl"], ["figures", "mine"]):
+        assert main(argv) == 1
+        assert capsys.readouterr() == ("", "no pictures: they need matplotlib, pip install 'wtref[plot]'\n")
+    assert main(["mirror", "--inputs", "64"]) == 0
+    assert "weight mirror, W at rest" in capsys.readouterr().out
+    assert sorted(RUNS.rglob("*")) == before
+
+
+def test_figures_of_a_file_in_which_an_epoch_occurs_twice(mine, refused):
+    line = json.dumps({**mine.lines()[0], "seed": 3}) + "\n"
+    Path("x.jsonl").write_text(line.replace('"seed": 3', '"seed": 4') + 2 * line)
+    assert refused("figures", "x.jsonl") == "wtref: x.jsonl has 2 lines of kp seed 3, epoch 1; right would be one\n"
+
+
+def test_a_network_without_feedback_is_compared_and_drawn(said, registries):
+    text = """import wtref
+@wtref.model("linear")
+def layers(shape, classes, options): return [wtref.Flatten(), wtref.Linear("output", 64, classes)]
+"""
+    Path("linear.py").write_text(text)
+    flags = "--plugin linear.py --model linear --rules kp --seeds 1 --jobs 1 --epochs 1 --device cpu --log-name flat".split()
+    out = said("compare", *flags)
+    assert "report: runs/flat/report.html" in out and ("picture: runs/flat/test-error.png" in out) == drawing.available()
+    assert not list(RUNS.glob("flat/depth.png")) and "–" in Path("runs/flat/table.txt").read_text()
 
 
 def test_figures_of_nothing(mine, refused):

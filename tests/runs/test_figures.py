@@ -185,6 +185,15 @@ def test_pictures_without_content_are_left_out(tmp_path):
     assert names([*new, old(line("fa", 1, 5.0))])[-1] == "sizes"
 
 
+@pytest.mark.parametrize("angles", [{}, {"output": math.nan}])
+def test_where_no_angle_was_measured_the_errors_alone_are_drawn(tmp_path, angles):
+    """As in a network without a layer that has feedback weights."""
+    lines = [line(rule, epoch, 5.0) for rule in ("bp", "kp") for epoch in (1, 2)]
+    for each in lines:
+        each |= dict.fromkeys(("matrix_angles", "delta_angles", "local_delta_angles", "feedback_ratios", "delta_ratios"), angles)
+    assert [path.name for path in figures.draw_comparison(lines, tmp_path)] == ["test-error.png"]
+
+
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_many_rules_fill_rows_and_no_labels_overlap(epochs):
     lines = [line(rule, epoch, 5.0 + place, angle=5.0 * place) for place, rule in enumerate(RELATED) for epoch in range(1, epochs + 1)]

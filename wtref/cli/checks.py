@@ -12,7 +12,7 @@ from wtref.oracle import CHECKED, CHECKED_MODELS
 from wtref.relatives import RULES
 from wtref.runs.config import Config
 from wtref.runs.effects import check_effects
-from wtref.runs.folders import free_folder
+from wtref.runs.folders import reserved
 from wtref.studies import audit, decays, mirror, mirror_constants, mirror_figure
 from wtref.text import printable, wrapped
 
@@ -83,7 +83,8 @@ def show_mirror(args, given):
     """Show B approach W^T in one layer, under the weight mirror and Kolen-Pollack, beside what theory predicts."""
     lessons = mirror.lessons(args.inputs, args.seed)
     try:
-        pictures = mirror_figure.draw(lessons, free_folder("mirror"))
+        with reserved("mirror") as folder:
+            pictures = mirror_figure.draw(lessons, folder)
     finally:  # the table is printed even where the pictures cannot be saved
         print(mirror.table(lessons))
     for path in pictures:

@@ -1,5 +1,6 @@
 """The commands for runs that exist: eval, predict, figures, runs, export and import."""
 
+import contextlib
 import sys
 from dataclasses import replace
 
@@ -7,9 +8,9 @@ from wtref import datasets
 from wtref.cli.arguments import add_config, add_run
 from wtref.errors import InputError
 from wtref.plugins import BUILT_IN
-from wtref.runs import figures, overview, predicting, run_files, session
+from wtref.runs import drawing, figures, overview, predicting, run_files, session
 from wtref.runs.effects import check_effects
-from wtref.runs.folders import free_folder
+from wtref.runs.folders import reserved
 from wtref.runs.prepare import prepare
 from wtref.runs.run import Run
 from wtref.runs.trained import Trained
@@ -33,11 +34,13 @@ def add_eval(parser):
 def evaluate(args, given):
     """Test a run's network on test images, its own data set's or another's."""
     trained = Trained(Run.find(args.name), args.checkpoint, args.device)
-    feed = trained.open_feed(replace(trained.config, **given))
+    config = replace(trained.config, **given)
+    check_effects(config, (config.rule,), given)
+    feed = trained.open_feed(config)
     datasets.warn(feed)
     loss, error, count = trained.evaluate(feed)
     print(trained.checkpoint)
-    tested = f"{count} test images of {given.get('dataset', trained.config.dataset)}"
+    tested = f"{count} test images of {config.dataset}"
     print(wrapped(f"{tested}: error {error:.2f} %, loss {loss:.4f} nats"))
     for line in feed.left_out:
         print(wrapped(printable(line)))
@@ -73,21 +76,26 @@ def draw(args, given):
         if len(args.names) > 1:
             raise InputError(f"figures draws one metrics file at a time, found {len(args.names)} names")
         lines = [{**line, "curve": line["rule"]} for line in run_files.read_results(args.names[0])]
-        folder = free_folder("figures")
+        place = reserved("figures")
     else:
-        lines, folder = _lines_of([Run.find(name) for name in args.names])
-    for path in figures.draw_comparison(lines, folder):
-        print(f"picture: {path}")
+        found = [Run.find(name) for name in args.names]
+        lines, place = _lines_of(found), contextlib.nullcontext(found[0].folder)
+    if not drawing.available():
+        return 1
+    with place as folder:
+        for path in figures.draw_comparison(lines, folder):
+            print(f"picture: {path}")
 
 
 def _lines_of(found):
-    """(the metrics of several runs, by rule where they differ in rules and seeds alone, else by name; a folder)"""
-    recipes = {(run.config().rule, replace(run.config(), seed=0)) for run in found}
-    by_rule = len(recipes) == len({rule for rule, _ in recipes})  # runs of one rule differ in their seeds alone
+    """The metrics of several runs, with the rule as "curve" where they differ in rules and seeds alone, else with the run's name."""
+    configs = [run.config() for run in found]
+    one_recipe = all(session.recipe(config) == session.recipe(configs[0]) for config in configs)
+    by_rule = one_recipe and len({(config.rule, config.rule_option) for config in configs}) == len({config.rule for config in configs})
     lines = [{**line, "curve": line["rule"] if by_rule else run.name} for run in found for line in run.lines()]
     if not lines:
         raise InputError(f"no finished epochs to draw in: {', '.join(run.name for run in found)}")
-    return lines, found[0].folder
+    return lines
 
 
 def list_runs(args, given):

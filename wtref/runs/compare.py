@@ -207,10 +207,8 @@ def _belongs(run, experiment, name):
         config = run.config()
     except InputError:  # damaged, or of another version of wtref
         return False
-    wanted = vars(Config(**experiment.recipe)) | {**experiment.others, **experiment.rules}.get(config.rule, {})
-    shared = {field: value for field, value in wanted.items() if field not in ("rule", "rule_option", "seed")}
-    own_name = run.name == f"{name}-{config.rule}-{config.seed}"
-    return own_name and not session.contradictions(run, shared) and run.finished()
+    wanted = session.recipe(Config(**experiment.recipe)) | {**experiment.others, **experiment.rules}.get(config.rule, {})
+    return run.name == f"{name}-{config.rule}-{config.seed}" and not session.contradictions(run, wanted) and run.finished()
 
 
 def finished_lines(configs):

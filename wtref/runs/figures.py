@@ -20,7 +20,7 @@ def draw_comparison(lines, folder):
     """Draw test-error.png, depth.png, angles.png and sizes.png from metrics lines of several runs.
 
     Lines of the same "curve" (a rule or a run's name) are seeds of one curve.  Pictures of which the lines hold nothing are
-    left out: all but the first for rules whose B is W^T, and sizes.png for lines of an older version.
+    left out: all but the first for rules whose B is W^T or networks without an angle, and sizes.png for lines of an older version.
 
     Returns the paths; none, and a line on stderr, where matplotlib is not installed.
     """
@@ -30,7 +30,7 @@ def draw_comparison(lines, folder):
     lines = list(map(_completed, lines))
     styles = palette({line["curve"]: line["rule"] for line in lines})
     pictures = {"test-error.png": _draw_errors(lines, styles)}
-    angled = {line["curve"] for line in lines if line["rule"] not in EXACT}
+    angled = {line["curve"] for line in lines if line["rule"] not in EXACT and _kinds([line])}
     if angled:
         theirs = {curve: style for curve, style in styles.items() if curve in angled}
         pictures["depth.png"] = _draw_depth(lines, theirs)

@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 import stat
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
@@ -85,7 +86,7 @@ def read_metrics(path, kinds=RECORD):
 def read_results(path):
     """The lines of a metrics.jsonl of compare or reproduce, which have a rule and a seed as well.
 
-    Raises InputError, also if the file does not exist.
+    Raises InputError, also if the file does not exist or an epoch of a run occurs twice.
     """
     try:
         lines = read_metrics(Path(path), MEASURED | {"rule": str, "seed": int})
@@ -93,6 +94,9 @@ def read_results(path):
         raise InputError(f"no file {path}; give a metrics.jsonl of compare or reproduce, or names of runs") from None
     if not lines:
         raise InputError(f"{path} is empty; give a metrics.jsonl of compare or reproduce, or names of runs")
+    for (rule, seed, epoch), count in Counter((line["rule"], line["seed"], line["epoch"]) for line in lines).items():
+        if count > 1:
+            raise InputError(f"{path} has {count} lines of {rule} seed {seed}, epoch {epoch}; right would be one")
     return lines
 
 

@@ -19,6 +19,7 @@ from wtref.runs.tensorboard import event_writer
 from wtref.text import counted, wrapped
 
 CHANGEABLE = {spec.name for spec in fields(Config) if spec.metadata["changeable"]}
+COMPARED = {"rule", "rule_option", "seed"}  # the fields in which runs that are compared differ
 
 
 def train(config, run=None, name=None, group=SINGLE):
@@ -113,6 +114,11 @@ def resumed_config(run, given):
     if different := contradictions(run, given):
         raise InputError(f"flags contradict run {run.name!r}: {different}; leave them out, or choose another name")
     return replace(run.config(), **{name: value for name, value in given.items() if name in CHANGEABLE})
+
+
+def recipe(config):
+    """{field: value} of a Config that runs under several rules and seeds have in common where they are compared."""
+    return {name: value for name, value in vars(config).items() if name not in COMPARED | CHANGEABLE}
 
 
 def check_recipe(run, config):
