@@ -29,6 +29,16 @@ class Slow(wtref.KolenPollack):
         super().learn(s, sgd)
 
 
+class Width(wtref.Rule):
+    def __init__(self, width=3):
+        super().__init__()
+
+
+class NoSuper(wtref.Rule):
+    def __init__(self, rng=None):
+        self.rng = rng
+
+
 def test_bytes_by_name_learn_and_predict():
     data = load("digits")
     train, test = (data.train_images * 16, data.train_labels), (data.test_images * 16, data.test_labels)
@@ -128,6 +138,19 @@ def test_decorated_names_are_known_to_fit():
         wtref.RULES.pop("slow"), MODELS.pop("tiny")
 
 
+def test_a_rule_given_as_a_class_has_the_settings_that_one_given_by_name_has():
+    class Mine(wtref.WeightMirror):
+        def __init__(self, rng=None, **options):
+            super().__init__(rng, **options)
+
+    settings = {**FLOATS, "model": "mlp", "hidden": (4,), "epochs": 1, "seed": 3, "mirror_rows": 7, "mirror_window": 5.0}
+    for rule in ("wm", wtref.WeightMirror, Mine):
+        made = wtref.fit(rule=rule, **settings).rule
+        assert (made.rows, made.window, made.seed) == (7, 5.0, 3) and type(made) in (wtref.WeightMirror, Mine)
+    run = wtref.fit("mlp", **FLOATS, epochs=1, hidden=(4,), rule=wtref.RULES["pfa"], rule_option=("width=2",))
+    assert run.rule.width == 2 and run.config.rule == "pfa"
+
+
 def changed(part, at, value, where=0):
     """FLOATS with one value of X (where 0) or y (where 1) changed."""
     pair = [array.copy() for array in FLOATS[part]]
@@ -181,6 +204,19 @@ WRONG = {
         {"model": lambda *given: [*LAYERS, wtref.ReLU]},
         "the network holds <class 'wtref.activations.ReLU'>, right would",
     ),
+    "an object's rows": (
+        {"rule": wtref.WeightMirror(), "mirror_rows": 7, "mirror_window": 5.0},
+        "mirror_rows, mirror_window would not reach the rule; give them to the constructor, rule=WeightMirror(...)",
+    ),
+    "an object's option": (
+        {"rule": Slow(), "rule_option": ("every=3",)},
+        "rule_option would not reach the rule; give it to the constructor, rule=Slow(...)",
+    ),
+    "a class's option": ({"rule": Slow, "rule_option": ("every=3",)}, "rule_option would not reach the rule; give it to the constructor"),
+    "a class's rows": ({"rule": Slow, "mirror_rows": 7}, "without effect in this run: --mirror-rows (it is for rules wm, aa and ia)"),
+    "no rng": ({"rule": Width}, "the constructor of rule 'Width' takes (width=3), right would be def __init__(self, rng=None, c=0.1), rng"),
+    "no super": ({"rule": NoSuper}, "the constructor of NoSuper must call super().__init__(rng)"),
+    "no super, an object": ({"rule": NoSuper(), "output_backprop": True}, "the constructor of NoSuper must call super().__init__(rng)"),
     "one layer": ({"model": lambda *given: LAYERS[0]}, "the function of a model must return a list of layers or a Network, found Linear"),
     "no layers": ({"model": lambda *given: None}, "the function of a model must return a list of layers or a Network, found NoneType"),
     "one ReLU twice": ({"model": [*LAYERS, LAYERS[1]]}, "the network has one object, ReLU, in two places; make one for each place"),

@@ -234,5 +234,5 @@ def test_a_long_run_decays_as_usual_and_a_very_short_one_not_without_bounds():
 )
 @pytest.mark.parametrize("loss", LOSSES.values())
 def test_labels_of_another_shape_are_one_line(loss, labels, found):
-    with pytest.raises(InputError, match=rf"^labels must be an array of shape \(2,\), one of each row of the logits, found {found}$"):
+    with pytest.raises(InputError, match=rf"^labels must be an array of shape \(2,\), one label for each row of the logits, found {found}$"):
         loss(np.zeros((2, 3)), labels)

@@ -8,6 +8,7 @@ import pytest
 from helpers import CPU, close
 from rule_networks import bare_synapses, small_network, snapshot, tan2, train
 from wtref.angles import angle
+from wtref.errors import InputError
 from wtref.noise import independent_signs
 from wtref.optim import SGD
 from wtref.randomness import NOISE, generator
@@ -230,3 +231,10 @@ def test_seed_layer_and_step_choose_the_noise():
     assert np.array_equal(noise(), noise())
     for other in (noise(seed=1), noise(layer=2), noise(step=1)):
         assert not np.array_equal(noise(), other)
+
+
+@pytest.mark.parametrize("options", [{"rows": -3}, {"rows": 0}, {"rows": 2.5}, {"window": 0}, {"window": math.inf}, {"seed": -1}])
+def test_impossible_options_are_one_line(options):
+    (name,) = options
+    with pytest.raises(InputError, match=f"^{name} must be .*, found {options[name]}$"):
+        WeightMirror(**options)

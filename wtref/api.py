@@ -21,6 +21,7 @@ from wtref.errors import InputError, choose
 from wtref.files import make_folder
 from wtref.layers import Flatten
 from wtref.models import Network, assembled, build
+from wtref.plugins import check_constructor
 from wtref.randomness import FEEDBACK, generator
 from wtref.relatives import RULES
 from wtref.rules import Rule
@@ -114,7 +115,7 @@ def fit(
         of each channel in train, or floats, which the network takes as they are; a network of images is given (N, D) as (N, 1, D, 1).
         y (N,): integers from 0 up; the largest in train tells how many classes there are
     rule : "bp", "fa", "ss", "wm", "kp" or another name in `wtref.RULES`; or a subclass of `wtref.Rule`, or one of its objects,
-        of which a copy is used
+        of which a copy is used, with its own options and random numbers
     epochs : passes over train
     settings : the flags of `run.py train` by name, such as lr=0.05, batch_size=64, hidden=(200, 100), seed=1 or device="cuda"
 
@@ -140,7 +141,7 @@ def fit(
     augmentation = Augmentation(config.crop, config.flip is True, config.rotate)
     feed = MemoryFeed(data, device, config.batch_size, config.seed, augmentation)
     network = _network(model, config, feed, flat)
-    trained_by = make_rule(config) if isinstance(rule, str) else _maker(rule)(generator(config.seed, FEEDBACK))
+    trained_by = copy.deepcopy(rule) if isinstance(rule, Rule) else make_rule(config, _class(rule))
     training = assemble(config, network, trained_by, feed, device)
     records = [record for record in training.run() if record]
     return FittedRun(_name(rule), network, training, records)
@@ -154,7 +155,7 @@ def audit(rule: str | Rule | type[Rule]) -> dict[str, Any]:
         "honest": False if it does so without declaring it}.
     Raises: InputError for an unknown name; whatever the rule's own code raises.
     """
-    make = _maker(rule)
+    make = (lambda rng: copy.deepcopy(rule)) if isinstance(rule, Rule) else _class(rule)
     (finding,) = auditing.audit({_name(rule): lambda: make(generator(0, FEEDBACK))})
     return asdict(finding) | {"honest": finding.honest}
 
@@ -192,17 +193,28 @@ def _backend_kept():
 
 
 def _config(model, rule, epochs, settings):
-    """The Config of `fit`, in which a model or rule without a name keeps the default's name."""
+    """The Config of `fit`, in which a model or rule without a name keeps the default's name, and so does a rule's object."""
     for name in settings:
         choose("setting of fit", name, dict.fromkeys(FOR_FIT))
-    names = {kind: value for kind, value in (("model", model), ("rule", rule)) if isinstance(value, str)}
+    kind = _class(rule)
+    named = None if isinstance(rule, Rule) else rule if isinstance(rule, str) else _registered(kind)
+    _check_rule_settings(rule, kind, named, settings)
+    names = {field: name for field, name in (("model", model), ("rule", named)) if isinstance(name, str)}
     settings = {name: _plain(value) for name, value in settings.items()}
     config = Config(**settings, **names, epochs=_plain(epochs))
     own = () if isinstance(model, str) else ("hidden", "stem", "norm", "activation")
     if isinstance(model, (list, tuple)) and (idle := [name for name in own if name in settings]):
         raise InputError(f"without effect on a list of layers: {', '.join(idle)}; leave {'them' if idle[1:] else 'it'} out")
-    check_effects(config, (_name(rule),), settings.keys() - {*own})
+    check_effects(config, (_registered(kind) or kind,), settings.keys() - {*own})
     return config
+
+
+def _check_rule_settings(rule, kind, named, settings):
+    """Raise InputError for options that would not reach the rule: its object has its own, and only those of a name can be checked."""
+    own = ("rule_option", "mirror_rows", "mirror_window") if isinstance(rule, Rule) else () if named else ("rule_option",)
+    if idle := [name for name in own if name in settings]:
+        them = "them" if idle[1:] else "it"
+        raise InputError(f"{', '.join(idle)} would not reach the rule; give {them} to the constructor, rule={kind.__name__}(...)")
 
 
 def _plain(value):
@@ -222,19 +234,23 @@ def _network(model, config, feed, flat):
     return assembled(model, feed.shape, feed.classes, config.model_options)
 
 
-def _maker(rule):
-    """A function of a random generator that makes the rule; a copy, for an object."""
+def _class(rule):
+    """The class of a rule that is given as a name, a class or an object."""
     if isinstance(rule, str):
         return choose("rule", rule, RULES)
     if isinstance(rule, Rule):
-        return lambda rng: copy.deepcopy(rule)
+        return type(rule)
     if inspect.isclass(rule) and issubclass(rule, Rule):
+        check_constructor(rule.__name__, rule)
         return rule
     raise InputError(f"rule must be a name, a subclass of wtref.Rule or one of its objects, found {rule!r}")
 
 
+def _registered(kind):
+    """The name by which a rule's class is registered; None if it is not."""
+    return next((name for name, each in RULES.items() if each is kind), None)
+
+
 def _name(rule):
     """A name for figures and tables: that by which a rule is registered, else its class's."""
-    _maker(rule)  # raises InputError for what is no rule
-    kind = type(rule) if isinstance(rule, Rule) else rule
-    return rule if isinstance(rule, str) else next((name for name, each in RULES.items() if each is kind), kind.__name__)
+    return rule if isinstance(rule, str) else _registered(_class(rule)) or _class(rule).__name__

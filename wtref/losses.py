@@ -37,7 +37,7 @@ def one_hot(labels, logits):
     """
     if getattr(labels, "shape", None) != logits.shape[:1]:
         found = getattr(labels, "shape", type(labels).__name__)
-        raise InputError(f"labels must be an array of shape {logits.shape[:1]}, one of each row of the logits, found {found}")
+        raise InputError(f"labels must be an array of shape {logits.shape[:1]}, one label for each row of the logits, found {found}")
     classes = array_module(logits).arange(logits.shape[1])
     return (labels[:, None] == classes).astype(logits.dtype)
 

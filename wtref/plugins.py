@@ -33,13 +33,14 @@ def rule(name: str) -> Callable[[type[Rule]], type[Rule]]:
 
     Parameters: name, by which `fit`, `--rule` and the tables know it; letters, digits, '.', '_' and '-'.
     The constructor takes `rng`, a NumPy generator for feedback weights, and perhaps options: `def __init__(self, rng=None, c=0.1)`.
+    An option named seed is the run's seed; those of a WeightMirror named rows and window are --mirror-rows and --mirror-window.
     Raises: InputError for a name that is taken or no plain name, a class that is no rule, or another constructor.
     """
 
     def register(made):
         if not (inspect.isclass(made) and issubclass(made, Rule)):
             raise InputError(f"@wtref.rule({name!r}) is for a subclass of wtref.Rule, found {made!r}")
-        _check_constructor(name, made)
+        check_constructor(name, made)
         return _register("rule", name, made, RULES)
 
     return register
@@ -65,14 +66,15 @@ def dataset(name: str) -> Callable[[Registered], Registered]:
     return lambda made: _register("data set", name, made, IN_MEMORY)
 
 
-def _check_constructor(name, made):
-    """Raise InputError unless the class can be called with `rng` alone."""
+def check_constructor(name, made):
+    """Raise InputError unless the class of a rule can be called with `rng` alone, its first parameter."""
     signature = inspect.signature(made)
-    try:
+    with contextlib.suppress(TypeError):
         signature.bind(None)
-    except TypeError:
-        right = "def __init__(self, rng=None, c=0.1), with a default for all but rng"
-        raise InputError(f"the constructor of rule {name!r} takes {signature}, right would be {right}") from None
+        if next(iter(signature.parameters)) == "rng":
+            return
+    right = "def __init__(self, rng=None, c=0.1), rng first, with a default for all but rng"
+    raise InputError(f"the constructor of rule {name!r} takes {signature}, right would be {right}")
 
 
 def _register(kind, name, made, registry):

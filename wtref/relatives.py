@@ -7,6 +7,7 @@ width and the length of pretraining are this project's.
 
 import math
 
+from wtref.errors import check_integer
 from wtref.noise import orthogonal_signs
 from wtref.randomness import ORTHOGONAL_NOISE, generator
 from wtref.rules import PAPER, Backprop, Rule, SignSymmetry, WeightMirror
@@ -74,7 +75,7 @@ class ProductFeedbackAlignment(Rule):
 
     def __init__(self, rng=None, width=4):
         super().__init__(rng)
-        self.width = width
+        self.width = check_integer("width", width, least=1)
 
     def connect(self, s, classes):
         m = self.width * s.n_out
@@ -94,6 +95,9 @@ class ProductFeedbackAlignment(Rule):
 
 class Alignment(WeightMirror):
     """What AA and IA share: the weight mirror's noise, and a learning rate of their own."""
+
+    def __init__(self, rng=None, rows=None, seed=0):
+        super().__init__(rng, rows=rows, seed=seed)
 
     def between_steps(self, s, sgd, step):
         self.mirror(s)
@@ -164,7 +168,7 @@ class OrthogonalMirror(Rule):
 
     def __init__(self, rng=None, seed=0):
         super().__init__(rng)
-        self.seed = seed
+        self.seed = check_integer("seed", seed, least=0)
 
     def before_training(self, s):
         self.mirror(s)

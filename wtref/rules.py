@@ -20,6 +20,7 @@ delta_{l+1} themselves, and not only this product, asks for them in `connect` (s
 
 import math
 
+from wtref.errors import InputError, check_integer
 from wtref.noise import independent_signs
 from wtref.randomness import FEEDBACK, NOISE, generator
 
@@ -131,7 +132,11 @@ class WeightMirror(Rule):
 
     def __init__(self, rng=None, rows=None, window=40, seed=0):
         super().__init__(rng)
-        self.rows, self.window, self.seed = rows, window, seed
+        if rows is not None:
+            check_integer("rows", rows, least=1)
+        if not 0 < window < math.inf:
+            raise InputError(f"window must be a number above 0, found {window!r}")
+        self.rows, self.window, self.seed = rows, window, check_integer("seed", seed, least=0)
 
     def before_training(self, s):
         """Mirror mode before the first example: B becomes the plain average over S / 2 rows."""

@@ -14,6 +14,8 @@ from wtref.datasets import IN_MEMORY, load
 from wtref.models import MODELS
 from wtref.relatives import RULES
 from wtref.runs import colours
+from wtref.runs.config import Config
+from wtref.runs.prepare import make_rule
 from wtref.runs.run_files import read_about
 
 TEXT = """
@@ -41,6 +43,18 @@ class Switched(wtref.Rule):
     def __init__(self, rng=None, on=False):
         super().__init__(rng)
 
+@wtref.rule("mirroring")
+class Mirroring(wtref.WeightMirror):
+    def __init__(self, rng=None, rows=64, window=5, seed=0, c=1):
+        super().__init__(rng, rows, window, seed)
+        self.c = c
+
+@wtref.rule("averaging")
+class Averaging(wtref.Rule):
+    def __init__(self, rng=None, window=5, seed=0):
+        super().__init__(rng)
+        self.window, self.seed = window, seed
+
 @wtref.model("two")
 def two(shape, classes, options):
     pixels = shape[0] * shape[1] * shape[2]
@@ -67,7 +81,7 @@ def forget():
     """As if this process had run no plug-in."""
     plugins.loaded.clear()
     for registry in (RULES, MODELS, IN_MEMORY):
-        for name in {"signs", "copies", "switched", "two", "dots"} & registry.keys():
+        for name in {"signs", "copies", "switched", "mirroring", "averaging", "two", "dots"} & registry.keys():
             del registry[name]
 
 
@@ -146,11 +160,15 @@ def test_a_comparison_is_not_continued_with_a_changed_plugin(mine, said, refused
         ("import wtref\n@wtref.rule('mine')\nclass Mine: ...\n", "@wtref.rule('mine') is for a subclass of wtref.Rule, found <class"),
         (
             "import wtref\n@wtref.rule('mine')\nclass Mine(wtref.Rule):\n    def __init__(self): ...\n",
-            "the constructor of rule 'mine' takes (), right would be def __init__(self, rng=None, c=0.1), with a default for all but rng",
+            "the constructor of rule 'mine' takes (), right would be def __init__(self, rng=None, c=0.1), rng first, with a default for all but rng",
         ),
         (
             "import wtref\n@wtref.rule('mine')\nclass Mine(wtref.Rule):\n    def __init__(self, rng, c): ...\n",
             "the constructor of rule 'mine' takes (rng, c), right would be def __init__(self, rng=None, c=0.1)",
+        ),
+        (
+            "import wtref\n@wtref.rule('mine')\nclass Mine(wtref.Rule):\n    def __init__(self, width=3): ...\n",
+            "the constructor of rule 'mine' takes (width=3), right would be def __init__(self, rng=None, c=0.1), rng first",
         ),
         ("import wtref\n@wtref.model('res18')\ndef f(): ...\n", "there is a model named 'res18' in wtref"),
         ("import wtref\n@wtref.dataset('folder')\ndef f(): ...\n", "there is a data set named 'folder' in wtref"),
@@ -174,6 +192,17 @@ def test_a_plugin_that_cannot_be_is_one_line(mine, refused, text, words):
         ("--rule signs --rule-option c=True", "--rule-option c must be a number, as its default 0.001 is, found True"),
         ("--rule switched --rule-option on=false", "--rule-option on must be True or False, as its default False is, found 'false'"),
         ("--rule switched --rule-option on=1", "--rule-option on must be True or False, as its default False is, found 1"),
+        ("--rule wm --rule-option rows=-5", "--rule-option rows: rule 'wm' takes it from --mirror-rows; give that instead"),
+        ("--rule wm --mirror-rows 20 --rule-option rows=10", "--rule-option rows: rule 'wm' takes it from --mirror-rows; give that instead"),
+        ("--rule wm --rule-option window=0", "--rule-option window: rule 'wm' takes it from --mirror-window; give that instead"),
+        ("--rule om --rule-option seed=-1", "--rule-option seed: rule 'om' takes it from --seed; give that instead"),
+        ("--rule mirroring --rule-option c=1 rows=many", "--rule-option rows: rule 'mirroring' takes it from --mirror-rows; give that"),
+        ("--rule aa --rule-option window=2", "rule 'aa' has no option 'window'; it has: none"),
+        ("--rule pfa --rule-option width=0", "width must be an integer of at least 1, found 0"),
+        ("--rule pfa --rule-option width=1.5", "width must be an integer of at least 1, found 1.5"),
+        ("--rule pfa --rule-option width=1e999", "width must be an integer of at least 1, found inf"),
+        ("--rule signs --rule-option c={[]:1}", "--rule-option c must be a number, as its default 0.001 is, found '{[]:1}'"),
+        ("--rule signs --rule-option c=" + 20_000 * "-" + "1", "--rule-option c must be a number, as its default 0.001 is, found '---"),
         ("--rule sings", "unknown rule 'sings', did you mean 'signs'? choose from: bp,"),
     ],
 )
@@ -181,9 +210,21 @@ def test_options_that_a_rule_does_not_have_are_one_line(refused, flags, words):
     assert words in refused("train", *OWN, *flags.split())
 
 
+def test_a_mirror_of_one_s_own_has_the_run_s_seed_rows_and_window(here, said):
+    flags = "--rule mirroring --seed 3 --mirror-rows 7 --mirror-window 0.5 --rule-option c=2 --log-name mine"
+    said("train", *OWN, *flags.split())
+    rule = make_rule(read_about(here / "runs" / "mine" / "config.json")["config"])
+    assert (rule.seed, rule.rows, rule.window, rule.c) == (3, 7, 0.5, 2)
+    assert make_rule(Config(rule="mirroring")).rows == 64  # its own default, as no flag is given
+    rule = make_rule(Config(rule="averaging", rule_option=("window=9",), seed=3))
+    assert (rule.seed, rule.window) == (3, 9), "what is no mirror has a window of its own"
+
+
 def test_an_option_that_none_of_the_compared_rules_has_is_one_line(refused):
     words = "none of the rules signs, kp, frozen has an option 'd'"
     assert words in refused("compare", *OWN, "--rules", "signs", "kp", "--rule-option", "d=1")
+    words = "--rule-option rows: rule 'wm' takes it from --mirror-rows; give that instead"
+    assert words in refused("compare", *OWN, "--rules", "signs", "wm", "--rule-option", "rows=10")
 
 
 def test_a_plugin_finds_the_modules_beside_it_from_any_folder(here):

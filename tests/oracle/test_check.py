@@ -30,6 +30,7 @@ STEPS = 3
 def few_rows(monkeypatch):
     """A mirror step is then part of a block in narrow layers too."""
     monkeypatch.setitem(check.MIRROR, "rows", 32)
+    monkeypatch.setitem(check.ALIGNMENT, "rows", 32)
     monkeypatch.setitem(check.MIRROR, "window", 8)
 
 

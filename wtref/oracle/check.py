@@ -43,7 +43,8 @@ from wtref.oracle.training import LR, MOMENTUM, WEIGHT_DECAY, Theirs
 LIMITS = {"float64": 1e-9, "float32": math.inf}
 
 CLASSES = 10
-RULE_OPTIONS = {"wm": MIRROR, "aa": MIRROR, "ia": MIRROR, "pfa": {"width": 2}}  # in less time and memory than by default
+ALIGNMENT = {"rows": MIRROR["rows"], "seed": MIRROR["seed"]}
+RULE_OPTIONS = {"wm": MIRROR, "aa": ALIGNMENT, "ia": ALIGNMENT, "pfa": {"width": 2}}  # in less time and memory than by default
 
 # An array's error is relative to at least this fraction of the largest array of its kind: where the true value is zero
 # (the gradient of a bias just below a batch norm is) the array holds nothing but rounding.

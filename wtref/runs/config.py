@@ -29,7 +29,6 @@ def _option(default, help, choices=None, changeable=False, otherwise=None):
     return field(default=default, metadata={"help": help, "choices": choices, "changeable": changeable, "otherwise": otherwise})
 
 
-MIRRORS = ("wm", "om", "aa", "ia")  # the rules with a mirror mode
 NAMED = ("model", "rule", "dataset")  # fields that may name what a plug-in registers
 
 
@@ -116,11 +115,3 @@ class Config:
     @property
     def model_options(self):
         return Options(norm=self.norm, activation=self.activation, hidden=self.hidden, stem=self.stem)
-
-    @property
-    def rule_options(self):
-        """The keyword arguments of the rule's class."""
-        seed = {"seed": self.seed} if self.rule in MIRRORS else {}
-        rows = {"rows": self.mirror_rows} if self.rule in ("wm", "aa", "ia") else {}
-        window = {"window": self.mirror_window} if self.rule == "wm" else {}
-        return {**seed, **rows, **window, **rule_options.values(self.rule_option or ())}

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from wtref.errors import InputError
+from wtref.runs import rule_options
 from wtref.runs.config import Config
 
 FOLDERS = ("folder", "small-folder")
@@ -17,6 +18,11 @@ class Effect(NamedTuple):
     has: Callable
 
 
+def _taken(name, rules):
+    """Whether the constructor of one of the rules takes that field of Config."""
+    return any(name in rule_options.flags(rule).values() for rule in rules)
+
+
 EFFECTS = (
     Effect(("crop", "rotate"), "data sets held in memory", lambda config, rules: config.dataset != "folder"),
     Effect(("jitter", "image_size"), "--dataset folder", lambda config, rules: config.dataset == "folder"),
@@ -26,8 +32,8 @@ EFFECTS = (
     Effect(("stem",), "residual networks", lambda config, rules: config.model not in ("mlp", "lenet")),
     Effect(("milestones",), "--schedule step", lambda config, rules: config.schedule == "step"),
     Effect(("nesterov",), "--momentum above 0", lambda config, rules: config.momentum > 0),
-    Effect(("mirror_rows",), "rules wm, aa and ia", lambda config, rules: not {"wm", "aa", "ia"}.isdisjoint(rules)),
-    Effect(("mirror_window",), "rule wm", lambda config, rules: "wm" in rules),
+    Effect(("mirror_rows",), "rules wm, aa and ia", lambda config, rules: _taken("mirror_rows", rules)),
+    Effect(("mirror_window",), "rule wm", lambda config, rules: _taken("mirror_window", rules)),
     Effect(("output_backprop",), "rules with feedback weights of their own", lambda config, rules: not {"bp", "frozen"}.issuperset(rules)),
     Effect(("noise_steps",), "rule fa", lambda config, rules: "fa" in rules),
 )
@@ -36,6 +42,7 @@ EFFECTS = (
 def check_effects(config, rules, given):
     """Raise InputError, naming the flags, if some of those given have no effect in runs of config under the rules.
 
+    rules: the names of rules, or their classes.
     given: the names of the flags that were given; other names in it are ignored, and so are flags with their default
     value.  The values of a preset are not among them and need no effect.
     """

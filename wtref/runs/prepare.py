@@ -11,6 +11,7 @@ from wtref.layers import BatchNorm
 from wtref.losses import LOSSES
 from wtref.optim import SGD, Schedule, aligning_decay
 from wtref.relatives import RULES, OutputByBackprop
+from wtref.runs import rule_options
 from wtref.runs.pretraining import add_noise_steps
 from wtref.training import Training, train_step
 
@@ -47,9 +48,10 @@ def prepare(config, device=None, group=SINGLE, feed=None):
     return training
 
 
-def make_rule(config):
-    """The rule that a Config names."""
-    return choose("rule", config.rule, RULES)(randomness.generator(config.seed, randomness.FEEDBACK), **config.rule_options)
+def make_rule(config, kind=None):
+    """A rule with the options of a Config; kind: its class, or None for that which the Config names."""
+    kind = kind or choose("rule", config.rule, RULES)
+    return kind(randomness.generator(config.seed, randomness.FEEDBACK), **rule_options.arguments(kind, config))
 
 
 def assemble(config, network, rule, feed, device, group=SINGLE):
@@ -57,6 +59,7 @@ def assemble(config, network, rule, feed, device, group=SINGLE):
     network.initialise(device, randomness.generator(config.seed, randomness.WEIGHTS))
     _check_network(network, feed, device)
     _check_batch(config, network, group)
+    _check_rule(rule)
     if config.output_backprop:
         rule = OutputByBackprop(rule)
     for s in network.with_feedback:
@@ -109,6 +112,13 @@ def _check_network(network, feed, device):
     shape = network.forward(device.array(np.zeros((1, *feed.shape))), train=False).shape
     if shape != (1, feed.classes):
         raise InputError(f"the network's output has the shape {shape[1:]} for an image, right would be ({feed.classes},), one number per class")
+
+
+def _check_rule(rule):
+    """Raise InputError unless the rule has what Rule's constructor gives it."""
+    rng, state = getattr(rule, "rng", None), getattr(rule, "state", None)
+    if not isinstance(rng, np.random.Generator) or not isinstance(state, dict):
+        raise InputError(f"the constructor of {type(rule).__name__} must call super().__init__(rng), rng being NumPy's Generator or None")
 
 
 def _check_feedback(s, classes):
