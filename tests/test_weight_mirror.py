@@ -83,8 +83,8 @@ def test_a_memory_shorter_than_a_step_remembers_that_step(window):
 @pytest.mark.parametrize("n_in, rows", [(1, 6), (10, 60), (591, 3546), (592, 3542), (784, 2674), (4608, 455), (2**21 + 1, 1)])
 def test_six_rows_an_input_up_to_two_million_values(n_in, rows):
     s = bare_synapses(n_in, 1)
-    assert WeightMirror().batch(s) == rows and rows * n_in <= max(2**21, n_in)
-    assert WeightMirror(rows=7).batch(s) == 7
+    assert WeightMirror().rows_of(s) == rows and rows * n_in <= max(2**21, n_in)
+    assert WeightMirror(rows=7).rows_of(s) == 7
 
 
 # --- what B becomes --------------------------------------------------------------------------------------------
@@ -160,8 +160,8 @@ def test_the_initial_stretch(n_in, window, layers):
     for layer in range(layers):
         s, rule = bare_synapses(n_in, 2000 // n_in + 12, layer), WeightMirror(window=window)
         rule.before_training(s)
-        rows, size = rule.state[s.name] * rule.batch(s), (s.W**2).sum()
-        assert 0 <= rows - window * n_in / 2 < rule.batch(s)
+        rows, size = rule.state[s.name] * rule.rows_of(s), (s.W**2).sum()
+        assert 0 <= rows - window * n_in / 2 < rule.rows_of(s)
         errors.append(relative_error(s) * rows / (n_in - 1))
         spread = math.sqrt(2 * np.linalg.norm(s.W @ s.W.T) ** 2 / rows) / size  # of tr(W C W^T) / |W|^2, at most
         assert (s.B * s.W.T).sum() / size == pytest.approx(1, abs=4 * spread)

@@ -113,12 +113,12 @@ class ActivationAlignment(Alignment):
 
     def before_training(self, s):
         """As many steps as bring B to within about a degree of W^T: each multiplies |B - W^T|^2 by n / (M + n), on average."""
-        for _ in range(math.ceil(9 / math.log1p(self.batch(s) / s.n_in))):
+        for _ in range(math.ceil(9 / math.log1p(self.rows_of(s) / s.n_in))):
             self.mirror(s)
 
     def mirror(self, s):
         """One step of mirror mode."""
-        y, M = self.noise(s), self.batch(s)
+        y, M = self.noise(s), self.rows_of(s)
         z = y @ s.W.T
         s.B += 1 / (M + s.n_in) * ((z - y @ s.B).T @ y).T  # eta = 1 / (M + n) keeps every direction stable
 
@@ -138,7 +138,7 @@ class InformationAlignment(Alignment):
 
     def mirror(self, s):
         """One step of mirror mode."""
-        y, M = self.noise(s), self.batch(s)
+        y, M = self.noise(s), self.rows_of(s)
         z = y @ s.W.T
         zz = z.T @ z
         eta = 1 / ((zz * zz).sum() ** 0.5 + M)  # stable: the Frobenius norm is at least the largest eigenvalue

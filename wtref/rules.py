@@ -124,7 +124,7 @@ class WeightMirror(Rule):
     Parameters
     ----------
     rows : M; None: 6 n_in, or fewer where that would be more than two million values
-    window : S / n_in at eta_W = 0.1
+    window : S / n_in at eta_W = 0.1; S is at least M
     seed : of the noise
     """
 
@@ -140,32 +140,32 @@ class WeightMirror(Rule):
 
     def before_training(self, s):
         """Mirror mode before the first example: B becomes the plain average over S / 2 rows."""
-        M = self.batch(s)
+        M = self.rows_of(s)
         for t in range(1, 1 + math.ceil(self.window * s.n_in / M / 2)):
             self.mirror(s, eta_B=1 / (t * M))
 
     def between_steps(self, s, sgd, step):
         slowness = (0.1 / sgd.lr) ** (2 / 3) if sgd.lr else math.inf
-        S, M = self.window * s.n_in * slowness, self.batch(s)
+        S, M = self.window * s.n_in * slowness, self.rows_of(s)
         self.mirror(s, eta_B=2 / (max(S, M) + M))
 
     def mirror(self, s, eta_B):
         """One step of mirror mode."""
-        y_l, M = self.noise(s), self.batch(s)
+        y_l, M = self.noise(s), self.rows_of(s)
         y_next = y_l @ s.W.T
         outer = (y_next.T @ y_l).T  # y_l y_{l+1}^T, summed over the rows; it lies in memory as B does
         s.B += eta_B * outer - eta_B * M * s.B  # (7)  Delta B_{l+1} = eta_B y_l y_{l+1}^T - lambda_B B_{l+1}
 
     def noise(self, s):
         """y_l (M, n_in) of this layer's next step of mirror mode."""
-        return self.draw(s.device, self.next_generator(s), self.batch(s), s.n_in)
+        return self.draw(s.device, self.next_generator(s), self.rows_of(s), s.n_in)
 
     def next_generator(self, s):
         """The generator of that noise."""
         t = self.state[s.name] = self.state.get(s.name, 0) + 1
         return generator(self.seed, NOISE, s.layer, t - 1)
 
-    def batch(self, s):
+    def rows_of(self, s):
         """M for this layer."""
         return self.rows or max(1, min(6 * s.n_in, 2**21 // s.n_in))
 

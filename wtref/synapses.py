@@ -43,6 +43,7 @@ class Synapses:
         self.W_gradient = self.b_gradient = self.delta = self.output_error = self.B_gradient = None
         self.y = self.y_next = None
         self.keep_delta = self.keep_activity = self.direct = self.is_output = False
+        self.layer = self.device = None  # set by Network, and by initialise
         self.extra = {}
 
     def initialise(self, device, rng):

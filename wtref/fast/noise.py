@@ -42,7 +42,7 @@ def mirror(rule, ops, plain, s, eta_B):
     Each entry of y^T y counts the rows in which two cells have the same sign, less the others.  That takes n^2 M / 2
     operations on bits, 64 or more at a time, and y itself is not laid out in memory.
     """
-    M, n = rule.batch(s), s.n_in
+    M, n = rule.rows_of(s), s.n_in
     if M < n or n > 16 * s.n_out:
         return plain(s, eta_B)
     bits = random_bits(rule.next_generator(s), M * n)
@@ -52,7 +52,7 @@ def mirror(rule, ops, plain, s, eta_B):
 
 def mirror_on_gpu(rule, ops, s, eta_B):
     """WeightMirror.mirror with its products and its last line computed by the ops."""
-    y_l, M = ops.stored(rule.noise(s)), rule.batch(s)
+    y_l, M = ops.stored(rule.noise(s)), rule.rows_of(s)
     y_next = ops.product(y_l, s.W.T)
     outer = ops.product(y_next.T, y_l).T
     ops.descend(s.B, outer, outer, -eta_B, 0.0, -M, False)  # (7): lr -eta_B, decay -M; the velocity overwrites outer
