@@ -1,6 +1,7 @@
-"""Text for terminals, messages and reports: names of unknown origin made printable, and tables in columns."""
+"""Text for terminals, messages and reports: names of unknown origin made printable, tables in columns, means over seeds."""
 
 import textwrap
+from statistics import mean, stdev
 
 WIDTH = 80  # of the terminals that lines and tables fit
 
@@ -51,6 +52,11 @@ def shortened(text, most):
 def wrapped(text, indent="    "):
     """The text on lines of at most WIDTH characters, broken at spaces, all but the first indented; a longer word is left whole."""
     return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def spread(numbers, between=" ± "):
+    """The mean of numbers and, if there are several, their standard deviation, as text with two decimals."""
+    return f"{mean(numbers):.2f}" + (f"{between}{stdev(numbers):.2f}" if len(numbers) > 1 else "")
 
 
 def counted(number, noun):

@@ -174,7 +174,7 @@ def test_export_with_feedback_by_the_command_line(mine, said, refused, capsys):
     line = refused("import", "runs/mine/torch.pt", "--rule", "dfa", "--device", "cpu")
     assert line == "wtref: runs/mine/torch.pt: hidden2.weights.B has shape (12, 7), under --rule dfa it is (12, 10)\n"
     assert main("import runs/mine/torch.pt --rule bp --device cpu --log-name bp".split()) == 0
-    assert capsys.readouterr().err == "wtref: the feedback weights in runs/mine/torch.pt are not used: under --rule bp B is W itself\n"
+    assert capsys.readouterr().err == "wtref: the feedback weights in runs/mine/torch.pt are not used: under --rule bp B is W^T\n"
     state = torch.load("runs/mine/torch.pt", weights_only=True)
     del state["output.weights.B"]
     torch.save(dict(state), "part.pt")

@@ -70,10 +70,10 @@ def test_check_lists_the_rules_that_it_takes(help_of):
     "argv, wanted",
     [
         ("trian", "unknown command 'trian', did you mean 'train'? choose from: compare, "),
-        ("train --epoch 3", "unrecognized arguments: --epoch 3, did you mean --epochs? (see run.py train --help)"),
-        ("train --batchsize=3", "unrecognized arguments: --batchsize=3, did you mean --batch-size? (see run.py train --help)"),
-        ("compare --seed 3", "unrecognized arguments: --seed 3, did you mean --seeds? (see run.py compare --help)"),
-        ("bench steps --model mlp", "unrecognized arguments: --model mlp, did you mean --models? (see run.py bench steps --help)"),
+        ("train --epoch 3", "unrecognized arguments: --epoch 3, did you mean --epochs? (see python run.py train --help)"),
+        ("train --batchsize=3", "unrecognized arguments: --batchsize=3, did you mean --batch-size? (see python run.py train --help)"),
+        ("compare --seed 3", "unrecognized arguments: --seed 3, did you mean --seeds? (see python run.py compare --help)"),
+        ("bench steps --model mlp", "unrecognized arguments: --model mlp, did you mean --models? (see python run.py bench steps --help)"),
         ("bench step", "unknown kind 'step', did you mean 'steps'? choose from: goals, "),
         ("train --model resnet9", "unknown model 'resnet9', did you mean 'resnet8'? choose from: mlp, "),
         ("train --rule KP", "unknown rule 'KP', did you mean 'kp'? choose from: bp, "),
@@ -114,6 +114,11 @@ def test_the_main_jobs_weight_decay_holds_for_its_own_steps(monkeypatch, flags, 
     monkeypatch.setattr("wtref.cli.training.compare", lambda *call: calls.append(call))
     assert main(["compare", "--rules", "kp", *flags.split()]) == 0
     assert {config.weight_decay for config in calls[0][0].configs("x").values()} == {decay}
+
+
+@pytest.mark.parametrize("command, usage", [("train", "[--data-dir DIR]"), ("compare", "[--seeds N]"), ("data", "[--data-dir DIR]")])
+def test_a_flag_s_value_is_called_what_it_is(help_of, command, usage):
+    assert usage in " ".join(help_of(command).partition("\n\n")[0].split())
 
 
 def test_help_states_compares_own_defaults(help_of):

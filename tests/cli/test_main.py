@@ -45,7 +45,7 @@ def test_an_unknown_command_lists_the_commands(refused):
 @pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS)])
 def test_an_unknown_flag_is_named(refused, command):
     said = refused(*command, *NAMES.get("".join(command), ()), "--learning-rate", "3")
-    assert said == f"wtref: unrecognized arguments: --learning-rate 3 (see run.py {''.join(command) or 'train'} --help)\n"
+    assert said == f"wtref: unrecognized arguments: --learning-rate 3 (see python run.py {''.join(command) or 'train'} --help)\n"
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ def test_without_a_network_one_line_says_what_to_download_and_where_to_put_it(tm
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as gone:
         url = f"http://127.0.0.1:{gone.server_port}/"
     names = [file.name for file in fetch.CATALOGUE["mnist"].files]
-    by_hand = f"download {', '.join(names)} from {url} by hand and put into {tmp_path / 'mnist'}"
+    by_hand = f"download {', '.join(names)} from {url} by hand into {tmp_path / 'mnist'}"
     refused(lambda: fetch.fetch("mnist", tmp_path, url, timeout=5), "Connection refused", by_hand)
     refused(lambda: fetch.fetch("mnist", tmp_path, "ftp://127.0.0.1/", timeout=5), "not an http address")
     assert not list((tmp_path / "mnist").iterdir())

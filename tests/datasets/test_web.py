@@ -128,7 +128,7 @@ def test_a_server_that(fault, server, tmp_path):
     timeout = 0.3 if "stall" in fault or "drips" in fault else 5
     line = refused(lambda: get(tmp_path, timeout=timeout), *wanted)
     assert line.startswith(f"things: {server.url}data.bin ") and "run it again" in line
-    assert f"download data.bin from {server.url} by hand and put into {server.file.parent}" in line
+    assert f"download data.bin from {server.url} by hand into {server.file.parent}" in line
     assert not server.file.exists() and server.part.exists() == bool(kept)
     if kept:
         assert f"{kept}" in line and str(server.part) in line

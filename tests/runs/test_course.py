@@ -40,12 +40,21 @@ def test_a_log_has_lines_like_those_of_metrics(log):
     (HEAD + "kp,1,90,,181\n", "line 2: local_delta_angles of output must be from 0 to 180, found 181.0"),
     (HEAD + "bp,,88,,\n", "line 2: "),
     (HEAD.encode() + b"bp,\xff\n", "cannot be read: "),
+    (HEAD, "no row is of one of the experiment's rules, bp, fa, kp, wm, frozen"),
+    (HEAD + "BP,1,88,,\n", "no row is of one of the experiment's rules, bp, fa, kp, wm, frozen"),
+    (HEAD + "bp,1,88,,\nkp,1,90,,\nbp,1,98,,\n", "has 2 lines of rule bp, epoch 1; right would be one"),
 ])  # fmt: skip
 def test_a_log_that_is_none_is_refused_in_one_line(log, text, wanted):
     path = log(text)
     with pytest.raises(InputError) as caught:
         course.read_log(path, AUTHORS.rules)
     assert f"--beside {path}" in str(caught.value) and wanted in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_log_with_a_byte_order_mark_is_read_as_without(log):
+    text = HEAD + "bp,1,88,,\n"
+    marked = course.read_log(log(text.encode("utf-8-sig")), AUTHORS.rules)
+    assert [(line["rule"], line["test_error"]) for line in marked] == [("bp", 12.0)]
 
 
 def test_a_log_that_does_not_exist_or_has_no_effect(capsys, tmp_path, monkeypatch):

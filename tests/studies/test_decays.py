@@ -51,9 +51,15 @@ def test_aligned_is_the_first_step_with_all_layers_under_the_limit(monkeypatch):
     assert first == 3 and training.epoch == 1 and 0 <= error <= 100
 
 
+def test_accuracies_have_the_deviation_of_a_sample_and_none_for_a_single_seed():
+    row = decays.Row(0.03, True, [3, 5], 4, [97.0, 99.0], [95.0])
+    assert decays.line(row).split()[-4:] == ["98.00", "±", "1.41", "95.00"]
+
+
 def test_the_command(capsys):
     assert main(["decays", "--model", "mlp", "--hidden", "8", "--epochs", "1", "--seeds", "1", "--threads", "1"]) == 0
     header, *rows = capsys.readouterr().out.splitlines()
     assert header == decays.HEADER and len(rows) == len(decays.DECAYS) and "never" in rows[0] and "(default)" in rows[-1]
+    assert not any("±" in row for row in rows)
     assert main(["decays", "--seeds", "0"]) == 2
     assert capsys.readouterr().err == "wtref: --seeds must be at least 1, found 0\n"

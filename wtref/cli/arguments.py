@@ -24,7 +24,9 @@ GROUPS = {  # the groups of flags in every help text: fields of Config
     "several processes": ("sync_bn", "bucket_mib", "bucket_dtype", "wait_limit", "check_copies"),
 }
 
-OWN_FORM = {"plugin": {"metavar": "FILE"}, "rule_option": {"metavar": "NAME=VALUE", "action": "extend"}}  # not by type alone
+OWN_FORM = {  # not by type alone
+    "plugin": {"metavar": "FILE"}, "data_dir": {"metavar": "DIR"}, "rule_option": {"metavar": "NAME=VALUE", "action": "extend"},
+}  # fmt: skip
 
 
 def add_config(parser, without=(), only=None, **defaults):

@@ -76,7 +76,7 @@ def audit_rules(args, given):
 
 def add_mirror(parser):
     parser.add_argument("--inputs", type=int, default=576, metavar="N", help="cells of the layer that fires noise (default: 576)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)")
 
 
 def show_mirror(args, given):

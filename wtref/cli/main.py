@@ -1,6 +1,7 @@
 """The command line: `python run.py COMMAND --flags`, or `wtref COMMAND --flags`.  Each group of commands has a module beside this one."""
 
 import argparse
+import itertools
 import sys
 
 from wtref import __version__, plugins
@@ -26,7 +27,7 @@ With flags but no command: train."""
 @guarded()
 def main(argv=None):
     """Run one command; returns the exit code: 0 done, 1 failed, 2 bad input, more than 128 interrupted."""
-    argv = [_hyphens(token) for token in (sys.argv[1:] if argv is None else argv)]
+    argv = _hyphens(sys.argv[1:] if argv is None else argv)
     if not argv:
         argv = ["reproduce", "digits"]
     elif argv[0].startswith("--") and argv[0] not in ("--help", "--version"):
@@ -96,9 +97,12 @@ def _parser():
     return parser
 
 
-def _hyphens(token):
-    """--log_name=a_b -> --log-name=a_b."""
-    if not token.startswith("--"):
-        return token
+def _hyphens(argv):
+    """The arguments with hyphens in their flags, --log-name=a_b for --log_name=a_b; behind `--` there are no flags."""
+    flags = list(itertools.takewhile(lambda token: token != "--", argv))
+    return [*map(_hyphenated, flags), *argv[len(flags) :]]
+
+
+def _hyphenated(token):
     name, equals, value = token.partition("=")
-    return name.replace("_", "-") + equals + value
+    return name.replace("_", "-") + equals + value if token.startswith("--") else token

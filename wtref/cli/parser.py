@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from wtref.errors import InputError, check_choice, resembling
+from wtref.installation import program
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,7 +27,8 @@ class Parser(argparse.ArgumentParser):
             check_choice(action.metavar.lower() if action.metavar else action.dest, value, action.choices)
 
     def error(self, message):
-        raise InputError(f"{message} (see {self.prog} --help)")
+        command = self.prog.replace("run.py", program(), 1)  # usage lines leave out `python`, for lack of room
+        raise InputError(f"{message} (see {command} --help)")
 
     def exit(self, *args):
         sys.stdout.flush()

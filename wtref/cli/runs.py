@@ -49,7 +49,7 @@ def evaluate(args, given):
 
 def add_predict(parser):
     add_run(parser)
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files that Pillow reads")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files: JPEG, PNG, TIFF, WebP and others")
     add_config(parser, only=("plugin",))
 
 
@@ -135,7 +135,7 @@ def add_import(parser):
 
 
 def import_(args, given):
-    """Start a run from a PyTorch state_dict; evaluate it, or train it on with --resume."""
+    """Start a run from a PyTorch state_dict, for `eval`, or for `train --resume` to go on with."""
     from wtref.oracle import states
 
     file = states.read(args.file)

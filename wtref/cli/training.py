@@ -37,7 +37,8 @@ def add_commands(command):
 
 def add_compare(parser):
     add_names(parser, "--rules", "RULE", COMPARED, RULES, note=f"; {CONTROL}")
-    parser.add_argument("--seeds", type=int, default=EXPERIMENTS["digits"].seeds, help="number of seeds, 0, 1, ... (default: 5)")
+    seeds = EXPERIMENTS["digits"].seeds
+    parser.add_argument("--seeds", type=int, default=seeds, metavar="N", help=f"number of seeds, 0, 1, ... (default: {seeds})")
     parser.add_argument(
         "--log-name", metavar="NAME", help="the report's folder in runs/ (default: a free name); one that exists is continued"
     )
@@ -146,10 +147,8 @@ def _with_log(args, parts):
         return parts
     if not any(experiment.looks for experiment in parts.values()):
         raise InputError(f"--beside {args.beside} has no effect in {args.name}; leave it out")
-    return {
-        name: replace(experiment, beside=course.read_log(args.beside, experiment.rules)) if experiment.looks else experiment
-        for name, experiment in parts.items()
-    }
+    logs = {name: course.read_log(args.beside, {**each.others, **each.rules}) for name, each in parts.items() if each.looks}
+    return {name: replace(experiment, beside=logs.get(name, [])) for name, experiment in parts.items()}
 
 
 def _add_jobs(parser):

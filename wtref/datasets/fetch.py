@@ -116,7 +116,7 @@ def fetch(name, data_dir, base_url=None, progress=show_progress, timeout=TIMEOUT
                 _fetch_file(file, folder, homes, progress, timeout)
     except Failed as error:
         absent = ", ".join(file.name for file in source.files if not (folder / file.name).is_file())
-        by_hand = f"download {absent or 'all'} from {homes[-1]} by hand and put into {folder}"
+        by_hand = f"download {absent or 'the files'} from {homes[-1]} by hand into {folder}"
         raise InputError(f"{name}: {error}; run it again, or {by_hand}") from None
     except OSError as error:
         raise InputError(f"{name}: cannot write to {folder} ({error.strerror or error})") from None

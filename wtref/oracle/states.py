@@ -148,7 +148,7 @@ def remarks(file, training):
     elif not np.allclose(*map(_statistics, (file.images, Images.of(training.feed.about()))), rtol=1e-6):
         yield f"{file.path} is of a network whose images had another mean and deviation than those of {training.config.dataset}"
     if file.feedback and isinstance(training.rule, Backprop):
-        yield f"the feedback weights in {file.path} are not used: under --rule {training.config.rule} B is W itself"
+        yield f"the feedback weights in {file.path} are not used: under --rule {training.config.rule} B is W^T"
 
 
 def _statistics(images):
@@ -159,7 +159,7 @@ def _statistics(images):
 def load(training, file):
     """Set W, b and the batch norms of a Training's network to those of a StateFile, and B if the file holds it.
 
-    Otherwise B remains as the rule has drawn it; backprop's is W in any case.
+    Otherwise B remains as the rule has drawn it; backprop's is W^T in any case.
     Raises InputError if the file is of another architecture or of other images.
     """
     if file.images:
@@ -206,7 +206,7 @@ def _from_torch(training, state):
     network, device = training.network, training.device
     for layer in _weighted(network):
         s = layer.synapses
-        if (B := state.get(f"{s.name}.weights.B")) is not None:  # before W, which it is under backprop
+        if (B := state.get(f"{s.name}.weights.B")) is not None:  # before W, of which it is a view under backprop
             s.B[...] = device.array(_from_images(layer, B.T)).T
         s.W[...] = device.array(_from_images(layer, state[f"{s.name}.weights.weight"]))
         if s.b is not None:

@@ -49,7 +49,7 @@ class Config:
     momentum: float = _option(0.9, "momentum of W, b and, under KP, DKP and PFA, feedback weights")
     nesterov: bool = _option(False, "Nesterov's form of momentum")
     weight_decay: float | None = _option(None, "decay of W and, under KP, DKP and PFA, feedback weights; the paper's lambda is lr times this",
-                                         otherwise="5e-4, in a short run more, up to 0.03, so that under KP W - B^T falls to 5 %")  # fmt: skip
+                                         otherwise="the least from 5e-4 up with which, under KP, W - B^T falls to 5 % by the end of the run; at most 0.03")  # fmt: skip
     schedule: str = _option("cosine", "learning rate over time", SCHEDULES)
     warmup: float = _option(0.05, "fraction of the steps over which the learning rate climbs")
     milestones: tuple[float, ...] = _option((0.5, 0.75), "where schedule step divides by 10, as fractions of the steps")

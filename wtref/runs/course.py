@@ -8,7 +8,7 @@ from wtref.errors import InputError
 from wtref.runs.colours import label, palette
 from wtref.runs.drawing import label_ends, subplots
 from wtref.runs.figures import EXACT, scale_errors
-from wtref.runs.run_files import ANGLES, MEASURED, check_record
+from wtref.runs.run_files import ANGLES, MEASURED, check_once, check_record
 from wtref.text import columns
 
 LOGGED = ("rule", "epoch", "test_accuracy", "matrix_angle_output", "delta_angle_hidden")  # the columns of a log
@@ -34,17 +34,21 @@ def read_log(path, rules):
 
     Parameters: path, of a CSV file with the columns LOGGED, in percent and degrees, empty where nothing was measured; rules, the
         experiment's: a log's "wm" is the experiment's "authors-wm" if it has such a rule.
-    Raises: InputError for any other file, which names the line.
+    Raises: InputError for any other file, which names the line, for one without a row of these rules, and for two rows of one epoch.
     """
     names = {rule.removeprefix("authors-"): rule for rule in rules}
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # with a byte-order mark or without
             rows = csv.DictReader(file)
             if missing := [name for name in LOGGED if name not in (rows.fieldnames or ())]:
                 raise InputError(f"--beside {path}: lacks the columns {', '.join(missing)}; right would be {', '.join(LOGGED)}")
-            return [_line(path, rows.line_num, row, names) for row in rows if row["rule"] in names]
+            lines = [_line(path, rows.line_num, row, names) for row in rows if row["rule"] in names]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"--beside {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not lines:
+        raise InputError(f"--beside {path}: no row is of one of the experiment's rules, {', '.join(names)}")
+    check_once(f"--beside {path}", lines, ("rule", "epoch"))
+    return lines
 
 
 def _line(path, number, row, names):

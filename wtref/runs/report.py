@@ -17,7 +17,7 @@ from wtref.angles import mean_angle, measured
 from wtref.files import make_folder, write_lines, write_text
 from wtref.runs import course, figures
 from wtref.runs.drawing import save
-from wtref.text import columns, counted, printable, wrapped
+from wtref.text import columns, counted, printable, spread, wrapped
 
 COLUMNS = ("rule", "accuracy %", "matrix", "worst", "delta", "local", "update", "seconds", "runs")
 MEANINGS = (
@@ -136,13 +136,12 @@ def table(experiment, configs, lines):
 def _row(rule, mine):
     last = _last(mine)
     accuracies = [100 - line["test_error"] for line in last]
-    spread = f" ± {stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
     matrix, worst = _angles(line["matrix_angles"] for line in last)
     delta, _ = _angles(line["delta_angles"] for line in last)
     local, _ = _angles(line.get("local_delta_angles", {}) for line in last)
     update, _ = _angles({"update": line.get("update_angle", math.nan)} for line in last)
     seconds = sum(line["seconds"] for line in mine) / len(last)
-    return figures.label(rule), f"{mean(accuracies):.2f}{spread}", matrix, worst, delta, local, update, f"{seconds:.1f}", str(len(last))
+    return figures.label(rule), spread(accuracies), matrix, worst, delta, local, update, f"{seconds:.1f}", str(len(last))
 
 
 def _last(mine):

@@ -94,10 +94,16 @@ def read_results(path):
         raise InputError(f"no file {path}; give a metrics.jsonl of compare or reproduce, or names of runs") from None
     if not lines:
         raise InputError(f"{path} is empty; give a metrics.jsonl of compare or reproduce, or names of runs")
-    for (rule, seed, epoch), count in Counter((line["rule"], line["seed"], line["epoch"]) for line in lines).items():
-        if count > 1:
-            raise InputError(f"{path} has {count} lines of {rule} seed {seed}, epoch {epoch}; right would be one")
+    check_once(path, lines, ("rule", "seed", "epoch"))
     return lines
+
+
+def check_once(path, lines, names):
+    """Raise InputError if two lines have the same values under all of these names; they would be averaged as if they were seeds."""
+    for values, count in Counter(tuple(line[name] for name in names) for line in lines).items():
+        if count > 1:
+            found = ", ".join(f"{name} {value}" for name, value in zip(names, values))
+            raise InputError(f"{path} has {count} lines of {found}; right would be one")
 
 
 def check_record(line, kinds=RECORD):

@@ -4,13 +4,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from os.path import commonprefix
-from statistics import mean, stdev
 
 from wtref.angles import mean_angle
 from wtref.files import make_folder, write_text
 from wtref.runs.colours import label
 from wtref.runs.drawing import available, save
-from wtref.text import columns, wrapped
+from wtref.text import columns, spread, wrapped
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def write(series, name, lines, folder):
 
 def text(series, lines):
     """The accuracies and the delta angles, a row for each part and a column for each rule, as text."""
-    accuracies = _table(lines, "accuracy %", lambda last: _spread([100 - line["test_error"] for line in last]))
+    accuracies = _table(lines, "accuracy %", lambda last: spread([100 - line["test_error"] for line in last], "±"))
     deltas = _table(lines, "delta", lambda last: _angle(last, "delta_angles"))
     local = _table(lines, "local delta", lambda last: _angle(last, "local_delta_angles"))
     meaning = "each run's last epoch: test accuracy, mean ± standard deviation over seeds; angles in degrees, means over layers and seeds"
@@ -66,10 +65,6 @@ def _table(lines, heading, cell):
 def last_lines(lines):
     """The lines of the last epoch."""
     return [line for line in lines if line["epoch"] == max(line["epoch"] for line in lines)]
-
-
-def _spread(numbers):
-    return f"{mean(numbers):.2f}" + (f"±{stdev(numbers):.2f}" if numbers[1:] else "")
 
 
 def _angle(last, entry):

@@ -5,13 +5,14 @@ A network learns the digits under Kolen-Pollack and under backprop, with weight 
 
 import math
 from itertools import accumulate, islice, product
-from statistics import mean, pstdev
+from statistics import mean
 from typing import NamedTuple
 
 from wtref import progress
 from wtref.angles import matrix_angles
 from wtref.runs.config import Config
 from wtref.runs.prepare import prepare
+from wtref.text import spread
 
 DECAYS = (5e-4, 2e-3, 5e-3, 0.03, None)  # None: the default
 RULES = ("bp", "kp")
@@ -72,7 +73,7 @@ HEADER = "weight decay           steps to 12 degrees  theory  BP accuracy %  KP 
 def line(row):
     """A Row as a line under HEADER."""
     decay = f"{row.weight_decay:<11.5g}{' (default)' if row.default else '':<10}"
-    accuracies = [f"{f'{mean(found):.2f} ± {pstdev(found):.2f}':>13}" for found in (row.bp, row.kp)]
+    accuracies = [f"{spread(found):>13}" for found in (row.bp, row.kp)]
     return f"{decay}  {_steps(mean(row.aligned)):>19}  {_steps(row.theory):>6}  {'  '.join(accuracies)}"
 
 
