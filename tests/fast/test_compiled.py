@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernel_suite import KernelSuite, compiled_for, compiler_for, in_double, instruction_sets, normal
+from kernel_suite import KernelSuite, assert_equal, compiled_for, compiler_for, in_double, instruction_sets, normal
 from wtref.fast import plain
 from wtref.fast.compiled import BufferPool
 from wtref.runs.config import Config
@@ -122,6 +122,29 @@ def test_convolutions_of_several_strips(size, c_in, c_out, batch, geometry, dtyp
     suite.convolutions(normal(6, dtype), size, geometry, c_in, c_out, batch)
 
 
+@pytest.mark.parametrize("c", [3, 16, 40])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sums_over_many_rows(dtype, c, suite):
+    """There are many strips of rows, the last of them a part."""
+    draw = normal(9, dtype)
+    x, delta, mean, scale = draw(32_771, c) + 1000, draw(32_771, c), draw(c) + 1000, draw(c)
+    for found, wanted in zip(suite.fast.moments(x), plain.moments(*in_double(x))):
+        assert_equal(found, wanted, suite.limits[dtype])
+    suite.both("norm_sums", delta, x, mean, scale)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_large_array_descends_as_a_whole(dtype, nesterov, suite):
+    draw = normal(10, dtype)
+    w, v, gradient = draw(20_003), draw(20_003), draw(20_003)
+    wanted = in_double(w, v)
+    suite.fast.descend(w, v, gradient, 0.1, 0.9, 0.01, nesterov)
+    plain.descend(*wanted, gradient, 0.1, 0.9, 0.01, nesterov)
+    for found, right in zip((w, v), wanted):
+        assert_equal(found, right, suite.limits[dtype])
+
+
 @pytest.mark.parametrize("dtype, n", [(np.float32, 27), (np.float64, 13)])
 def test_large_results_are_whole(dtype, n, suite):
     """Results of more than 4 MiB are written by non-temporal stores, except for parts of vectors and of tiles."""
@@ -131,6 +154,7 @@ def test_large_results_are_whole(dtype, n, suite):
     same = [(3, 3), (1, 1), (1, 1)]
     assert y.nbytes > 1 << 22
     suite.both("convolve", y, draw(16, 144), *same)
+    suite.both("convolve_gradient", delta[:2], y[:2], *same)
     suite.both("convolve", thin, draw(16, 27), *same)
     suite.both("convolve", thin, draw(17, 27), *same)
     suite.both("product", y.reshape(-1, 16), draw(16, 32))
