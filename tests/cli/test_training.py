@@ -218,7 +218,7 @@ def test_ctrl_c_before_the_first_comparison_is_done_claims_no_metrics(monkeypatc
     assert main(["compare", *MLP, "--rules", "bp", "--seeds", "2", "--jobs", "2"]) == 130
     out, err = capsys.readouterr()
     assert "interrupted; 0 of 4 runs finished; missing: bp seed 0, frozen seed 0, bp seed 1, frozen seed 1;" in err and "BP" not in out
-    assert not os.listdir("runs")
+    assert not os.path.exists("runs")
 
 
 def test_without_its_package_tensorboard_is_one_line_and_nothing_is_made(monkeypatch, refused):
