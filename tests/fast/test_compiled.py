@@ -133,6 +133,14 @@ def test_sums_over_many_rows(dtype, c, suite):
     suite.both("norm_sums", delta, x, mean, scale)
 
 
+def test_rounding_leaves_no_variance_below_zero(fast):
+    """All rows but the first, to which differences are taken, are equal; the variance is a millionth of the squares."""
+    x = np.full((1 << 20, 8), [0.1, 0.3, 0.7, 1 / 3, 1.1, 1.7, 2.3, 3.3], np.float32)
+    x[0] = 0
+    _, variance = fast.moments(x)
+    assert (variance >= 0).all() and (variance < 1e-5).all()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_a_large_array_descends_as_a_whole(dtype, nesterov, suite):
