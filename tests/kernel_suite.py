@@ -14,7 +14,7 @@ from roundings import GIVE_ACTIVITIES, as_stored, normal
 from wtref.fast import plain
 from wtref.fast.compiled import Compiled
 from wtref.fast.compilers import NoCompiler, command_and_macros
-from wtref.layers import output_size
+from wtref.geometry import output_size
 
 seeds = st.integers(0, 2**32 - 1)
 channels, vectors = st.sampled_from([1, 3, 8, 10, 16, 17, 32, 40]), st.sampled_from([16, 32, 48, 80])

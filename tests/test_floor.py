@@ -10,11 +10,11 @@ import pytest
 import wtref
 
 FLOOR = ("rules", "relatives", "synapses", "layers", "activations", "losses", "optim", "angles", "noise", "models", "training")
-ALLOWED = {f"wtref.{name}" for name in (*FLOOR, "errors", "text", "randomness", "device")}
+ALLOWED = {f"wtref.{name}" for name in (*FLOOR, "errors", "geometry", "text", "randomness", "device")}
 HOUSE = Path(wtref.__file__).parent
 
 
-@pytest.mark.parametrize("name", (*FLOOR, "errors", "randomness", "device"))
+@pytest.mark.parametrize("name", (*FLOOR, "errors", "geometry", "randomness", "device"))
 def test_imports_stay_on_the_floor(name):
     found = set()
     for node in ast.walk(ast.parse((HOUSE / f"{name}.py").read_text())):

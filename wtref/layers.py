@@ -1,15 +1,17 @@
 """How signals travel: activities forward, errors back.
 
-Every layer has `forward(y, train)` and `backward(delta)`, to be read against each other; activities are (N, features) or
-channels-last images (N, H, W, C).  The forward pass keeps what the backward pass needs.  The backward pass, called at most
-once after each forward pass, takes the error at the layer's output and returns the error at its input.  No layer depends
-on the learning rule: it multiplies by W on the way up and by B on the way down, and stores in s what rules learn from.
+Every layer has `forward(y, train)` and `backward(delta)`, to be read against each other; activities are (N, features)
+or channels-last images (N, H, W, C).  The forward pass keeps what the backward pass needs.  The backward pass, called
+at most once after each forward pass, takes the error at the layer's output and returns the error at its input.
+No layer depends on the learning rule: it multiplies by W on the way up and by B on the way down, and stores in its
+synapses the products that the rules learn from.
 """
 
 import math
 
 from wtref.device import array_module
-from wtref.errors import InputError, check_pair
+from wtref.errors import InputError
+from wtref.geometry import check_fit, in_words, output_size, pairs
 from wtref.synapses import Synapses
 
 
@@ -42,7 +44,7 @@ class Linear:
     def check(self, y):
         """Raise InputError unless each row of y has n_in values."""
         if y.shape[1:] != (self.synapses.n_in,):
-            raise InputError(f"{self.synapses.name}: takes {self.synapses.n_in} values, was given {_shape(y)}")
+            raise InputError(f"{self.synapses.name}: takes {self.synapses.n_in} values, was given {in_words(y)}")
 
 
 class Conv2d:
@@ -53,7 +55,7 @@ class Conv2d:
 
     def __init__(self, name, c_in, c_out, kernel, stride=1, padding=0, bias=True):
         """kernel, stride, padding: an int or a pair (vertical, horizontal)."""
-        self.geometry = self.kernel, self.stride, self.padding = _pairs(name, kernel, stride, padding)
+        self.geometry = self.kernel, self.stride, self.padding = pairs(name, kernel, stride, padding)
         self.c_in, area = c_in, math.prod(self.kernel)
         std, sign_scale = math.sqrt(2 / (area * c_in)), math.sqrt(2 / (area * c_out))
         self.synapses = Synapses(name, area * c_in, c_out, bias=bias, std=std, sign_scale=sign_scale)
@@ -95,8 +97,9 @@ class BatchNorm:
 
     def initialise(self, device, rng):
         """gamma = 1, beta = 0, running mean 0 and variance 1."""
-        self.gamma, self.running_var = (device.array([1.0] * self.channels) for _ in range(2))
-        self.beta, self.running_mean = (device.array([0.0] * self.channels) for _ in range(2))
+        zeros, ones = [0.0] * self.channels, [1.0] * self.channels
+        self.gamma, self.beta = device.array(ones), device.array(zeros)
+        self.running_mean, self.running_var = device.array(zeros), device.array(ones)
 
     def forward(self, y, train=True):
         """y (..., C) -> (..., C)."""
@@ -145,16 +148,17 @@ class BatchNorm:
     def check(self, y):
         """Raise InputError unless y has this layer's channels."""
         if y.shape[-1] != self.channels:
-            raise InputError(f"{self.name}: takes {self.channels} channels, was given {_shape(y)}")
+            raise InputError(f"{self.name}: takes {self.channels} channels, was given {in_words(y)}")
 
 
 class MaxPool:
     """The largest value of each window; its error goes back to the first position that has it."""
 
     def __init__(self, name, kernel, stride=None, padding=0):
-        """kernel, stride, padding: an int or a pair (vertical, horizontal); stride: None for the kernel; padding: at most half of it."""
-        self.name, stride = name, kernel if stride is None else stride
-        self.geometry = self.kernel, self.stride, self.padding = _pairs(name, kernel, stride, padding)
+        """As of Conv2d; stride: None for that of the kernel; padding: at most half the kernel."""
+        self.name = name
+        self.geometry = pairs(name, kernel, kernel if stride is None else stride, padding)
+        self.kernel, self.stride, self.padding = self.geometry
         if any(2 * p > k for p, k in zip(self.padding, self.kernel)):  # some windows would hold no value
             raise InputError(f"{name}: padding must be at most half the kernel, {kernel}, found {padding}")
 
@@ -182,7 +186,8 @@ class GlobalAvgPool:
         return y.mean(axis=(1, 2))
 
     def backward(self, delta):
-        return array_module(delta).broadcast_to(delta[:, None, None, :] / math.prod(self.shape[1:3]), self.shape)
+        share = delta[:, None, None, :] / math.prod(self.shape[1:3])
+        return array_module(delta).broadcast_to(share, self.shape)
 
 
 class Flatten:
@@ -250,7 +255,8 @@ def patches(y, kernel, stride, padding, fill=0):
     padded = xp.full((N, height + 2 * p_h, width + 2 * p_w, channels), fill, y.dtype)
     padded[:, p_h : p_h + height, p_w : p_w + width] = y
     down, across = output_size((height, width), kernel, stride, padding)
-    return xp.concatenate([padded[:, i :: s_h, j :: s_w][:, :down, :across] for i in range(k_h) for j in range(k_w)], axis=3)
+    found = [padded[:, i :: s_h, j :: s_w][:, :down, :across] for i in range(k_h) for j in range(k_w)]
+    return xp.concatenate(found, axis=3)
 
 
 def image(patches, shape, kernel, stride, padding):
@@ -274,27 +280,3 @@ def rows(x):
 def product(x, matrix):
     """x (..., K) times matrix (K, M) -> (..., M)."""
     return (rows(x) @ matrix).reshape(*x.shape[:-1], matrix.shape[1])
-
-
-def output_size(size, kernel, stride, padding):
-    """(H', W'): how many patches fit down and across an image of size (H, W)."""
-    return tuple((n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel, stride, padding))
-
-
-def check_fit(name, y, kernel, stride, padding, channels=None):
-    """Raise InputError unless y is a batch of images, with this many channels, that the kernel fits."""
-    if y.ndim != 4 or channels not in (None, y.shape[-1]):
-        raise InputError(f"{name}: takes images of {channels or 'any number of'} channels, was given {_shape(y)}")
-    if min(output_size(y.shape[1:3], kernel, stride, padding)) < 1:
-        size, pad = ("x".join(map(str, pair)) for pair in (kernel, padding))
-        raise InputError(f"{name}: a {size} kernel does not fit its {_shape(y)} input (padding {pad}); use larger images")
-
-
-def _pairs(name, kernel, stride, padding):
-    """The three as pairs (vertical, horizontal).  Raises InputError for what is no integer or pair, or too small."""
-    return check_pair(f"{name}: kernel", kernel, 1), check_pair(f"{name}: stride", stride, 1), check_pair(f"{name}: padding", padding, 0)
-
-
-def _shape(y):
-    """The shape of one example, for messages: 28x28x1."""
-    return "x".join(str(n) for n in y.shape[1:])

@@ -71,4 +71,4 @@ def test_the_prediction_of_scaling():
     row = {"ms": 100.0, "waiting_ms": 50.0, "bytes": 1e8, "buckets": 24, "small_sums": 106, "small_bytes": 1e6}
     rows = dict.fromkeys(("one", "two", "half"), row)
     found = {"rows": rows, "strong": 0.5, "weak": 0.5, "prediction": scaling.predict(rows["half"])}
-    assert max(map(len, scaling.table(Work.of("resnet18", "kp", 128), found).splitlines())) <= 80
+    assert max(map(len, scaling.table(Work.of("resnet18", "kp", 128, threads=2), found).splitlines())) <= 80

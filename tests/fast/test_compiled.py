@@ -218,7 +218,7 @@ GUARDED = """
 import ctypes, mmap, sys
 import numpy as np
 from wtref.fast.compiled import Compiled
-from wtref.layers import output_size
+from wtref.geometry import output_size
 
 fast, rng, kept = Compiled(2), np.random.default_rng(0), []
 

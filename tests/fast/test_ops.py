@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from helpers import geometries, modest, naive_gather, naive_scatter, patch_count
 from wtref.fast import plain
-from wtref.layers import image, output_size, patches
+from wtref.geometry import output_size
+from wtref.layers import image, patches
 
 batches, seeds = st.integers(1, 3), st.integers(0, 2**32 - 1)
 

@@ -272,7 +272,7 @@ FAULTS = [
     (rules.SignSymmetry, "before_backward", signs_of_size_one, "lenet", "ss"),
     (rules.FeedbackAlignment, "before_backward", weights_transported, "mlp", "fa"),
     (relatives.DirectFeedbackAlignment, "before_backward", direct_error_doubled, "lenet", "dfa"),
-    (rules.WeightMirror, "batch", half_the_noise, "mlp", "wm"),
+    (rules.WeightMirror, "rows_of", half_the_noise, "mlp", "wm"),
     (relatives.FixedRandomSignSymmetry, "before_backward", left_out, "mlp", "frsf"),
     (relatives.BatchRandomSignSymmetry, "before_backward", twice, "lenet", "brsf"),
     (relatives.DirectKolenPollack, "learn", b_without_decay, "lenet", "dkp"),

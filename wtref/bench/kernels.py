@@ -7,7 +7,7 @@ import numpy as np
 
 from wtref.bench.turns import median_seconds
 from wtref.fast import plain
-from wtref.layers import output_size
+from wtref.geometry import output_size
 
 CONVOLUTIONS = (  # where; the images below; channels above; kernel, stride, padding
     ("resnet8 stem", (128, 32, 32, 3), 16, 3, 1, 1),

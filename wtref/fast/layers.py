@@ -6,7 +6,8 @@ so each forward pass allows one backward pass.
 """
 
 from wtref import layers
-from wtref.layers import check_fit, patches, rows
+from wtref.geometry import check_fit
+from wtref.layers import patches, rows
 
 
 class Linear(layers.Linear):

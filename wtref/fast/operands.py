@@ -2,7 +2,7 @@
 
 import functools
 
-from wtref import layers
+from wtref import geometry
 
 LARGEST = 1 << 20  # of kernel, stride and padding, far below what would overflow the kernels' integers
 
@@ -30,10 +30,10 @@ class Shapes:
 
 
 def output_size(function, images, kernel, stride, padding):
-    """Return (H', W') for images (N, H, W, C) as in layers.py.  Raises ValueError where no patch fits."""
+    """Return (H', W') for images (N, H, W, C) as in geometry.py.  Raises ValueError where no patch fits."""
     pairs = (1, kernel), (1, stride), (0, padding)
     fits = len(images) == 4 and all(len(pair) == 2 and low <= min(pair) <= max(pair) <= LARGEST for low, pair in pairs)
-    size = layers.output_size(images[1:3], kernel, stride, padding) if fits else (0, 0)
+    size = geometry.output_size(images[1:3], kernel, stride, padding) if fits else (0, 0)
     if min(size) < 1:
         raise ValueError(f"{function}: kernel {kernel}, stride {stride} and padding {padding} do not fit images {images}")
     return size

@@ -18,7 +18,7 @@ from wtref.errors import InputError, Unsaved
 from wtref.fast import cuda, cuda_launches, plain
 from wtref.fast.building import cache_folder
 from wtref.files import write_json
-from wtref.layers import output_size
+from wtref.geometry import output_size
 from wtref.text import printable
 
 LIMITS = {np.float64: 1e-12, np.float32: 1e-4}  # the largest error, relative to the largest number of a result
