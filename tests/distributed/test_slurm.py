@@ -76,6 +76,7 @@ def test_at_its_time_limit_the_job_saves_the_run_and_is_requeued_to_go_on_with_i
     assert step > 0 and line.startswith(f"wtref: stopped in epoch {epoch + 1}, after step {step} of 1000; all of it is saved in runs/mine")
     slurm.update(job, TimeLimit=10, StartTime="now")
     wait_until(lambda: f"\ngoes on after epoch {epoch}, step {step} of 1000" in output(job))
+    wait_for_epoch(job)  # from its first step on, the training is saved when it is stopped
     slurm.call("scancel", job)
     wait_until(lambda: progress()[1] > 0 and progress() > (epoch, step))  # an epoch that was not stopped is saved with step 0
     slurm.wait_for(job, "CANCELLED")
