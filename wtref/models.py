@@ -50,6 +50,7 @@ class Network(Sequential):
 
 
 def _check_layers(layers):
+    """Raise InputError if one of the layers is none, or is in two places."""
     seen = set()
     for layer in layers:
         if inspect.isclass(layer) or not hasattr(layer, "backward"):
