@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wtref.runs import colours, drawing, figures
-from wtref.runs.experiments import RELATED
+from wtref.runs import colours, course, drawing, figures
+from wtref.runs.experiments import EXPERIMENTS, RELATED
 from wtref.runs.run_files import LATER
+from wtref.studies import depth
 
 pytest.importorskip("matplotlib").use("Agg")
 pyplot = pytest.importorskip("matplotlib.pyplot")
@@ -132,6 +133,25 @@ def test_depth_shows_runs_of_unlike_lengths():
 def test_labels_at_line_ends_keep_order_and_distance():
     placed = drawing.spread_out({"a": 0.2, "b": 0.21, "c": 0.97, "d": 0.99}, gap=0.1)
     assert placed == pytest.approx({"a": 0.2, "b": 0.3, "c": 0.9, "d": 1.0})
+
+
+def of_depth(lines, styles):
+    return depth.draw({part: lines for part in depth.PARTS})
+
+
+def of_course(lines, styles):
+    return course.draw(EXPERIMENTS["mnist-authors"], lines)
+
+
+@pytest.mark.parametrize("draw", [figures._draw_errors, figures._draw_depth, figures._draw_sizes, of_depth, of_course])
+def test_a_label_stands_beside_the_end_of_its_curve(draw):
+    larger = {"feedback_ratios": {"hidden": 2.0, "output": 9.0}, "delta_ratios": {"hidden": 9.0, "output": 2.0}}
+    lines = [line("wm", epoch, 5.0, angle=10.0) for epoch in (1, 2)] + [line("fa", epoch, 40.0, angle=70.0) | larger for epoch in (1, 2)]
+    for axes in drawn(lines, draw):
+        to_fraction = (axes.transData + axes.transAxes.inverted()).transform
+        ends = {curve.get_color(): to_fraction(curve.get_xydata()[-1])[1] for curve in axes.lines if curve.get_xydata()[1:].size}
+        found = {text.get_color(): text.xy[1] for text in axes.texts}
+        assert found == pytest.approx({colour: ends[colour] for colour in (colours.COLOURS["wm"], colours.COLOURS["fa"])})
 
 
 def test_points_at_the_edge_are_whole():

@@ -49,7 +49,10 @@ def every(points):
 
 
 def label_ends(axes, ends, styles):
-    """Write texts beside the right edge, {curve: (height, text)}, each after its curve's marker, without overlaps."""
+    """Write texts beside the right edge, {curve: (height, text)}, each after its curve's marker, without overlaps.
+
+    The axes' limits must not change afterwards.
+    """
     to_fraction = axes.transData + axes.transAxes.inverted()
     heights = {curve: to_fraction.transform((axes.get_xlim()[1], height))[1] for curve, (height, _) in ends.items()}
     gap = min(GAP, 1 / max(len(ends), 1))

@@ -27,12 +27,12 @@ def draw(lines):
         found = {depth: last for depth, (part, _) in depths.items() if (last := last_lines(lines.get(part, [])))}
         _draw_against_depth(row[0], found, styles, lambda line: 100 - line["test_error"], "test accuracy (%)")
         angled = {rule: style for rule, style in styles.items() if rule not in EXACT}
+        for axes in row[1:]:
+            axes.set_ylim(-3, 103)
         _draw_against_depth(row[1], found, angled, _of_first_layer, "delta angle of the first layer (°)")
         _draw_against_depth(
             row[2], found, angled, lambda line: mean_angle(line["local_delta_angles"].values()), "local delta angle, mean (°)"
         )
-        for axes in row[1:]:
-            axes.set_ylim(-3, 103)
         row[0].set_title(family, fontsize=10, loc="left")
     return figure
 
