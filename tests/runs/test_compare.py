@@ -253,6 +253,19 @@ def test_a_report_does_not_overwrite_a_run(capsys):
     assert (sorted(os.listdir("runs/mine")), Run("mine").metrics()) == before and os.listdir("runs") == ["mine"]
 
 
+def test_a_report_does_not_overwrite_pictures(capsys):
+    folder = Path("runs/figures-1")
+    folder.mkdir(parents=True)
+    for name in ("test-error.png", "notes.txt"):
+        (folder / name).write_text("mine")
+        assert main([*COMPARE, "1", "--log-name", "figures-1"]) == 2
+        said = "wtref: runs/figures-1 holds files, but no report, which could overwrite them; move it away\n"
+        assert capsys.readouterr().err == said and os.listdir("runs") == ["figures-1"] and os.listdir(folder) == [name]
+        (folder / name).unlink()
+    assert main([*COMPARE, "1", "--log-name", "figures-1"]) == 0, "an empty folder has room"
+    assert main([*COMPARE, "2", "--log-name", "figures-1"]) == 0, "and a report is replaced by a newer one"
+
+
 def meanwhile(monkeypatch, flags):
     """Another process runs a command line to its end as the next comparison is about to train."""
     monkeypatch.setattr(compare, "_introduce", at_call(compare._introduce, 1, lambda: main(flags)))

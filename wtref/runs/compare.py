@@ -61,14 +61,22 @@ def compare(experiment, name, folder, command, jobs=None, group=SINGLE):
 
 def _unfinished(configs, folder):
     """The names of the runs that are still to be begun or continued.  Raises InputError where one is of another recipe."""
-    if folder.joinpath("config.json").exists():
-        raise InputError(f"{folder} holds a run, so it can hold no report; move it away")
+    _check_report_folder(folder)
     begun = list(filter(_begun, configs))
     for name in begun:
         Run(name).check_plugin()
         session.check_recipe(Run(name), configs[name])
     finished = {name for name in begun if Run(name).finished()}
     return [name for name in configs if name not in finished]
+
+
+def _check_report_folder(folder):
+    """Raise InputError unless the folder is new, empty, or that of a report."""
+    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if "config.json" in present:
+        raise InputError(f"{folder} holds a run, so it can hold no report; move it away")
+    if present and not present & {"lock", "metrics.jsonl"}:
+        raise InputError(f"{folder} holds files, but no report, which could overwrite them; move it away")
 
 
 def _begun(name):
