@@ -6,9 +6,9 @@ delta angle         between the delta_l that arrive through the B's, all the way
 local delta angle   between B delta_{l+1} and W^T delta_{l+1}: one layer alone, given the same delta_{l+1}
 update angle        between the Delta W of all layers together, by the rule and by backprop
 
-The paper's delta angles of the weight mirror, under 25 degrees and wider upstream, are probably those all the way down:
-local ones hardly exceed the matrix angles, which it states as under 12 degrees, and do not grow from layer to layer.  The
-authors' small program measures local ones, on a single image.
+The paper's delta angles of the weight mirror, under 25 degrees and wider upstream, are probably those all the way down: its
+local ones hardly exceed its matrix angles, which the paper states as under 12 degrees, and do not grow from layer to layer.
+The authors' small program measures local ones, on a single image.
 """
 
 import contextlib
