@@ -69,15 +69,16 @@ def test_a_log_that_does_not_exist_or_has_no_effect(capsys, tmp_path, monkeypatc
 
 def test_circles_are_the_log_s_and_lines_the_program_s_own(log):
     pytest.importorskip("matplotlib").use("Agg")
-    beside = course.read_log(log(HEAD + "kp,1,70,50,60\nkp,2,80,40,45\nkp,4,85,35,42\nkp,5,86,34,41\n"), AUTHORS.rules)
+    beside = course.read_log(log(HEAD + "kp,1,70,50,60\nkp,2,80,40,45\nkp,4,85,35,42\nkp,6,86,34,41\nkp,7,87,33,40\n"), AUTHORS.rules)
     angles = {"matrix_angles": {"output": 30.0}, "delta_angles": {"hidden1": 20.0}, "local_delta_angles": {"output": 25.0}}
     lines = [{"rule": rule, "seed": seed, "epoch": epoch, "test_error": 10.0 + 2 * seed, **angles}
-             for rule in ("bp", "kp") for seed in (0, 1) for epoch in (1, 2, 3, 4)]  # fmt: skip
+             for rule in ("bp", "kp") for seed in (0, 1) for epoch in (1, 2, 3, 4, 5, 6)]  # fmt: skip
     error, *angled = course.draw(replace(AUTHORS, beside=beside), lines).axes
     assert {curve.get_color() for curve in error.lines} == {COLOURS["bp"], COLOURS["kp"]}
-    for axes, own, theirs in zip((error, *angled), (11, 30, 20, 25), ([30, 20], [50, 40], None, [60, 45]), strict=True):
+    for axes, own, theirs in zip((error, *angled), (11, 30, 20, 25), ([30, 20, 14], [50, 40, 34], None, [60, 45, 41]), strict=True):
         line, *circles = [curve for curve in axes.lines if curve.get_color() == COLOURS["kp"]]
-        assert list(line.get_xdata()) == [1, 2, 3, 4] and list(line.get_ydata()) == [own] * 4
+        assert list(line.get_xdata()) == [1, 2, 3, 4, 5, 6] and list(line.get_ydata()) == [own] * 6
         assert [list(curve.get_ydata()) for curve in circles] == ([theirs] if theirs else [])
-        assert all(list(curve.get_xdata()) == [1, 2] and curve.get_linestyle() == "None" for curve in circles)
+        assert all(list(curve.get_xdata()) == [1, 2, 6] and curve.get_linestyle() == "None" for curve in circles)
+        assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "2", "6"]
     assert all(COLOURS["bp"] not in {curve.get_color() for curve in axes.lines} for axes in angled)

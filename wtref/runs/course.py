@@ -13,7 +13,7 @@ from wtref.text import columns
 
 LOGGED = ("rule", "epoch", "test_accuracy", "matrix_angle_output", "delta_angle_hidden")  # the columns of a log
 TICKS = [digit * 10**power for power in range(6) for digit in (1, 2, 5)]  # of epochs
-CIRCLED = {digit * 10**power for power in range(6) for digit in (1, 2, 3, 5, 7)}  # epochs of a log that are drawn
+CIRCLED = {digit * 10**power for power in range(6) for digit in (1, 2, 3, 5, 7)}  # epochs of a log that are drawn, and the last
 MEANING = "means over seeds; matrix, delta, local: angles in degrees\n"
 BESIDE = "behind a stroke: the other program's; its delta angle is a local one, of one image\n"
 
@@ -95,7 +95,7 @@ def draw(experiment, lines):
         ends = {}
         for rule, style in shown.items():
             axes.plot(*_curve(lines, rule, measure), color=style.color, linestyle=style.linestyle, linewidth=1.6)
-            circles = [line for line in beside if line["epoch"] in CIRCLED and not math.isnan(measure(line))]
+            circles = [line for line in beside if line["epoch"] in {*CIRCLED, last} and not math.isnan(measure(line))]
             if {line["rule"] for line in circles} >= {rule}:
                 axes.plot(*_curve(circles, rule, measure), "o", color=style.color, fillstyle="none", markersize=5, clip_on=False)
             if known := measured(_curve(lines, rule, measure)[1]):
@@ -121,7 +121,7 @@ def _scale(axes, measure, last, values):
     else:
         axes.set_ylim(0, max([90, *values]))
     axes.set_xscale("log")
-    ticks = [epoch for epoch in TICKS if epoch <= last]
+    ticks = [*(epoch for epoch in TICKS if 1.5 * epoch < last), last]
     axes.set(xlabel="epoch", xlim=(1, max(last, 2)))
     axes.set_xticks(ticks, [f"{epoch:,}" for epoch in ticks])
     axes.minorticks_off()
