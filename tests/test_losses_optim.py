@@ -236,3 +236,11 @@ def test_a_long_run_decays_as_usual_and_a_very_short_one_not_without_bounds():
 def test_labels_of_another_shape_are_one_line(loss, labels, found):
     with pytest.raises(InputError, match=rf"^labels must be an array of shape \(2,\), one label for each row of the logits, found {found}$"):
         loss(np.zeros((2, 3)), labels)
+
+
+@pytest.mark.parametrize("labels", [[1, 2, 3], [-1, 0, 2], [0.0, np.nan, 1.0]])
+@pytest.mark.parametrize("loss", LOSSES.values())
+def test_labels_of_other_values_are_one_line(loss, labels):
+    labels = np.array(labels)
+    with pytest.raises(InputError, match=f"^labels must be integers from 0 to 2, found {labels.min()} to {labels.max()}$"):
+        loss(np.zeros((3, 3)), labels)

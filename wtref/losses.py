@@ -1,5 +1,7 @@
 """Losses: the number to lower, and delta at the output, where every rule's error begins."""
 
+import numpy as np
+
 from wtref.device import array_module
 from wtref.errors import InputError
 
@@ -32,14 +34,16 @@ def sigmoid_cross_entropy(logits, labels):
 def one_hot(labels, logits):
     """1 at each label and 0 elsewhere, in the shape and dtype of logits (N, classes).
 
-    labels: an array (N,) of integers from 0 to classes - 1.  Their values are not checked, as a GPU would have to be waited for.
-    Raises: InputError for labels of another shape.
+    labels: an array (N,) of integers from 0 to classes - 1.
+    Raises: InputError for labels of another shape and, on a CPU, of other values; for those a GPU would have to be waited for.
     """
+    xp, classes = array_module(logits), logits.shape[1]
     if getattr(labels, "shape", None) != logits.shape[:1]:
         found = getattr(labels, "shape", type(labels).__name__)
         raise InputError(f"labels must be an array of shape {logits.shape[:1]}, one label for each row of the logits, found {found}")
-    classes = array_module(logits).arange(logits.shape[1])
-    return (labels[:, None] == classes).astype(logits.dtype)
+    if xp is np and len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+        raise InputError(f"labels must be integers from 0 to {classes - 1}, found {labels.min()} to {labels.max()}")
+    return (labels[:, None] == xp.arange(classes)).astype(logits.dtype)
 
 
 LOSSES = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy}
