@@ -35,7 +35,8 @@ def one_hot(labels, logits):
     """1 at each label and 0 elsewhere, in the shape and dtype of logits (N, classes).
 
     labels: an array (N,) of integers from 0 to classes - 1.
-    Raises: InputError for labels of another shape and, on a CPU, of other values; for those a GPU would have to be waited for.
+    Raises: InputError for labels of another shape, and on a CPU for other values.  On a GPU the values are not checked, as the
+        check would wait for the device.
     """
     xp, classes = array_module(logits), logits.shape[1]
     if getattr(labels, "shape", None) != logits.shape[:1]:

@@ -259,7 +259,7 @@ def test_a_report_does_not_overwrite_pictures(capsys):
     for name in ("test-error.png", "notes.txt"):
         (folder / name).write_text("mine")
         assert main([*COMPARE, "1", "--log-name", "figures-1"]) == 2
-        said = "wtref: runs/figures-1 holds files, but no report, which could overwrite them; move it away\n"
+        said = "wtref: runs/figures-1 holds other files than a report's, which a report could overwrite; move it away\n"
         assert capsys.readouterr().err == said and os.listdir("runs") == ["figures-1"] and os.listdir(folder) == [name]
         (folder / name).unlink()
     assert main([*COMPARE, "1", "--log-name", "figures-1"]) == 0, "an empty folder has room"

@@ -76,7 +76,7 @@ def _check_report_folder(folder):
     if "config.json" in present:
         raise InputError(f"{folder} holds a run, so it can hold no report; move it away")
     if present and not present & {"lock", "metrics.jsonl"}:
-        raise InputError(f"{folder} holds files, but no report, which could overwrite them; move it away")
+        raise InputError(f"{folder} holds other files than a report's, which a report could overwrite; move it away")
 
 
 def _begun(name):

@@ -59,7 +59,7 @@ DIGITS = {"model": "resnet20", "dataset": "digits", "epochs": 8, "weight_decay":
 BIOTORCH_CIFAR10 = {
     "bp": "91.37", "fa": "67.84", "dfa": "54.06", "ss": "89.95", "brsf": "88.98", "frsf": "88.8",
 }  # fmt: skip
-BIOTORCH = "BioTorch, ResNet-20 where 5,000 validation images did best; its DFA sends e to every position, not e/P, its SS has Xavier's scale"
+BIOTORCH = "BioTorch, ResNet-20 at its best on 5,000 validation images; its DFA sends e to every position, not e/P, its SS has Xavier's scale"
 
 # The network, the data and the mirror are those of a plug-in, studies/authors.py
 AUTHORS = {
