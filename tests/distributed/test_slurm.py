@@ -59,6 +59,12 @@ def progress():
     return plain["epoch"], plain["position"]
 
 
+def stopped(epoch, step):
+    """The message of a training that is stopped after so many epochs and steps: after step 0 if it was testing an epoch."""
+    at = f"epoch {epoch + 1}, after step {step} of 1000"
+    return f"wtref: stopped in {at}; all of it is saved in runs/mine; go on with: python run.py train --resume mine"
+
+
 def test_it_trains_on_two_nodes(here, slurm):
     job = slurm.submit(script(SHORT))
     assert slurm.wait_for(job, "COMPLETED", "FAILED") == "0:0"
@@ -71,15 +77,16 @@ def test_at_its_time_limit_the_job_saves_the_run_and_is_requeued_to_go_on_with_i
     wait_for_epoch(job)
     slurm.update(job, TimeLimit=1)  # Slurm looks at the limits every 30 seconds
     slurm.wait_for(job, "PENDING")
-    (line,) = messages(output(job))
     epoch, step = progress()
-    assert step > 0 and line.startswith(f"wtref: stopped in epoch {epoch + 1}, after step {step} of 1000; all of it is saved in runs/mine")
+    assert messages(output(job)) == [stopped(epoch, step)]
     slurm.update(job, TimeLimit=10, StartTime="now")
-    wait_until(lambda: f"\ngoes on after epoch {epoch}, step {step} of 1000" in output(job))
+    wait_until(lambda: f"\ngoes on after epoch {epoch}" + (f", step {step} of 1000" if step else "") + "\n" in output(job))
     wait_for_epoch(job)  # from its first step on, the training is saved when it is stopped
+    Path("cancelled").touch()
     slurm.call("scancel", job)
-    wait_until(lambda: progress()[1] > 0 and progress() > (epoch, step))  # an epoch that was not stopped is saved with step 0
+    wait_until(lambda: LAST.stat().st_mtime_ns > Path("cancelled").stat().st_mtime_ns)  # srun may not print its last lines
     slurm.wait_for(job, "CANCELLED")
+    assert progress() > (epoch, step)
 
 
 def test_a_killed_rank_is_named_and_ends_the_job_for_good(here, slurm):
