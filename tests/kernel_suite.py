@@ -206,16 +206,16 @@ class KernelSuite:
         for rectify in (False, True):
             self.both("add", a, b, rectify)
 
-    @given(st.integers(1, 4), st.integers(1, 70), st.integers(1, 70), st.sampled_from([1, 2, 4, 16, 64]), seeds)
+    @given(st.integers(1, 4), st.integers(1, 70), st.integers(1, 70), seeds)
     @modest
-    def test_hadamard_product(self, m, n, k, order, seed):
+    def test_hadamard_product(self, m, n, k, seed):
         _, draw = self.draws(seed)
-        self.both("hadamard_product", draw(m, n), draw(n), draw(k), order)
+        self.both("hadamard_product", draw(m, n), draw(n), draw(k))
 
     def test_hadamard_product_of_large_orders(self):
         draw = normal(0, np.float32)
         for order in (128, 1024, 8192):
-            self.both("hadamard_product", draw(2, order - 1), draw(order - 1), draw(order), order)
+            self.both("hadamard_product", draw(2, order - 1), draw(order - 1), draw(order))
 
     @given(st.integers(1, 30), st.integers(1, 30), st.booleans(), st.booleans(), seeds)
     @modest
@@ -270,8 +270,7 @@ class KernelSuite:
             lambda: fast.norm_back(y, y, *[draw(3)] * 4, draw(2)), lambda: fast.norm_sums(y, y, draw(3), draw(4)),
             lambda: fast.norm_statistics(y, draw(3), draw(2), draw(3), 0.1, 0.1),
             lambda: fast.convolve(y, W, (3, 3), (1, 1), (-1, 1)), lambda: fast.convolve(y, W, (3, 3), (0, 1), (1, 1)),
-            lambda: fast.max_pool(y, (6, 6), (1, 1), (0, 0)), lambda: fast.hadamard_product(W, draw(27), draw(5), 0),
-            lambda: fast.hadamard_product(W, draw(27), draw(5), 12),
+            lambda: fast.max_pool(y, (6, 6), (1, 1), (0, 0)), lambda: fast.hadamard_product(W, draw(26), draw(5)),
         ]:  # fmt: skip
             with pytest.raises(ValueError):
                 call()

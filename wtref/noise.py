@@ -37,8 +37,7 @@ class OrthogonalSigns:
     """y (P, n) of +1 and -1 whose n columns are mutually orthogonal: y^T y = P I exactly, P = power_of_two(n).
 
     y[i, j] = left[i] H[i, j] right[j], H the Hadamard matrix of order P, left and right random signs.  y is never laid
-    out in memory: H is a product of smaller Hadamard matrices, of order 64 at most here.  With those of order 2, y @ v takes
-    log2(P) additions for each element of the result.
+    out in memory.
     """
 
     def __init__(self, left, right, product=None):
@@ -49,29 +48,28 @@ class OrthogonalSigns:
         """y @ v (P, m), v (n, m)."""
         if not isinstance(v, type(self.left)):
             return NotImplemented
-        order = power_of_two(max(len(self.left), len(self.right)))
-        return self.product(v.T, self.right, self.left, order).T
+        return self.product(v.T, self.right, self.left).T
 
     @property
     def T(self):
         return type(self)(self.right, self.left, self.product)
 
 
-def hadamard_product(v, before, after, order):
+def hadamard_product(v, before, after):
     """(v * before) @ H * after, (m, k): v (m, n); the signs of its columns, before (n,), and of the result's, after (k,).
 
-    H is the Hadamard matrix of that order, repeated down and across until it is (n, k).  It acts axis by axis, being
-    the Kronecker product of smaller ones.
+    H is the first n rows and k columns of the smallest Hadamard matrix that has as many.  It acts axis by axis, being the
+    Kronecker product of smaller ones, of order 64 at most here.
     """
-    xp, (m, n), tiles = array_module(v), v.shape, -(-len(after) // order)
-    x = xp.zeros((m, -(-n // order) * order), v.dtype)
+    xp, (m, n), k = array_module(v), v.shape, len(after)
+    order, done = power_of_two(max(n, k)), 1
+    x = xp.zeros((m, order), v.dtype)
     x[:, :n] = v * before
-    x, done = x.reshape(m, x.shape[1] // order, order).sum(axis=1), 1
     while done < order:
         h = xp.asarray(hadamard(min(order // done, 64)), v.dtype)
         x = x.reshape(m * order // len(h), len(h)) @ h if done == 1 else h @ x.reshape(m * order // len(h) // done, len(h), done)
         done *= len(h)
-    return xp.tile(x.reshape(m, order), (1, tiles))[:, : len(after)] * after
+    return x.reshape(m, order)[:, :k] * after
 
 
 def hadamard(order):

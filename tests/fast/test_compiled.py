@@ -250,7 +250,7 @@ for c_in, c_out in [(3, 5), (6, 16), (16, 16), (17, 33), (32, 48)]:
         mean, y2 = draw(c_in), draw(2, 6, 7, c_in)
         fast.moments(y), fast.norm_sums(y, y2, mean, mean, mean), fast.norm_forward(y, mean, mean, mean, True)
         fast.norm_back(y, y2, mean, mean, mean, mean, mean), fast.relu(y), fast.relu_back(y, y2), fast.add(y, y2)
-        fast.product(W, B), fast.product(W.T, B.T), fast.hadamard_product(W, draw(W.shape[1]), draw(7), 16)
+        fast.product(W, B), fast.product(W.T, B.T), fast.hadamard_product(W, draw(W.shape[1]), draw(7))
         fast.descend(W, draw(*W.shape), draw(*W.shape), 0.1, 0.9, 0.1, True)
         fast.sign_correlations(at_the_edge(np.zeros(-(-9 * c_out // 8), np.uint8)), 9, c_out, np.dtype(np.float32))
 print("whole")

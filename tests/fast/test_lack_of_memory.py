@@ -80,7 +80,7 @@ CALLS = [
     ("norm_gradients", (delta, x, *vectors[:4])),
     ("norm_forward", (x, *vectors[:3], True)),
     ("norm_back", (delta, x, *vectors)),
-    ("hadamard_product", (draw(5, 9), draw(9), draw(20), 16)),
+    ("hadamard_product", (draw(5, 9), draw(9), draw(20))),
     ("sign_correlations", (np.zeros(90, np.uint8), 80, 9, FLOAT)),
 ]
 

@@ -27,7 +27,7 @@ OPERANDS = {  # {function: ({operand: its shape}, the other arguments)}
     "relu": ({"a": X}, {}),
     "relu_back": ({"delta": X, "y": X}, {}),
     "add": ({"a": X, "b": X}, {"rectify": True}),
-    "hadamard_product": ({"v": (3, 6), "before": (6,), "after": (5,)}, {"order": 8}),
+    "hadamard_product": ({"v": (3, 6), "before": (6,), "after": (5,)}, {}),
     "descend": (dict.fromkeys(["w", "v", "gradient"], (5, 6)), {"lr": 0.1, "momentum": 0.9, "decay": 0.1, "nesterov": True}),
 }  # fmt: skip
 
@@ -144,13 +144,6 @@ def test_geometries_that_cannot_be(function, change):
     arrays, others = drawn(function, 0, np.float32)
     with pytest.raises(ValueError, match=f"^{function}: "):
         getattr(fast, function)(**arrays, **others | change)
-
-
-@pytest.mark.parametrize("order", [0, -8, 3, 12])
-def test_orders_that_no_hadamard_matrix_has(order):
-    arrays, _ = drawn("hadamard_product", 0, np.float32)
-    with pytest.raises(ValueError, match=f"^hadamard_product: order must be a power of two, found {order}$"):
-        fast.hadamard_product(**arrays, order=order)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.int32, ">f4", np.complex64])

@@ -120,11 +120,11 @@ def test_max_pool_against_single_pixels(geometry, batch, seed):
     np.testing.assert_allclose(found, naive_scatter(won.reshape(*won.shape[:3], *rest[0], 2), size, *rest[1:]), rtol=1e-13)
 
 
-@given(st.integers(1, 5), st.integers(1, 300), st.integers(1, 300), st.sampled_from([1, 2, 8, 64, 128, 256]), seeds)
+@given(st.integers(1, 5), st.integers(1, 300), st.integers(1, 300), seeds)
 @modest
-def test_hadamard_product_against_the_matrix_laid_out(m, n, k, order, seed):
+def test_hadamard_product_against_the_matrix_laid_out(m, n, k, seed):
     """Entry (i, j) of Sylvester's matrix is the parity of i & j; small integers make the comparison exact."""
     rng = np.random.default_rng(seed)
     v, before, after = (rng.integers(-3, 4, shape).astype(float) for shape in ((m, n), n, k))
-    h = np.array([[(-1) ** ((i % order) & (j % order)).bit_count() for j in range(k)] for i in range(n)])
-    assert np.array_equal(plain.hadamard_product(v, before, after, order), (v * before) @ h * after)
+    h = np.array([[(-1) ** (i & j).bit_count() for j in range(k)] for i in range(n)])
+    assert np.array_equal(plain.hadamard_product(v, before, after), (v * before) @ h * after)

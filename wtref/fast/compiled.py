@@ -8,7 +8,8 @@ import numpy as np
 
 from wtref.fast import plain
 from wtref.fast.building import library, same_cores
-from wtref.fast.operands import Shapes, check_order
+from wtref.fast.operands import Shapes
+from wtref.noise import power_of_two
 
 REALS = {np.dtype(np.float32): ("float", ctypes.c_float), np.dtype(np.float64): ("double", ctypes.c_double)}
 
@@ -123,13 +124,12 @@ class Compiled:
     def add(self, a, b, rectify=False):
         return self._new(a.shape, a.dtype, "add", *_arrays("add", a.shape, a.dtype, a=a, b=b), rectify, a.size)
 
-    def hadamard_product(self, v, before, after, order):
-        check_order(order)
+    def hadamard_product(self, v, before, after):
         (m, n), k = (len(v), len(before)), len(after)
         (v,) = _arrays("hadamard_product", (m, n), v.dtype, v=v)
         (before,) = _arrays("hadamard_product", (n,), v.dtype, before=before)
         (after,) = _arrays("hadamard_product", (k,), v.dtype, after=after)
-        return self._new((m, k), v.dtype, "hadamard_product", v, before, after, m, n, k, order)
+        return self._new((m, k), v.dtype, "hadamard_product", v, before, after, m, n, k, power_of_two(max(n, k)))
 
     def sign_correlations(self, bits, rows, n, dtype):
         (bits,) = _arrays("sign_correlations", (-(-rows * n // 8),), np.dtype(np.uint8), bits=bits)

@@ -8,7 +8,8 @@ import numpy as np
 
 from wtref.fast import plain
 from wtref.fast.cuda_launches import BLOCK_SIGNS, NULL, THREADS, Launches, check, checked_size, ints, real_dtype, same
-from wtref.fast.operands import Shapes, check_order
+from wtref.fast.operands import Shapes
+from wtref.noise import power_of_two
 
 ROW_BYTES = 32768  # of the longest row that a block of hadamard_product holds in shared memory
 
@@ -143,12 +144,12 @@ class Cuda(Launches):
         check(a.shape == b.shape, a, b)
         return self._elementwise("add", self._store, a.shape, self.stored(a), self.stored(b), np.int32(rectify))
 
-    def hadamard_product(self, v, before, after, order):
-        check_order(order)
+    def hadamard_product(self, v, before, after):
         check(v.shape[1:] == before.shape and after.ndim == 1, v, before, after)
         dtype, n, k = real_dtype((v, before, after)), len(before), len(after)
+        order = power_of_two(max(n, k))
         if order * dtype.itemsize > ROW_BYTES:
-            return plain.hadamard_product(v, before, after, order)
+            return plain.hadamard_product(v, before, after)
         out = self.xp.empty((len(v), k), dtype)
         arguments = *map(self._contiguous, (v, before, after)), *ints(n, k, order), out
         self._kernel(dtype, "hadamard_product")((len(v),), (THREADS,), arguments)

@@ -37,9 +37,3 @@ def output_size(function, images, kernel, stride, padding):
     if min(size) < 1:
         raise ValueError(f"{function}: kernel {kernel}, stride {stride} and padding {padding} do not fit images {images}")
     return size
-
-
-def check_order(order):
-    """Raise ValueError unless the order is a power of two, as Sylvester's construction of a Hadamard matrix needs."""
-    if order < 1 or order & (order - 1):
-        raise ValueError(f"hadamard_product: order must be a power of two, found {order}")

@@ -241,7 +241,7 @@ static void butterflies(const REAL *restrict x, long half, REAL *restrict y) {
     }
 }
 
-/* out = (v before) H after for each row: v (m, n), out (m, k), and H of the given order, tiled to (n, k). */
+/* out = (v before) H after for each row: v (m, n), out (m, k), and the first n rows and k columns of H, of the given order. */
 void hadamard_product(const REAL *restrict v, const REAL *restrict before, const REAL *restrict after, long m, long n,
                       long k, long order, REAL *restrict out) {
 #pragma omp parallel num_threads(thread_limit())
@@ -252,15 +252,13 @@ void hadamard_product(const REAL *restrict v, const REAL *restrict before, const
             if (!buffer) continue;
             REAL *x = buffer, *y = buffer + order;
             memset(x, 0, order * sizeof(REAL));
-            for (long first = 0; first < n; first += order)
-                for (long j = 0; j < MIN(order, n - first); j++) x[j] += v[i * n + first + j] * before[first + j];
+            for (long j = 0; j < n; j++) x[j] = v[i * n + j] * before[j];
             for (long done = 1; done < order; done *= 2) {
                 butterflies(x, order / 2, y);
                 REAL *last = x;
                 x = y, y = last;
             }
-            for (long first = 0; first < k; first += order)
-                for (long j = 0; j < MIN(order, k - first); j++) out[i * k + first + j] = x[j] * after[first + j];
+            for (long j = 0; j < k; j++) out[i * k + j] = x[j] * after[j];
         }
         free(buffer);
     }

@@ -231,18 +231,14 @@ extern "C" __global__ void add_slices_stored(const REAL *parts, int slices, int 
 
 enum { ROW_VALUES = 32768 / sizeof(REAL) };
 
-/* out (m, k) = (v before) H after, one row of v (m, n) per block; H, of an order up to ROW_VALUES, is tiled to (n, k).  */
+/* out (m, k) = (v before) H after, one row of v (m, n) per block, with the first n rows and k columns of H, of an order up to ROW_VALUES.  */
 extern "C" __global__ void __launch_bounds__(THREADS) hadamard_product(
     const REAL *v, const REAL *before, const REAL *after, int n, int k, int order, REAL *out)
 {
     __shared__ REAL x[ROW_VALUES];
     const size_t row = blockIdx.x;
-    for (int j = threadIdx.x; j < order; j += THREADS) {
-        REAL sum = 0;
-        for (int i = j; i < n; i += order)
-            sum += v[row * n + i] * before[i];
-        x[j] = sum;
-    }
+    for (int j = threadIdx.x; j < order; j += THREADS)
+        x[j] = j < n ? v[row * n + j] * before[j] : 0;
     for (int half = 1; half < order; half *= 2) {
         __syncthreads();
         for (int pair = threadIdx.x; pair < order / 2; pair += THREADS) {
@@ -253,5 +249,5 @@ extern "C" __global__ void __launch_bounds__(THREADS) hadamard_product(
     }
     __syncthreads();
     for (int j = threadIdx.x; j < k; j += THREADS)
-        out[row * k + j] = x[j % order] * after[j];
+        out[row * k + j] = x[j] * after[j];
 }
