@@ -21,7 +21,7 @@ from layer_forms import batches, both, channels, fast, plain, seeds
 from wtref import models
 from wtref.activations import ReLU, Tanh
 from wtref.errors import InputError
-from wtref.layers import Conv2d, Flatten, Linear, MaxPool, Sequential
+from wtref.layers import BatchNorm, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool, Residual, Sequential
 from wtref.losses import softmax_cross_entropy
 from wtref.relatives import RULES
 
@@ -202,6 +202,28 @@ def test_pools_want_images():
     for form in (plain, fast):
         with pytest.raises(InputError, match="^pool7: .*was given 4$"):
             form(MaxPool("pool7", 2)).forward(np.zeros((2, 4)))
+        with pytest.raises(InputError, match="^GlobalAvgPool: takes images of any number of channels, was given 4$"):
+            form(GlobalAvgPool()).forward(np.zeros((2, 4)))
+
+
+@both
+@pytest.mark.parametrize("phi", [ReLU, Tanh])
+def test_a_residual_block_wants_branches_of_one_shape(form, phi):
+    """Shapes that NumPy would broadcast, too."""
+    for shape, body, found in (((2, 6, 6, 1), 3, "6x6x3"), ((2, 6, 6, 3), 4, "6x6x4")):
+        layers = [Conv2d("a", shape[3], body, 1), BatchNorm("norm", body)]
+        for layer in layers:
+            ready(layer, np.random.default_rng(0))
+        with pytest.raises(InputError, match=f"^Residual: takes .* {found} from the body and 6x6x{shape[3]} from the shortcut$"):
+            form(Residual(Sequential(*layers), Sequential(), phi())).forward(np.zeros(shape))
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.0, "3", None])
+def test_sizes_that_no_layer_can_have(size):
+    for make, what in ((lambda: Linear("a", size, 3), "n_in"), (lambda: Linear("a", 3, size), "n_out"), (lambda: BatchNorm("a", size), "channels"),
+                       (lambda: Conv2d("a", size, 3, 1), "c_in"), (lambda: Conv2d("a", 3, size, 1), "c_out")):  # fmt: skip
+        with pytest.raises(InputError, match=f"^a: {what} must be an integer of at least 1, found {size!r}$"):
+            make()
 
 
 def test_an_int_means_the_same_both_ways():

@@ -352,6 +352,23 @@ def test_a_network_s_name_of_another_type_is_one_line(name):
         models.build(name, (8, 8, 1), 10)
 
 
+def test_a_network_refuses_a_batch_norm_that_no_error_could_reach():
+    """The first weights have no B; behind them, or without weights above, batch norms learn."""
+    norm, weights = BatchNorm("norm", 3), Linear("a", 3, 3)
+    for layers in ([norm, weights], [models.Residual(models.Sequential(norm, weights), models.Sequential(), ReLU())]):
+        with pytest.raises(InputError, match="^batch norm 'norm' stands before the first weights, which send no error down; put it behind"):
+            models.Network(*layers)
+    assert models.Network(weights, norm).norms == models.Network(norm).norms == [norm]
+
+
+@pytest.mark.parametrize("shape", [(8, 8), 64, None, (8, 8, 1, 1)])
+def test_the_shape_of_what_is_no_image_is_one_line(shape):
+    with pytest.raises(InputError, match=r"^shape must be \(H, W, C\), that of an image, found "):
+        models.build("mlp", shape, 10)
+    with pytest.raises(InputError, match="^hidden must be a tuple of integers, one for each hidden layer, found 500$"):
+        models.Options(hidden=500)
+
+
 def test_a_network_refuses_what_is_no_layer_and_one_layer_in_two_places():
     """Whose backward passes would both use what its last forward pass kept."""
     phi = ReLU()

@@ -11,14 +11,18 @@ import math
 
 from wtref.device import array_module
 from wtref.errors import InputError
-from wtref.geometry import check_fit, in_words, output_size, pairs
+from wtref.geometry import check_branches, check_fit, check_images, in_words, output_size, pairs, sizes
 from wtref.synapses import Synapses
 
 
 class Linear:
-    """y_{l+1} = W y_l + b: the matrix part of eq (1), on rows."""
+    """y_{l+1} = W y_l + b: the matrix part of eq (1), on rows.
+
+    W is (n_out, n_in), drawn with the standard deviation 1 / sqrt(n_in).
+    """
 
     def __init__(self, name, n_in, n_out):
+        n_in, n_out = sizes(name, n_in=n_in, n_out=n_out)
         std = sign_scale = 1 / math.sqrt(n_in)
         self.synapses = Synapses(name, n_in, n_out, bias=True, std=std, sign_scale=sign_scale)
 
@@ -36,10 +40,12 @@ class Linear:
         s.delta = delta if s.keep_delta else None
         s.W_gradient = delta.T @ self.y  # delta_{l+1} y_l^T, which (4), (16) and (17) learn from
         s.b_gradient = delta.sum(axis=0)
+        if s.B is None:
+            return None
         if s.output_error is not None:  # direct feedback: e in the place of delta_{l+1}
             delta = s.direct_error(delta.shape)
             s.B_gradient = self.y.T @ delta
-        return None if s.B is None else delta @ s.B.T  # (2), (3): B_{l+1} delta_{l+1}; phi' is in activations.py
+        return delta @ s.B.T  # (2), (3): B_{l+1} delta_{l+1}; phi' is in activations.py
 
     def check(self, y):
         """Raise InputError unless each row of y has n_in values."""
@@ -56,6 +62,7 @@ class Conv2d:
     def __init__(self, name, c_in, c_out, kernel, stride=1, padding=0, bias=True):
         """kernel, stride, padding: an int or a pair (vertical, horizontal)."""
         self.geometry = self.kernel, self.stride, self.padding = pairs(name, kernel, stride, padding)
+        c_in, c_out = sizes(name, c_in=c_in, c_out=c_out)
         self.c_in, area = c_in, math.prod(self.kernel)
         std, sign_scale = math.sqrt(2 / (area * c_in)), math.sqrt(2 / (area * c_out))
         self.synapses = Synapses(name, area * c_in, c_out, bias=bias, std=std, sign_scale=sign_scale)
@@ -74,7 +81,7 @@ class Conv2d:
         s = self.synapses
         s.delta = delta if s.keep_delta else None
         s.W_gradient = rows(delta).T @ rows(patches(self.y, *self.geometry))  # delta_{l+1} y_l^T, over all positions
-        s.b_gradient = rows(delta).sum(axis=0) if s.bias else None
+        s.b_gradient = None if s.b is None else rows(delta).sum(axis=0)
         if s.B is None:
             return None
         if s.output_error is not None:  # direct feedback: e in the place of delta_{l+1}
@@ -93,7 +100,8 @@ class BatchNorm:
     """
 
     def __init__(self, name, channels, momentum=0.1, epsilon=1e-5):
-        self.name, self.channels, self.momentum, self.epsilon = name, channels, momentum, epsilon
+        (self.channels,) = sizes(name, channels=channels)
+        self.name, self.momentum, self.epsilon = name, momentum, epsilon
 
     def initialise(self, device, rng):
         """gamma = 1, beta = 0, running mean 0 and variance 1."""
@@ -156,9 +164,8 @@ class MaxPool:
 
     def __init__(self, name, kernel, stride=None, padding=0):
         """As of Conv2d; stride: None for that of the kernel; padding: at most half the kernel."""
-        self.name = name
-        self.geometry = pairs(name, kernel, kernel if stride is None else stride, padding)
-        self.kernel, self.stride, self.padding = self.geometry
+        self.name, stride = name, kernel if stride is None else stride
+        self.geometry = self.kernel, self.stride, self.padding = pairs(name, kernel, stride, padding)
         if any(2 * p > k for p, k in zip(self.padding, self.kernel)):  # some windows would hold no value
             raise InputError(f"{name}: padding must be at most half the kernel, {kernel}, found {padding}")
 
@@ -182,6 +189,7 @@ class GlobalAvgPool:
     """The mean over all positions: (N, H, W, C) -> (N, C)."""
 
     def forward(self, y, train=True):
+        check_images("GlobalAvgPool", y)
         self.shape = y.shape
         return y.mean(axis=(1, 2))
 
@@ -228,7 +236,9 @@ class Residual:
 
     def forward(self, y, train=True):
         body, shortcut, phi = self.layers
-        return phi.forward(body.forward(y, train) + shortcut.forward(y, train), train)
+        along_body, along_shortcut = body.forward(y, train), shortcut.forward(y, train)
+        check_branches(along_body, along_shortcut)
+        return phi.forward(along_body + along_shortcut, train)
 
     def backward(self, delta):
         body, shortcut, phi = self.layers

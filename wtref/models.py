@@ -24,7 +24,7 @@ class Network(Sequential):
     with_feedback : the same without the first, which has no feedback path
     norms : every BatchNorm
 
-    Raises InputError if a layer is none, or is in two places.
+    Raises InputError for what is no layer, for one object in two places, and for a batch norm before the first weights.
     """
 
     def __init__(self, *layers):
@@ -50,15 +50,17 @@ class Network(Sequential):
 
 
 def _check_layers(layers):
-    """Raise InputError if one of the layers is none, or is in two places."""
-    seen = set()
-    for layer in layers:
+    """Raise InputError for what is no layer, for one object in two places, and for a batch norm that no error could reach."""
+    seen, first = set(), next((i for i, layer in enumerate(layers) if hasattr(layer, "synapses")), 0)
+    for i, layer in enumerate(layers):
         if inspect.isclass(layer) or not hasattr(layer, "backward"):
             raise InputError(f"the network holds {layer!r}, right would be layers, objects such as wtref.ReLU()")
         if id(layer) in seen:  # its backward passes would both use what its last forward pass kept
             name = getattr(getattr(layer, "synapses", layer), "name", "")
             what = f"{type(layer).__name__} {name}".rstrip()
             raise InputError(f"the network has one object, {what}, in two places; make one for each place")
+        if i < first and isinstance(layer, BatchNorm):
+            raise InputError(f"batch norm {layer.name!r} stands before the first weights, which send no error down; put it behind them")
         seen.add(id(layer))
 
 
@@ -70,8 +72,8 @@ class Options:
         networks, "none" in the others
     activation : "relu", "sigmoid" or "tanh"
     hidden : sizes of an mlp's hidden layers
-    stem : of resnet18 and larger, "cifar" (3x3) or "imagenet" (7x7 stride 2, max-pool); None: the
-        second for images of 64 pixels or more
+    stem : of a residual network, "cifar" (3x3) or "imagenet" (7x7 stride 2, max-pool); None: the
+        second in resnet18 and larger for images of 64 pixels or more
     width : channels of a residual network's first stage; None: as published
     """
 
@@ -81,6 +83,10 @@ class Options:
     stem: str | None = None
     width: int | None = None
 
+    def __post_init__(self):
+        if not isinstance(self.hidden, (tuple, list)):
+            raise InputError(f"hidden must be a tuple of integers, one for each hidden layer, found {self.hidden!r}")
+
 
 def build(name, shape, classes, options=Options()):
     """The network called `name` for images of shape (H, W, C), its arrays not yet drawn.
@@ -88,8 +94,10 @@ def build(name, shape, classes, options=Options()):
     Raises
     ------
     InputError
-        For an unknown name or option.  Images that are too small raise it in the first forward pass.
+        For an unknown name or option, or another shape.  Images that are too small raise it in the first forward pass.
     """
+    if not isinstance(shape, (tuple, list)) or len(shape) != 3:
+        raise InputError(f"shape must be (H, W, C), that of an image, found {shape!r}")
     check_choice("model", name, {**MODELS, **ALIASES})
     return assembled(MODELS[ALIASES.get(name, name)], shape, classes, options)
 

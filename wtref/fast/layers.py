@@ -6,7 +6,7 @@ so each forward pass allows one backward pass.
 """
 
 from wtref import layers
-from wtref.geometry import check_fit
+from wtref.geometry import check_branches, check_fit, check_images
 from wtref.layers import patches, rows
 
 
@@ -156,6 +156,7 @@ class GlobalAvgPool(layers.GlobalAvgPool):
         self.ops = ops
 
     def forward(self, y, train=True):
+        check_images("GlobalAvgPool", y)
         self.shape = y.shape
         return self.ops.average(y)
 
@@ -171,6 +172,7 @@ class Residual(layers.Residual):
     def forward(self, y, train=True):
         body, shortcut, phi = self.layers
         a, b = body.forward(y, train), shortcut.forward(y, train)
+        check_branches(a, b)
         if isinstance(phi, BatchNorm):
             out = phi.forward(a, train, plus=b)
         elif isinstance(phi, ReLU):
