@@ -1,5 +1,7 @@
 """wtref from Python: arrays in, a run out; and what cannot be is one line."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -259,7 +261,8 @@ def test_what_cannot_be_is_one_line(case):
 def test_other_inputs_than_in_training_are_refused():
     run = wtref.fit(LAYERS, **FLOATS, epochs=1)
     for other in (X[:, :5], np.uint8(abs(X)), X[0]):
-        with pytest.raises(InputError, match="as in training"):
+        found = re.escape(f"X is {other.dtype} of shape {other.shape}, right would be floats of shape (N, 6), as in training")
+        with pytest.raises(InputError, match=found):
             run.predict(other)
     assert run.predict(X[:0]).shape == (0,)
     with pytest.raises(InputError, match="X: nan at image 1, right would be finite numbers"):

@@ -73,8 +73,9 @@ class FittedRun:
         feed, images = self._training.feed, as_images(X)
         bytes_or_floats = np.uint8 if feed.dataset.levels else np.floating
         if images.shape[1:] != feed.shape or not np.issubdtype(images.dtype, bytes_or_floats):
-            found, right = f"{images.dtype} of shape {images.shape}", "bytes (uint8)" if feed.dataset.levels else "floats"
-            raise InputError(f"X is {found}, right would be {right} of shape (N, {str(feed.shape)[1:]}, as in training")
+            right, (H, W, C) = "bytes (uint8)" if feed.dataset.levels else "floats", feed.shape
+            shape = f"(N, {W})" if H == C == 1 else f"(N, {H}, {W}, {C})"
+            raise InputError(f"X is {images.dtype} of shape {np.shape(X)}, right would be {right} of shape {shape}, as in training")
         if images.dtype != np.uint8:
             check_finite("X", images)
         parts = [self._outputs(images[start : start + 256]) for start in range(0, len(images), 256)]
