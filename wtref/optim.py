@@ -71,10 +71,10 @@ class Schedule:
 
 
 def aligning_decay(schedule, momentum, left=0.05, least=5e-4, most=0.03):
-    """A weight decay for any rule, under which Kolen-Pollack's B aligns within the run.
+    """The least weight decay from `least` to `most` with which Kolen-Pollack's W - B^T falls to `left` by the end of the run.
 
     W - B^T shrinks by (1 - lambda)^t; with momentum, by exp(-weight_decay sum(lr) / (1 - momentum)) to first order.
-    A run too short for that to fall to `left` under the usual decay, `least`, gets more, but no more than `most`.
+    In a run too short for that, it is `most`.
     """
     enough = math.log(1 / left) / least * (1 - momentum)  # the sum of rates from which on the usual decay does
     total = 0.0

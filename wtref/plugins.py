@@ -31,10 +31,11 @@ loaded: dict[str, str] = {}  # the path of each plug-in that this process has ru
 def rule(name: str) -> Callable[[type[Rule]], type[Rule]]:
     """Register a learning rule: a decorator of a subclass of `wtref.Rule`.
 
-    Parameters: name, by which `fit`, `--rule` and the tables know it; letters, digits, '.', '_' and '-'.
+    Parameters: name, by which `fit`, `--rule` and the tables know it; letters, digits, '.', '_' and '-', not '.' or '-' first.  A name that
+        was registered before stands for the newer class.
     The constructor takes `rng`, a NumPy generator for feedback weights, and perhaps options: `def __init__(self, rng=None, c=0.1)`.
     An option named seed is the run's seed; those of a WeightMirror named rows and window are --mirror-rows and --mirror-window.
-    Raises: InputError for a name that is taken or no plain name, a class that is no rule, or another constructor.
+    Raises: InputError for a name of wtref's own or no plain name, a class that is no rule, or another constructor.
     """
 
     def register(made):
@@ -51,7 +52,7 @@ def model(name: str) -> Callable[[Registered], Registered]:
 
     Parameters: name, by which `fit`, `--model` and the tables know it.
     The function is given shape, (H, W, C) of an image; classes, the number of outputs; and options, a `wtref.Options`.
-    Raises: InputError for a name that is taken or no plain name.
+    Raises: InputError for a name of wtref's own or no plain name, and for what is no function.
     """
     return lambda made: _register("model", name, made, MODELS)
 
@@ -61,7 +62,7 @@ def dataset(name: str) -> Callable[[Registered], Registered]:
 
     Parameters: name, by which `--dataset` and the tables know it.
     The function is given the Path of --data-dir, by default that of wtref's own data sets.  Its arrays are those of `fit`.
-    Raises: InputError for a name that is taken or no plain name.
+    Raises: InputError for a name of wtref's own or no plain name, and for what is no function.
     """
     return lambda made: _register("data set", name, made, IN_MEMORY)
 
@@ -79,7 +80,7 @@ def check_constructor(name, made):
 
 def _register(kind, name, made, registry):
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
-        raise InputError(f"a {kind}'s name consists of letters, digits, '.', '_' and '-', found {name!r}")
+        raise InputError(f"a {kind}'s name consists of letters, digits, '.', '_' and '-', the first not '.' or '-', found {name!r}")
     if name in BUILT_IN[kind]:
         raise InputError(f"there is a {kind} named {name!r} in wtref; choose another name")
     if not callable(made):

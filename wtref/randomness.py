@@ -13,7 +13,7 @@ ORDER = 2  # epoch: the order of the images
 VARIATION = 3  # epoch, and batch or image: the augmentation
 NOISE = 4  # layer, step of mirror mode: independent noise
 ORTHOGONAL_NOISE = 5  # layer, step of mirror mode
-PRETRAINING = 6  # the images and labels of pretraining with noise
+PRETRAINING = 6  # no index: the images and labels of pretraining with noise
 
 
 def generator(seed, stream, *indices):

@@ -104,10 +104,10 @@ class Alignment(WeightMirror):
 
 
 class ActivationAlignment(Alignment):
-    """AA: in mirror mode each feedback cell predicts z = W y from B, and learns from the difference.  (Kunin et al., 2020.)
+    """AA: in mirror mode each feedback cell predicts y_{l+1} = W y_l from B, and learns from the difference.  (Kunin et al., 2020.)
 
-    Delta B = eta y (beta z - 2 alpha B^T y)^T with beta = 2 alpha = 1: the delta rule.  Its fixed point B = W^T is exact, as
-    the difference is zero there for every y: no noise is left, and only recent rows count.  Unlike the weight mirror, it
+    Delta B = eta y_l (beta y_{l+1} - 2 alpha B^T y_l)^T with beta = 2 alpha = 1: the delta rule.  Its fixed point B = W^T is
+    exact, as the difference is zero there for every y_l: no noise is left, and only recent rows count.  Unlike the weight mirror, it
     needs cells that compare the activity they copy with the activity they predict.
     """
 
@@ -118,18 +118,18 @@ class ActivationAlignment(Alignment):
 
     def mirror(self, s):
         """One step of mirror mode."""
-        y, M = self.noise(s), self.rows_of(s)
-        z = y @ s.W.T
-        s.B += 1 / (M + s.n_in) * ((z - y @ s.B).T @ y).T  # eta = 1 / (M + n) keeps every direction stable
+        y_l, M = self.noise(s), self.rows_of(s)
+        y_next = y_l @ s.W.T
+        s.B += 1 / (M + s.n_in) * ((y_next - y_l @ s.B).T @ y_l).T  # eta = 1 / (M + n) keeps every direction stable
 
 
 class InformationAlignment(Alignment):
-    """IA: in mirror mode B learns to reconstruct y from z = W y, under decay.  (Kunin et al., 2020.)
+    """IA: in mirror mode B learns to reconstruct y_l from y_{l+1} = W y_l, under decay.  (Kunin et al., 2020.)
 
-    Delta B = eta (alpha y z^T - 2 beta (B z) z^T - 2 gamma B) with alpha = 2, beta = gamma = 1.  Under white noise B settles at
-    W^T (W W^T + I)^{-1}, a regularised pseudo-inverse of W: its matrix angle does not go to 0.  Along an eigenvector of W W^T
-    with the eigenvalue v, the distance from there shrinks by the fraction (1 + v) / (1 + |W W^T|) a step, |.| the Frobenius norm:
-    more slowly in wider layers, where the norm is larger and v about the same.
+    Delta B = eta (alpha y_l y_{l+1}^T - 2 beta (B y_{l+1}) y_{l+1}^T - 2 gamma B) with alpha = 2, beta = gamma = 1.  Under white
+    noise B settles at W^T (W W^T + I)^{-1}, a regularised pseudo-inverse of W: its matrix angle does not go to 0.  Along an
+    eigenvector of W W^T with the eigenvalue v, the distance from there shrinks by the fraction (1 + v) / (1 + |W W^T|) a step, |.|
+    the Frobenius norm: more slowly in wider layers, where the norm is larger and v about the same.
     """
 
     def before_training(self, s):
@@ -138,11 +138,11 @@ class InformationAlignment(Alignment):
 
     def mirror(self, s):
         """One step of mirror mode."""
-        y, M = self.noise(s), self.rows_of(s)
-        z = y @ s.W.T
-        zz = z.T @ z
-        eta = 1 / ((zz * zz).sum() ** 0.5 + M)  # stable: the Frobenius norm is at least the largest eigenvalue
-        s.B += eta * ((z.T @ y - zz @ s.B.T).T - M * s.B)
+        y_l, M = self.noise(s), self.rows_of(s)
+        y_next = y_l @ s.W.T
+        C = y_next.T @ y_next
+        eta = 1 / ((C * C).sum() ** 0.5 + M)  # stable: the Frobenius norm is at least the largest eigenvalue
+        s.B += eta * ((y_next.T @ y_l - C @ s.B.T).T - M * s.B)
 
 
 class SymmetricAlignment(Rule):

@@ -19,6 +19,7 @@ delta_{l+1} themselves, and not only this product, asks for them in `connect` (s
 """
 
 import math
+from numbers import Real
 
 from wtref.errors import InputError, check_integer
 from wtref.noise import independent_signs
@@ -134,12 +135,12 @@ class WeightMirror(Rule):
         super().__init__(rng)
         if rows is not None:
             check_integer("rows", rows, least=1)
-        if not 0 < window < math.inf:
+        if not isinstance(window, Real) or not 0 < window < math.inf:
             raise InputError(f"window must be a number above 0, found {window!r}")
         self.rows, self.window, self.seed = rows, window, check_integer("seed", seed, least=0)
 
     def before_training(self, s):
-        """Mirror mode before the first example: B becomes the plain average over S / 2 rows."""
+        """Mirror mode before the first example: B becomes the plain average over window n_in / 2 rows, S / 2 at eta_W = 0.1."""
         M = self.rows_of(s)
         for t in range(1, 1 + math.ceil(self.window * s.n_in / M / 2)):
             self.mirror(s, eta_B=1 / (t * M))

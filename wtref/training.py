@@ -17,7 +17,7 @@ def train_step(network, rule, sgd, loss, images, labels, step):
 
     Parameters: network (models.py), rule (rules.py), sgd (optim.py), loss (losses.py); images (N, H, W, C) and
         labels (N,), arrays on the network's device; step, the number of steps before this one.
-    Returns: the loss, a 0-d array, and the logits (N, classes), both from before the update.
+    Returns: the loss, a NumPy scalar or 0-d array, and the logits (N, classes), both from before the update.
     """
     logits = network.forward(images)  # (1)
     value, error = loss(logits, labels)
@@ -106,7 +106,7 @@ class Training:
 
     @np.errstate(over="ignore", invalid="ignore")  # flush reports them
     def step(self, images, labels):
-        """One step on a batch; returns its loss, a 0-d array, and logits.  A batch without images changes nothing."""
+        """One step on a batch; returns its loss, a NumPy scalar or 0-d array, and logits.  A batch without images changes nothing."""
         if self.total(len(labels)) == [0.0]:
             logits = self.network.forward(images, train=False)
             return logits.sum(), logits
@@ -130,9 +130,9 @@ class Training:
         """Add up the losses of the latest steps; raise Diverged if one of them is NaN or infinite."""
         if not self.pending:
             return
-        losses, wrong, seen = zip(*self.pending)
-        losses, wrong = (to_host(array_module(x[0]).stack(x)) for x in (losses, wrong))
-        totals = np.reshape(self.total(*losses, *wrong, *seen), (3, -1)).T
+        losses, errors, counts = zip(*self.pending)
+        losses, errors = (to_host(array_module(x[0]).stack(x)) for x in (losses, errors))
+        totals = np.reshape(self.total(*losses, *errors, *counts), (3, -1)).T
         for i, (loss, wrong, seen) in enumerate(totals, start=self.position - len(self.pending)):
             if not np.isfinite(loss):
                 raise Diverged(f"the loss became {loss} {self._where(i)}")

@@ -49,7 +49,7 @@ LIMITS = {  # the range of each number on the command line, by the name of its f
     "bucket_mib": Range(0, 1_000_000, above=True),
     "wait_limit": Range(0, 1_000_000, above=True),
     "check_copies": Range(0, 2**31 - 1),
-    "mirror_window": Range(0, 10_000, above=True),  # B learns from so many rows before training begins
+    "mirror_window": Range(0, 10_000, above=True),  # B learns from half as many rows times n_in before training begins
     "mirror_rows": Range(1, 2**24),
     "noise_steps": Range(0, 1_000_000),
     "seeds": Range(1, 10_000),

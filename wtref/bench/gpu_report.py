@@ -19,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from wtref.device import open_device
 from wtref.errors import InputError, Unsaved
 from wtref.files import make_folder, write_json, write_text
 from wtref.installation import IS_CLONE, PACKAGE
@@ -171,8 +172,7 @@ def _remaining_output(process):
 
 def _machine(device):
     """The GPU, and the versions of its driver, Python and PACKAGES."""
-    import cupy
-
+    cupy = open_device(device).xp
     which = cupy.cuda.Device(int(device.partition(":")[2] or 0))
     properties = cupy.cuda.runtime.getDeviceProperties(which.id)
     installed = {d.metadata["Name"]: d.version for d in metadata.distributions()}

@@ -46,10 +46,10 @@ class Config:
     epochs: int = _option(20, "passes over the training images")
     batch_size: int = _option(32, "images per step; a single last image joins the step before")
     lr: float = _option(0.1, "learning rate eta_W after warm-up")
-    momentum: float = _option(0.9, "momentum of W, b and, under KP, DKP and PFA, feedback weights")
+    momentum: float = _option(0.9, "momentum of W, b, batch norms and, under KP, DKP and PFA, feedback weights")
     nesterov: bool = _option(False, "Nesterov's form of momentum")
     weight_decay: float | None = _option(None, "decay of W and, under KP, DKP and PFA, feedback weights; the paper's lambda is lr times this",
-                                         otherwise="the least from 5e-4 up with which, under KP, W - B^T falls to 5 % by the end of the run; at most 0.03")  # fmt: skip
+                                         otherwise="between 5e-4 and 0.03, the least with which, under KP, W - B^T falls to 5 % by the end of the run")  # fmt: skip
     schedule: str = _option("cosine", "learning rate over time", SCHEDULES)
     warmup: float = _option(0.05, "fraction of the steps over which the learning rate climbs")
     milestones: tuple[float, ...] = _option((0.5, 0.75), "where schedule step divides by 10, as fractions of the steps")
@@ -57,7 +57,7 @@ class Config:
     norm: str | None = _option(None, "batch norm before or after the activation", NORMS, otherwise="before in resnets")
     activation: str = _option("relu", "nonlinearity phi", ACTIVATIONS)
     hidden: tuple[int, ...] = _option((500,), "sizes of an mlp's hidden layers")
-    stem: str | None = _option(None, "first layers of resnet18 and larger", STEMS, otherwise="by image size")
+    stem: str | None = _option(None, "first layers of a residual network", STEMS, otherwise="by image size")
     crop: int = _option(0, "augmentation: zeros around an image, in pixels, from which a random window is cut")
     flip: bool | None = _option(None, "augmentation: mirror half of the images, left to right", otherwise="only with --dataset folder")
     rotate: float = _option(0.0, "augmentation: largest random rotation, in degrees")

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 
 from wtref.installation import PACKAGE
+from wtref.rules import PAPER
 from wtref.runs.config import Config
 from wtref.runs.presets import PRESETS
 
-PAPER = ("bp", "fa", "ss", "wm", "kp")
 COMPARED = (*PAPER, "frozen")
 RELATED = (*PAPER, "om", "frsf", "brsf", "dfa", "dkp", "aa", "pfa", "ia", "frozen")
 

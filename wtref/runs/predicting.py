@@ -18,7 +18,7 @@ def probabilities(logits):
 class Predictor:
     """A run's trained network for image files, which are prepared as in evaluation."""
 
-    def __init__(self, run, checkpoint="best", device="auto"):
+    def __init__(self, run, checkpoint="last", device="auto"):
         """run: a Run; checkpoint: "best" or "last"; device: a name."""
         trained = Trained(run, checkpoint, device)
         self.device, self.network, self.normalise = trained.device, trained.fast, trained.normalise

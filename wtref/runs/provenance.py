@@ -2,13 +2,12 @@
 
 import hashlib
 import platform
-from pathlib import Path
 
 import numpy as np
 
 import wtref
+from wtref.installation import PACKAGE
 
-PACKAGE = Path(__file__).parents[1]
 LANGUAGES = {".py", ".c", ".cu"}
 
 

@@ -16,6 +16,7 @@ from statistics import mean, stdev
 from wtref.angles import mean_angle, measured
 from wtref.files import make_folder, write_lines, write_text
 from wtref.runs import course, figures
+from wtref.runs.colours import label
 from wtref.runs.drawing import save
 from wtref.text import columns, counted, printable, spread, wrapped
 
@@ -29,8 +30,8 @@ MEANINGS = (
 )
 CONTROL = "frozen: hidden weights never learn; a gain over it is due to hidden layers\n"
 DIFFERENCES = "accuracy minus BP's with the same seed, mean ± standard error over seeds: "
-NAMED = 12  # missing runs that a message names
-NAMED_LAYERS = 4  # without a delta angle that a line names
+NAMED_RUNS = 12  # missing runs that a message names
+NAMED_LAYERS = 4  # layers without a delta angle that a line names
 CAPTIONS = {
     "test-error.png": "Test error per epoch: the mean over seeds, in a band from the best seed to the worst.",
     "depth.png": "Alignment against depth at the last epoch: a point per layer, the first layer on the left; numbers: the last layer's.",
@@ -85,12 +86,12 @@ def _foot(experiment, configs, lines):
 
 def _differences_in_words(lines):
     """Each rule's accuracy minus backprop's with the same seed, where at least two seeds are common to both."""
-    errors = {(line["rule"], line["seed"]): line["test_error"] for line in _last(lines)} if lines else {}
+    errors = {(line["rule"], line["seed"]): line["test_error"] for line in last_lines(lines)}
     found = []
     for rule in dict.fromkeys(rule for rule, _ in errors if rule != "bp"):
         gains = [errors["bp", seed] - error for (name, seed), error in errors.items() if name == rule and ("bp", seed) in errors]
         if gains[1:]:
-            found.append(f"{figures.label(rule)}~{mean(gains):+.2f}~±~{stdev(gains) / math.sqrt(len(gains)):.2f}")
+            found.append(f"{label(rule)}~{mean(gains):+.2f}~±~{stdev(gains) / math.sqrt(len(gains)):.2f}")
     text = wrapped(DIFFERENCES + ", ".join(found)).replace("~", " ")  # no line ends within an item
     return f"{text}\n" if found else ""
 
@@ -99,11 +100,11 @@ def _unmeasured_in_words(lines):
     """For each rule, the layers without a delta angle at the last epoch, and whether its own delta is zero there or backprop's."""
     text = ""
     for rule in dict.fromkeys(line["rule"] for line in lines):
-        ratios = [item for line in _last([x for x in lines if x["rule"] == rule]) for item in line.get("delta_ratios", {}).items()]
+        ratios = [item for line in last_lines([x for x in lines if x["rule"] == rule]) for item in line.get("delta_ratios", {}).items()]
         if zero := list(dict.fromkeys(name for name, ratio in ratios if ratio == 0)):
-            text += f"{figures.label(rule)}: no delta angle in {_shortened(zero, NAMED_LAYERS)}: δ is zero there\n"
+            text += f"{label(rule)}: no delta angle in {_shortened(zero, NAMED_LAYERS)}: δ is zero there\n"
         if unknown := list(dict.fromkeys(name for name, ratio in ratios if math.isnan(ratio))):
-            text += f"{figures.label(rule)}: no delta angle in {_shortened(unknown, NAMED_LAYERS)}: backprop's δ is zero there\n"
+            text += f"{label(rule)}: no delta angle in {_shortened(unknown, NAMED_LAYERS)}: backprop's δ is zero there\n"
     return text
 
 
@@ -119,7 +120,7 @@ def missing_in_words(configs, lines):
     missing = [f"{config.rule} seed {config.seed}" for config in configs if (config.rule, config.seed) not in finished]
     if not missing:
         return ""
-    return f"{len(configs) - len(missing)} of {len(configs)} runs finished; missing: {_shortened(missing, NAMED)}"
+    return f"{len(configs) - len(missing)} of {len(configs)} runs finished; missing: {_shortened(missing, NAMED_RUNS)}"
 
 
 def table(experiment, configs, lines):
@@ -134,20 +135,20 @@ def table(experiment, configs, lines):
 
 
 def _row(rule, mine):
-    last = _last(mine)
+    last = last_lines(mine)
     accuracies = [100 - line["test_error"] for line in last]
     matrix, worst = _angles(line["matrix_angles"] for line in last)
     delta, _ = _angles(line["delta_angles"] for line in last)
     local, _ = _angles(line.get("local_delta_angles", {}) for line in last)
     update, _ = _angles({"update": line.get("update_angle", math.nan)} for line in last)
     seconds = sum(line["seconds"] for line in mine) / len(last)
-    return figures.label(rule), spread(accuracies), matrix, worst, delta, local, update, f"{seconds:.1f}", str(len(last))
+    return label(rule), spread(accuracies), matrix, worst, delta, local, update, f"{seconds:.1f}", str(len(last))
 
 
-def _last(mine):
+def last_lines(lines):
     """The lines of the last epoch."""
-    end = max(line["epoch"] for line in mine)
-    return [line for line in mine if line["epoch"] == end]
+    end = max((line["epoch"] for line in lines), default=0)
+    return [line for line in lines if line["epoch"] == end]
 
 
 def _angles(by_seed):

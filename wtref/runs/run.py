@@ -251,4 +251,4 @@ class Run:
 def check_name(name):
     """Raise InputError unless this is a plain file name."""
     if not re.fullmatch(r"\w[\w.-]*", name):
-        raise InputError(f"log name {name!r} is not a plain file name; use letters, digits, '.', '_' and '-'")
+        raise InputError(f"log name {name!r} is not a plain file name; use letters, digits, '.', '_' and '-', the first not '.' or '-'")

@@ -9,6 +9,7 @@ from wtref.angles import mean_angle
 from wtref.files import make_folder, write_text
 from wtref.runs.colours import label
 from wtref.runs.drawing import available, save
+from wtref.runs.report import last_lines
 from wtref.text import columns, spread, wrapped
 
 
@@ -60,11 +61,6 @@ def _table(lines, heading, cell):
         lasts = [last_lines([line for line in found if line["rule"] == rule]) for rule in rules]
         rows.append((part[skipped:], *(cell(last) if last else "–" for last in lasts)))
     return columns(rows, str.rjust)
-
-
-def last_lines(lines):
-    """The lines of the last epoch."""
-    return [line for line in lines if line["epoch"] == max(line["epoch"] for line in lines)]
 
 
 def _angle(last, entry):

@@ -19,7 +19,7 @@ from wtref.runs.tensorboard import event_writer
 from wtref.text import counted, wrapped
 
 CHANGEABLE = {spec.name for spec in fields(Config) if spec.metadata["changeable"]}
-COMPARED = {"rule", "rule_option", "seed"}  # the fields in which runs that are compared differ
+VARIED = {"rule", "rule_option", "seed"}  # the fields in which runs that are compared differ
 
 
 def train(config, run=None, name=None, group=SINGLE):
@@ -118,7 +118,7 @@ def resumed_config(run, given):
 
 def recipe(config):
     """{field: value} of a Config that runs under several rules and seeds have in common where they are compared."""
-    return {name: value for name, value in vars(config).items() if name not in COMPARED | CHANGEABLE}
+    return {name: value for name, value in vars(config).items() if name not in VARIED | CHANGEABLE}
 
 
 def check_recipe(run, config):

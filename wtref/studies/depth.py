@@ -9,7 +9,8 @@ from wtref.runs.colours import label, palette
 from wtref.runs.drawing import label_ends, subplots
 from wtref.runs.experiments import DIGITS, Experiment
 from wtref.runs.figures import EXACT
-from wtref.runs.series import Series, last_lines
+from wtref.runs.report import last_lines
+from wtref.runs.series import Series
 
 # At the learning rate of the residual networks, 0.1, backprop itself fails in 16 hidden layers: 56 % where this recipe reaches 97 %.
 MLP = {**DIGITS, "model": "mlp", "norm": "before", "epochs": 20, "lr": 0.02}
