@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,22 @@ MLP = "--model mlp --hidden 8 --device cpu --epochs 1".split()
 SMALL = "train --model mlp --hidden 6 --batch-size 100 --device cpu --threads 1 --dtype float64 --rule wm".split()
 FOLDER = "train --dataset folder --image-size 16 --model resnet8 --batch-size 6 --device cpu --threads 1".split()
 TIMES = ("seconds", "images_per_second", "waiting_ms_per_step", "processes")  # of a record, which differ between runs
+
+# The rank argv[1] sends itself the signal argv[2] before its fourth step; the other arguments are for wtref.
+SIGNALLED = """
+import os, signal, sys
+from wtref.cli import main as cli
+from wtref.runs import prepare
+from wtref.distributed.training import DistributedTraining
+rank, number = int(sys.argv[1]), getattr(signal, sys.argv[2])
+class Signalled(DistributedTraining):
+    def step(self, *batch):
+        if self.group.rank == rank and self.position == 3:
+            os.kill(os.getpid(), number)
+        return super().step(*batch)
+prepare.DistributedTraining = Signalled
+raise SystemExit(cli.main(sys.argv[3:]))
+"""
 
 needs_mpi = pytest.mark.skipif(
     MPIEXEC is None or importlib.util.find_spec("mpi4py") is None,
@@ -69,6 +86,17 @@ def fails(command, code):
     assert done.returncode == code, done.stderr
     assert "epoch" not in done.stdout and "Traceback" not in done.stderr and nothing_left(Path.cwd())
     return done.stderr.splitlines()
+
+
+def process_ids(lines, processes):
+    """{rank: process id} of so many processes, from the lines of a training's standard output, of which no more are read than needed."""
+    text = ""
+    for line in lines:
+        text = " ".join([text, *line.split()])  # a long line is wrapped
+        found = {int(rank): int(pid) for rank, pid in re.findall(r"(\d+) is (\d+)", text)}
+        if len(found) == processes:
+            return found
+    raise AssertionError(f"no process ids of {processes} ranks in: {text}")
 
 
 def messages(stderr):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launching import ROOT, RUN_PY, messages, needs_mpi
+from launching import ROOT, RUN_PY, messages, needs_mpi, process_ids
 from programs import wait_until
 from slurm import cluster, needs_slurm
 from wtref.runs import checkpoints
@@ -50,8 +50,12 @@ def output(job):
 def wait_for_epoch(job):
     """Wait until the job has trained for an epoch since its latest start; returns the process ids of its ranks."""
     path = Path(f"slurm-{job}.out")
-    wait_until(lambda: path.exists() and "\nepoch " in path.read_text().rpartition("by process id")[2])
-    return dict(re.findall(r"(\d) is (\d+)", output(job).rpartition("by process id")[2]))
+
+    def since_start():
+        return path.read_text().rpartition("\nranks on ")[2]
+
+    wait_until(lambda: path.exists() and "\nepoch " in since_start())
+    return process_ids(since_start().splitlines(), 2)
 
 
 def progress():
@@ -92,7 +96,7 @@ def test_at_its_time_limit_the_job_saves_the_run_and_is_requeued_to_go_on_with_i
 def test_a_killed_rank_is_named_and_ends_the_job_for_good(here, slurm):
     job = slurm.submit(script(ENDLESS))
     pids = wait_for_epoch(job)
-    os.kill(int(pids["0"]), signal.SIGKILL)
+    os.kill(pids[0], signal.SIGKILL)
     assert slurm.wait_for(job, "FAILED", seconds=30) == "137:0"
     assert "srun: error: node1: task 0: Killed" in output(job)
     assert progress()[0] > 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launching import MPIEXEC, RUN_PY, SMALL, messages, mpiexec, needs_mpi, nothing_left, run, start, write_program
+from launching import MPIEXEC, RUN_PY, SMALL, messages, mpiexec, needs_mpi, nothing_left, process_ids, run, start, write_program
 
 pytestmark = [needs_mpi, pytest.mark.slow]
 
@@ -42,10 +42,10 @@ def test_a_program_that_never_calls_mpi_is_not_waited_for_for_ever(here):
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no /dev/shm here")
 def test_a_killed_run_leaves_no_shared_memory(here):
     started = start(mpiexec(2, RUN_PY, *SMALL, "--epochs", "900"))
-    pids = re.findall(r"\d is (\d+)", next(line for line in started.stdout if "by process id" in line))
-    maps = Path(f"/proc/{pids[0]}/maps").read_text()
+    pids = process_ids(started.stdout, 2).values()
+    maps = Path(f"/proc/{min(pids)}/maps").read_text()
     names = set(re.findall(r"(/dev/shm/mpich_shm_\w+)(?: \(deleted\))?$", maps, re.MULTILINE))
     for pid in pids:
-        os.kill(int(pid), signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
     started.communicate(timeout=60)
     assert names and not any(Path(name).exists() for name in names)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from launching import FOLDER, RUN_PY, SMALL, assert_same_run, fails, image_folder, mpiexec, needs_mpi, records, run, start, train
-from programs import wait_until
+from launching import (
+    FOLDER, RUN_PY, SIGNALLED, SMALL, assert_same_run, fails, image_folder, messages, mpiexec, needs_mpi, records, run, train, write_program
+)  # fmt: skip
 from wtref.runs.run import Run
 
 pytestmark = [needs_mpi, pytest.mark.slow]
@@ -18,13 +19,9 @@ pytestmark = [needs_mpi, pytest.mark.slow]
 
 def test_a_run_can_be_resumed_with_another_number_of_processes(here):
     train(1, "--epochs", "3", "--log-name", "whole")
-    command = mpiexec(3, RUN_PY, *SMALL, "--epochs", "3", "--log-name", "parts", "--save-every", "4")
-    started = start(command)
-    wait_until(Path("runs/parts/last.npz").exists)
-    started.send_signal(signal.SIGTERM)
-    _, stderr = started.communicate(timeout=30)
-    stopped = started.returncode == 128 + signal.SIGTERM
-    assert stopped and stderr.count("stopped in epoch") == 1 or started.returncode == 0
+    done = run(mpiexec(3, write_program(SIGNALLED), 1, "SIGTERM", *SMALL, "--epochs", "3", "--log-name", "parts"))
+    assert done.returncode == 128 + signal.SIGTERM
+    assert [line.partition(";")[0] for line in messages(done.stderr)] == ["wtref: stopped in epoch 1, after step 4 of 15"]
     train(2, "--epochs", "3", "--resume", "parts")
     assert_same_run("whole", "parts")
     about = json.loads(Path("runs/parts/config.json").read_text())

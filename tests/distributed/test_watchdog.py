@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from launching import MPIEXEC, RUN_PY, SMALL, assert_same_run, mpiexec, needs_mpi, nothing_left, start, train
+from launching import MPIEXEC, RUN_PY, SMALL, assert_same_run, mpiexec, needs_mpi, nothing_left, process_ids, start, train
 from programs import wait_until
 from wtref.runs import checkpoints
 
@@ -56,16 +56,15 @@ def test_ten_kills_at_random_moments_name_the_rank_and_leave_a_run_that_ends_wit
     for kill in range(10):
         command = mpiexec(2 + kill % 2, RUN_PY, *SMALL, *flags, "--save-every", "1", option, "killed")
         started = start(command)
-        line = next(line for line in started.stdout if "by process id" in line)
-        victim = rng.choice(re.findall(r"(\d+) is (\d+)", line))
+        rank, pid = rng.choice(list(process_ids(started.stdout, 2 + kill % 2).items()))
         if kill == 0:
             wait_until(last.exists)
         time.sleep(rng.uniform(0, 0.15))
-        os.kill(int(victim[1]), signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
         killed = time.monotonic()
         output = "".join(started.communicate(timeout=30))
         assert time.monotonic() - killed < 30 and started.returncode != 0
-        assert named(output) == [victim] and output.count("wtref: ") == 1 and "Traceback" not in output
+        assert named(output) == [(str(rank), str(pid))] and output.count("wtref: ") == 1 and "Traceback" not in output
         assert nothing_left(here)
         checkpoints.read(last)
         option = "--resume"
@@ -79,8 +78,7 @@ def test_of_several_nodes_no_rank_is_named_wrongly(here):
     nodes = ["-launcher", "fork", "-hosts", "127.0.0.2,127.0.0.3"]  # two nodes for MPICH
     command = mpiexec(2, RUN_PY, *SMALL, "--epochs", "900", "--log-name", "killed")
     started = start([MPIEXEC, *nodes, *command[1:]])
-    line = next(line for line in started.stdout if "by process id" in line)
-    os.kill(int(re.search(r"1 is (\d+)", line)[1]), signal.SIGKILL)
+    os.kill(process_ids(started.stdout, 2)[1], signal.SIGKILL)
     output = "".join(started.communicate(timeout=30))
     assert started.returncode != 0 and "wtref: " not in output
     assert nothing_left(here)
