@@ -4,8 +4,8 @@ Debian's packages slurmctld, slurmd, slurm-client and munge suffice: the two slu
 """
 
 import contextlib
-import getpass
 import os
+import pwd
 import re
 import shutil
 import socket
@@ -17,7 +17,7 @@ import pytest
 from programs import wait_until
 
 PATH = f"{os.environ['PATH']}{os.pathsep}/usr/sbin{os.pathsep}/sbin"  # where Debian puts daemons
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "squeue", "scontrol")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "squeue", "scontrol", "sinfo")
 
 needs_slurm = pytest.mark.skipif(
     not all(shutil.which(program, path=PATH) for program in PROGRAMS),
@@ -58,7 +58,7 @@ def cluster(folder):
     """A context in which the daemons run; yields the Cluster.  At its end all jobs are cancelled and all daemons ended."""
     configuration, key = folder / "slurm.conf", folder / "munge.key"
     host = socket.gethostname().partition(".")[0]
-    configuration.write_text(CONFIGURATION.format(folder=folder, host=host, user=getpass.getuser(), ports=_free_ports(3)))
+    configuration.write_text(CONFIGURATION.format(folder=folder, host=host, user=_user(), ports=_free_ports(3)))
     for name in ("state", "node1", "node2"):
         (folder / name).mkdir()
     key.write_bytes(os.urandom(64))
@@ -76,7 +76,7 @@ def cluster(folder):
         try:
             yield found
         finally:
-            found.call("scancel", "--user", getpass.getuser())
+            found.call("scancel", "--user", _user())
             wait_until(lambda: not found.call("squeue", "-h"))
 
 
@@ -91,6 +91,11 @@ def _daemon(command, folder):
     finally:
         process.terminate()
         process.wait(timeout=60)
+
+
+def _user():
+    """The name of this process's user, whatever $LOGNAME and $USER say."""
+    return pwd.getpwuid(os.getuid()).pw_name
 
 
 def _free_ports(count):

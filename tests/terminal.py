@@ -24,7 +24,7 @@ def on_terminal(*argv, columns=80):
     """(exit code, all that run.py writes to a terminal)."""
     keyboard, screen = pty.openpty()
     fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"TERM": "xterm"}
+    environment = os.environ | {"TERM": "xterm"}
     own = {"env": environment, "start_new_session": True}
     process = subprocess.Popen([sys.executable, RUN_PY, *map(str, argv)], stdin=screen, stdout=screen, stderr=screen, **own)
     os.close(screen)

@@ -99,7 +99,8 @@ def test_the_first_step_compiles_what_all_others_use(taken, tmp_path):
     """Here the GPU's kernels are missing, and the step says which and why."""
     step = gpu_report.steps(tmp_path, "cuda:7")[0]
     failed, found, _ = taken(step)
-    lines = found["steps"][0]["output"].splitlines()
+    output = found["steps"][0]["output"].splitlines()
+    lines = [line for line in output if not line.startswith("wtref: compiling")]  # on a machine that has not compiled them yet
     assert failed == 1 and len(lines) == 6
     for kind in ("cuda:7, float64, float32", "cuda:7, float32, float32", "cuda:7, float32, tf32", "cuda:7, float32, bf16"):
         assert any(re.match(rf"{kind} products, \d+ s: --device cuda", line) for line in lines), kind

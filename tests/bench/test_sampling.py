@@ -15,10 +15,21 @@ def busy(seconds=0.01):
 
 
 def test_the_profile_finds_a_busy_function(monkeypatch):
+    """The times add up to the mean time of a step, which lies between those that a clock within and one outside shows."""
     monkeypatch.setitem(sampling.CATEGORIES, f"{__name__}.busy", "spinning")
-    found = sampling.thread_times(busy, seconds=0.3)
+    within = []
+
+    def step():
+        within.append(time.perf_counter())
+        busy()
+        within.append(time.perf_counter())
+
+    start = time.perf_counter()
+    found = sampling.thread_times(step, seconds=0.3)
+    end, steps = time.perf_counter(), len(within) / 2
     assert found["spinning"] > 0.8 * sum(found.values())
-    assert 10 <= sum(found.values()) < 20
+    assert 1000 * (within[-1] - within[0]) / steps <= sum(found.values()) * (1 + 1e-9)
+    assert sum(found.values()) * (1 - 1e-9) <= 1000 * (end - start) / steps
 
 
 def test_the_profile_counts_workers_while_the_main_thread_waits(monkeypatch):

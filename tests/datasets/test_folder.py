@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -338,18 +339,27 @@ def test_no_more_than_the_batches_ahead_are_loaded(workers):
     assert len(started) == (7 + AHEAD) * size
 
 
-def test_what_waits_is_given_up_when_the_caller_leaves():
-    started = []
+def test_what_waits_is_given_up_when_the_caller_leaves(monkeypatch):
+    started, left = [], threading.Event()
+
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, **how):
+            super().shutdown(wait=False, **how)
+            left.set()
+            super().shutdown()
 
     def load(index):
         started.append(index)
-        time.sleep(0.05 if index >= 20 else 0)
+        if index >= 20:
+            left.wait()
         return np.zeros(1, np.uint8)
 
+    monkeypatch.setattr("wtref.datasets.folder.ThreadPoolExecutor", Pool)
     decoded = decode_ahead(load, (np.arange(20) + 20 * k for k in itertools.count()), (1,), workers=2)
     next(decoded)
     decoded.close()
-    assert len(started) < 20 + 20  # of the 40 ahead
+    assert len(started) <= 20 + 2 * PIECE  # of the 40 ahead, those that the two threads had begun
+    assert no_threads_left()
 
 
 def wait_until(holds, seconds=20):

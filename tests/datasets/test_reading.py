@@ -188,7 +188,7 @@ def test_ten_thousand_mutated_files_give_an_array_or_bad_image(monkeypatch):
     files, read, bad, slowest = seeds_for_fuzzing(), 0, 0, 0.0
     for k in range(10_500):
         current[:] = [mutate(files[k % len(files)], rng)]
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             if k % 3:
                 view = random_view("name", 8, True, 0.4 * (k % 2), np.random.default_rng(k))
@@ -200,6 +200,6 @@ def test_ten_thousand_mutated_files_give_an_array_or_bad_image(monkeypatch):
         else:
             assert view.shape == (8, 8, 3) and view.dtype == np.uint8
             read += 1
-        slowest = max(slowest, time.perf_counter() - start)
+        slowest = max(slowest, time.process_time() - start)
     assert min(read, bad) > 1000
     assert slowest < 5  # no hang, on however busy a machine

@@ -125,7 +125,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_server_that(fault, server, tmp_path):
     server.behave, kept, *wanted = FAULTS[fault]
-    timeout = 0.3 if "stall" in fault or "drips" in fault else 5
+    timeout = 1 if "stall" in fault or "drips" in fault else 5
     line = refused(lambda: get(tmp_path, timeout=timeout), *wanted)
     assert line.startswith(f"things: {server.url}data.bin ") and "run it again" in line
     assert f"download data.bin from {server.url} by hand into {server.file.parent}" in line

@@ -3,7 +3,6 @@
 import re
 import shutil
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -112,9 +111,7 @@ def test_an_error_on_one_rank_ends_all_and_names_it_once(here):
     image_folder(here / "data", count=12)
     (here / "data/train/b/11.png").write_bytes(b"no image")
     command = mpiexec(3, RUN_PY, *FOLDER, "--data-dir", "data", "--epochs", "1")
-    start = time.monotonic()
     done = run(command, seconds=40)
-    assert time.monotonic() - start < 30
     assert done.returncode == 2
     assert messages(done.stderr) == [
         line for line in done.stderr.splitlines() if re.match(r"wtref: rank [012]: data/train/b/11.png is no image", line)

@@ -166,10 +166,12 @@ HOSTILE = {
 
 @pytest.fixture
 def limited():
-    """A test that hangs is ended."""
+    """A test that hangs fails."""
+    former = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it hangs"))
     signal.alarm(20)
     yield
     signal.alarm(0)
+    signal.signal(signal.SIGALRM, former)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
