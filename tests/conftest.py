@@ -21,8 +21,6 @@ if WORKER and hasattr(os, "sched_setaffinity"):  # each process has cores of its
     CORES = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, CORES[int(WORKER.removeprefix("gw")) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])] or CORES)
 
-import pytest
-
 from wtref import plugins
 from wtref.datasets import IN_MEMORY
 from wtref.device import open_device

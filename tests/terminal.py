@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 
-from launching import RUN_PY
+from launching import RUN_PY, environment
 
 try:
     import fcntl
@@ -20,13 +20,12 @@ except ImportError:  # Windows
 ERASE = "\r\x1b[K"
 
 
-def on_terminal(*argv, columns=80):
-    """(exit code, all that run.py writes to a terminal)."""
+def on_terminal(*argv, columns=80, program=RUN_PY):
+    """(exit code, all that run.py, or another program, writes to a terminal)."""
     keyboard, screen = pty.openpty()
     fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    environment = os.environ | {"TERM": "xterm"}
-    own = {"env": environment, "start_new_session": True}
-    process = subprocess.Popen([sys.executable, RUN_PY, *map(str, argv)], stdin=screen, stdout=screen, stderr=screen, **own)
+    own = {"env": environment() | {"TERM": "xterm"}, "start_new_session": True}
+    process = subprocess.Popen([sys.executable, program, *map(str, argv)], stdin=screen, stdout=screen, stderr=screen, **own)
     os.close(screen)
     try:
         written = b"".join(iter(lambda: _read(keyboard), b""))

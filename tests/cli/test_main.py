@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from launching import MLP, RUN_PY
+from launching import MLP, RUN_PY, environment, write_program
 from programs import finish, start
 from wtref import __version__, datasets
 from wtref.cli.main import main
@@ -181,10 +181,24 @@ def test_ctrl_c_before_any_work_is_one_line(monkeypatch, capsys, mine, argv):
     assert code == 130 and capsys.readouterr().err.strip().count("\n") == 0
 
 
+# The first row is not printed before standard input is closed.
+WAITING = """
+import sys
+from wtref.cli.main import main
+from wtref.runs import printed
+row = printed.row
+printed.row = lambda *epoch: sys.stdin.read() or row(*epoch)
+sys.exit(main())
+"""
+
+
 @pytest.mark.slow
-def test_a_reader_that_leaves_early_is_no_traceback(here):
-    process = start(*MLP, "--epochs", "50", "--log-name", "mine", cwd=here)
-    process.stdout.readline()
+def test_a_reader_that_leaves_early_is_no_traceback():
+    command = [sys.executable, write_program(WAITING), *MLP, "--epochs", "2", "--log-name", "mine"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=environment(), **pipes)
+    next(line for line in process.stdout if "test error" in line)
     process.stdout.close()
+    process.stdin.close()
     assert process.stderr.read() == "" and process.wait() == 1
     assert main(["train", "--resume", "mine", "--device", "cpu"]) == 0

@@ -85,10 +85,11 @@ def test_at_its_time_limit_the_job_saves_the_run_and_is_requeued_to_go_on_with_i
     assert messages(output(job)) == [stopped(epoch, step)]
     slurm.update(job, TimeLimit=10, StartTime="now")
     wait_until(lambda: f"\ngoes on after epoch {epoch}" + (f", step {step} of 1000" if step else "") + "\n" in output(job))
-    wait_for_epoch(job)  # from its first step on, the training is saved when it is stopped
+    pids = wait_for_epoch(job)  # from its first step on, the training is saved when it is stopped
     Path("cancelled").touch()
     slurm.call("scancel", job)
     wait_until(lambda: LAST.stat().st_mtime_ns > Path("cancelled").stat().st_mtime_ns)  # srun may not print its last lines
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids.values()), seconds=20)  # Slurm kills after 30
     slurm.wait_for(job, "CANCELLED")
     assert progress() > (epoch, step)
 
