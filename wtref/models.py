@@ -94,7 +94,7 @@ def build(name, shape, classes, options=Options()):
     Raises
     ------
     InputError
-        For an unknown name or option, or another shape.  Images that are too small raise it in the first forward pass.
+        For an unknown name or option, or a shape that is not (H, W, C).  Images that are too small raise it in the first forward pass.
     """
     if not isinstance(shape, (tuple, list)) or len(shape) != 3:
         raise InputError(f"shape must be (H, W, C), that of an image, found {shape!r}")

@@ -36,7 +36,7 @@ def orthogonal_signs(device, rng, n):
 class OrthogonalSigns:
     """y (P, n) of +1 and -1 whose n columns are mutually orthogonal: y^T y = P I exactly, P = power_of_two(n).
 
-    y[i, j] = left[i] H[i, j] right[j], H the Hadamard matrix of order P, left and right random signs.  y is never laid
+    y[i, j] = left[i] H[i, j] right[j], H Sylvester's Hadamard matrix of order P, left and right random signs.  y is never laid
     out in memory.
     """
 
@@ -58,8 +58,8 @@ class OrthogonalSigns:
 def hadamard_product(v, before, after):
     """(v * before) @ H * after, (m, k): v (m, n); the signs of its columns, before (n,), and of the result's, after (k,).
 
-    H is the first n rows and k columns of the smallest Hadamard matrix that has as many.  It acts axis by axis, being the
-    Kronecker product of smaller ones, of order 64 at most here.
+    H is the first n rows and k columns of Sylvester's Hadamard matrix of order power_of_two(max(n, k)).  It acts axis by axis,
+    being the Kronecker product of smaller ones, of order 64 at most here.
     """
     xp, (m, n), k = array_module(v), v.shape, len(after)
     order, done = power_of_two(max(n, k)), 1

@@ -56,7 +56,7 @@ class Conv2d(layers.Conv2d):
         s, ops, size = self.synapses, self.ops, self.y.shape[1:3]
         s.delta = delta if s.keep_delta else None
         s.W_gradient = ops.convolve_gradient(delta, self.y, *self.geometry)
-        s.b_gradient = ops.total(delta) if s.bias else None
+        s.b_gradient = None if s.b is None else ops.total(delta)
         if s.output_error is not None:
             delta = s.direct_error(delta.shape)
             s.B_gradient = ops.convolve_gradient(delta, self.y, *self.geometry).T
